@@ -89,9 +89,8 @@ class Store:
     def client(self):
         import boto3
 
-        return boto3.client(
-            "s3", endpoint_url=f"http://{self.behind}", aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
-        )
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=f"http://{self.behind}", **keys)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content)

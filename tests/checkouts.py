@@ -24,15 +24,14 @@ def track(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def copy_project(root: Path, copy: Path) -> Path:
     """The project's files, but for data and dvc.lock, committed in a new repository at `copy`."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (root / name).is_file() and not name.startswith(("data/", "dvc.lock")):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, copy / name)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        git(copy, *command)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        git(copy, *words)
     return copy
 
 

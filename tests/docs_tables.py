@@ -17,9 +17,8 @@ from soundmill.shards.code import ROOT
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 NAMES = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.tagger": "TAGGER", "item.mel": "SPEC", "tagger.mel": "SPEC"}
-NAMES |= {"item.source": "SOURCE", "compared.scores": "data/zero_shot"} | dict.fromkeys(
-    ("item.clips", "rename.clips", "mixup.clips"), "VARIANT"
-)
+NAMES |= {"item.source": "SOURCE", "compared.scores": "data/zero_shot"}
+NAMES |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 # Of stages for each of these; else FAMILY.
 KEYS = {"spectrogram": "SPEC", **dict.fromkeys(("clips", "compared.clips", "loops"), "VARIANT")}
 # Prefixes of deps that are not code.

@@ -154,9 +154,8 @@ def attempts(name: str, operation: Operation, directory: Path, sample: tuple[int
         status_again, again = run() if status or differs else (0, "")
         faults.disarm()
         path = path and str(Path(path).relative_to(here))
-        yield Attempt(
-            name, number, errno.errorcode[error], call, path, status, text, differs, status_again, again, differing(unbroken)
-        )
+        came = (call, path, status, text, differs, status_again, again)
+        yield Attempt(name, number, errno.errorcode[error], *came, differing(unbroken))
 
 
 def _in_a_fork(run: Callable[[], object], where: Path, said: Path) -> tuple[int, str]:
@@ -405,15 +404,8 @@ def upload(project: Path) -> None:
 def uploaded(project: Path) -> dict[str, str]:
     """What MLflow has of all runs."""
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
-        rows = {
-            table: sorted(map(str, store.execute(f"SELECT {columns} FROM {table}")))
-            for table, columns in {
-                "runs": "name, status, lifecycle_stage",
-                "metrics": "key, value, step",
-                "params": "key, value",
-                "tags": "key",
-            }.items()
-        }
+        columns = {"runs": "name, status, lifecycle_stage", "metrics": "key, value, step", "params": "key, value", "tags": "key"}
+        rows = {table: sorted(map(str, store.execute(f"SELECT {names} FROM {table}"))) for table, names in columns.items()}
     kept = [(Path(name).name, digest) for name, digest in contents(project / "mlartifacts").items()]
     return {table: str(found) for table, found in rows.items()} | {"artifacts": str(sorted(kept))}
 

@@ -12,20 +12,9 @@ from soundmill import clips, manifest, shards
 from soundmill.audio import flac
 
 RATE = 16_000
-PLAN = {
-    "source": "corpus",
-    "sample_rate": RATE,
-    "channels": 1,
-    "upsample": True,
-    "clip_seconds": 5.0,
-    "first_seconds": None,
-    "tail": "pad",
-    "min_seconds": 1.0,
-    "loudness": "none",
-    "tolerance_seconds": 0.05,
-    "silence_dbfs": -90.0,
-    "max_seconds": 600.0,
-}
+PLAN = {"source": "corpus", "sample_rate": RATE, "channels": 1, "upsample": True, "clip_seconds": 5.0, "first_seconds": None}
+PLAN |= {"tail": "pad", "min_seconds": 1.0, "loudness": "none", "tolerance_seconds": 0.05}
+PLAN |= {"silence_dbfs": -90.0, "max_seconds": 600.0}
 VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
 Row = tuple[str, str, list[str], list[str]]  # clip id, split, captions, labels
 ROWS: list[Row] = [

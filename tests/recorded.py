@@ -133,12 +133,8 @@ def publish(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put such a file into $SOUNDMILL_WEIGHTS, as the one whose digest is pinned."""
     declared = embedders.find(name)
     path = write(name, place / declared.weights.file)
-    about = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "num_bytes": path.stat().st_size,
-        "md5": None,
-        "git_blob": None,
-    }
+    about = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "num_bytes": path.stat().st_size}
+    about |= {"md5": None, "git_blob": None}
     made = replace(declared, weights=replace(declared.weights, **about))
     monkeypatch.setitem(embedders.EMBEDDERS, name, made)
     return path

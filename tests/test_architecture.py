@@ -22,29 +22,10 @@ SOLE_IMPORTERS = {
     "matplotlib.pyplot": "soundmill.drawing",
 }
 # Rooms that read what others wrote: `params.parse_json` reports JSON that nests too deep.
-READERS = (
-    "soundmill.corpora",
-    "soundmill.models",
-    "soundmill.training",
-    "soundmill.evaluation",
-    "soundmill.listening",
-    "soundmill.exports",
-    "soundmill.text",
-)
+READERS = tuple(f"soundmill.{room}" for room in "corpora models training evaluation listening exports text".split())
 UNSAFE = ("pickle.load", "pickle.Unpickler", "Unpickler(", "weights_only=False")  # pickle's exceptions may be named
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
-HEAVY = (
-    "torch",
-    "torchaudio",
-    "transformers",
-    "mlflow",
-    "prefect",
-    "pandas",
-    "matplotlib",
-    "diffusers",
-    "accelerate",
-    "scipy",
-)
+HEAVY = tuple("torch torchaudio transformers mlflow prefect pandas matplotlib diffusers accelerate scipy".split())
 
 
 def inside(name: str, prefix: str) -> bool:

@@ -269,13 +269,6 @@ def run_stage(root: Path, project: Path, stage: str) -> subprocess.CompletedProc
     planned = ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet"]
     ports = {"scan": ["--corpus", "data/corpus"], "segment": planned, "resample": [*planned, "--clips", "data/clips"]}[stage]
     kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
-    return subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}", *ports, *kept],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=300,
-    )
+    command = [sys.executable, "-m", f"stages.{stage}", *ports, *kept]
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "timeout": 300}
+    return subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": str(root)}, **options)

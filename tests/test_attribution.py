@@ -31,9 +31,8 @@ def checkpoint(directory: Path, rows: list[dict] | None, **parts: list[dict] | N
 def recordings(path: Path, **terms: tuple) -> Path:
     """A table of recordings with these (licence, creator, source_url, ai_terms) by id."""
     columns = ("licence", "creator", "source_url", "ai_terms")
-    rows = [
-        {"recording_id": name, "path": f"{name}.wav", **dict(zip(columns, values, strict=True))} for name, values in terms.items()
-    ]
+    told = {name: dict(zip(columns, values, strict=True)) for name, values in terms.items()}
+    rows = [{"recording_id": name, "path": f"{name}.wav", **values} for name, values in told.items()]
     pq.write_table(pa.Table.from_pylist(rows, manifest.RECORDINGS), path)
     return path
 
@@ -46,13 +45,11 @@ def by_recording(found: list[attribution.Credit]) -> dict[str, attribution.Credi
 def test_credits_count_each_stretch_once_over_all_parts(tmp_path):
     rows = [clip("dog", 0), clip("dog", 1), clip("dog", 8, mix="m1"), clip("cat", 0, mix="m1"), clip("cat", 0, mix="m2")]
     trained = checkpoint(tmp_path / "model", rows, vocoder=[clip("dog", 2)], autoencoder=None)
-    table = recordings(
-        tmp_path / "r.parquet", dog=("CC-BY-4.0", "Ann", "https://a.org", "allowed"), owl=("CC0-1.0", "", None, "refused")
-    )
+    terms = {"dog": ("CC-BY-4.0", "Ann", "https://a.org", "allowed"), "owl": ("CC0-1.0", "", None, "refused")}
+    table = recordings(tmp_path / "r.parquet", **terms)
     found = by_recording(attribution.credits_of(trained, table))
-    assert found["dog.wav"] == attribution.Credit(
-        "dog.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 4, 6.0, 1, "model; vocoder"
-    )  # 0 to 4 s and 8 to 10 s
+    credit = attribution.Credit("dog.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 4, 6.0, 1, "model; vocoder")
+    assert found["dog.wav"] == credit  # 0 to 4 s and 8 to 10 s
     assert found["cat.wav"] == attribution.Credit("cat.wav", "", "unknown", "unknown", "", 1, 2.0, 2, "model")
     assert found[""].used_for == "autoencoder"
     assert set(found) == {"dog.wav", "cat.wav", ""}
@@ -82,11 +79,8 @@ def test_a_stated_but_unclear_licence_is_not_one_that_nobody_stated(tmp_path):
     trained = checkpoint(tmp_path / "published/checkpoint", [clip("dog"), clip("cat"), clip("owl")])
     terms = {name: (licence, None, None, "allowed") for name, licence in (("dog", "unknown"), ("cat", None), ("owl", "CC0-1.0"))}
     found = attribution.credits_of(trained, recordings(tmp_path / "r.parquet", **terms))
-    assert [(credit.recording, credit.licence) for credit in found] == [
-        ("cat.wav", "unknown"),
-        ("dog.wav", "unclear"),
-        ("owl.wav", "CC0-1.0"),
-    ]
+    outcome = [(credit.recording, credit.licence) for credit in found]
+    assert outcome == [("cat.wav", "unknown"), ("dog.wav", "unclear"), ("owl.wav", "CC0-1.0")]
     assert list(attribution.statements(found)) == [
         ("undisclosed: a licence is stated, but unclear", "1 recording, 0.00 h"),
         ("undisclosed: the licence is unknown", "1 recording, 0.00 h"),
@@ -95,12 +89,8 @@ def test_a_stated_but_unclear_licence_is_not_one_that_nobody_stated(tmp_path):
     # What was published keeps them apart in trainings that start from it.
     attribution.write(found, tmp_path / "published" / manifest.ATTRIBUTION)
     later = attribution.credits_of(trained_from(trained, tmp_path / "later", [clip("new")]), None)
-    assert {credit.recording: credit.licence for credit in later} == {
-        "cat.wav": "unknown",
-        "dog.wav": "unclear",
-        "owl.wav": "CC0-1.0",
-        "new.wav": "unknown",
-    }
+    outcome = {credit.recording: credit.licence for credit in later}
+    assert outcome == {"cat.wav": "unknown", "dog.wav": "unclear", "owl.wav": "CC0-1.0", "new.wav": "unknown"}
 
 
 HOSTILE = ["=HYPERLINK(1)", " +1|x", "-2+3", "@x", 'a,b"c\nd\x00\u202ee', "'quoted", "x" * 10_000, "<script>", "\ud800"]
@@ -172,9 +162,8 @@ def test_ancestors_are_credited_by_what_was_published_with_them(tmp_path):
     """An ancestor's `dog` is not the dog of the same id here, unless a clip is the same byte for byte."""
     (tmp_path / "published").mkdir()
     start = checkpoint(tmp_path / "published" / "checkpoint", [clip("dog", digest="theirs"), clip("owl")], vocoder=None)
-    theirs = recordings(
-        tmp_path / "their.parquet", dog=("CC-BY-NC-4.0", "Bob", None, "refused"), owl=("CC0-1.0", "Eve", None, "allowed")
-    )
+    terms = {"dog": ("CC-BY-NC-4.0", "Bob", None, "refused"), "owl": ("CC0-1.0", "Eve", None, "allowed")}
+    theirs = recordings(tmp_path / "their.parquet", **terms)
     attribution.write(attribution.credits_of(start, theirs), tmp_path / "published" / manifest.ATTRIBUTION)
     ours = recordings(tmp_path / "our.parquet", dog=("CC0-1.0", "Ann", None, "allowed"), owl=("CC-BY-4.0", "Eve", None, "allowed"))
     second = trained_from(start, tmp_path / "second", [clip("dog"), clip("owl")])

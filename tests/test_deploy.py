@@ -69,12 +69,8 @@ def compose() -> dict[str, Any]:
 def test_every_setting_of_compose_is_in_the_example_and_every_file_exists() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     example = set(re.findall(r"^(?:# )?([A-Z_0-9]+)=", (DEPLOY / "team.env.example").read_text(), re.M))
-    passed_on = {
-        name
-        for service in compose()["services"].values()
-        for name, value in service.get("environment", {}).items()
-        if value is None
-    }
+    variables = [pair for service in compose()["services"].values() for pair in service.get("environment", {}).items()]
+    passed_on = {name for name, value in variables if value is None}
     assert set(re.findall(r"\$\{(\w+):\?\}", text)) | passed_on == example
     secrets = re.findall(r"^(\w*(?:PASSWORD|LOGIN|KEY)\w*)=(.*)$", (DEPLOY / "team.env.example").read_text(), re.M)
     assert len(secrets) >= 5
@@ -107,23 +103,15 @@ def test_caddy_reads_its_file(tmp_path: Path) -> None:
         pytest.skip("needs Caddy: apt-get install caddy")
     hashed = subprocess.run(["caddy", "hash-password", "--plaintext", "secret"], capture_output=True, text=True, check=True).stdout
     names = compose()["services"]["entrance"]["environment"]
-    values = dict.fromkeys(names, "mlflow.example.org") | {
-        "PREFECT_NAME": "prefect.example.org",
-        "MLFLOW_PASSWORD_HASH": hashed.strip(),
-    }
-    adapted = subprocess.run(
-        ["caddy", "adapt", "--config", DEPLOY / "Caddyfile", "--adapter", "caddyfile"],
-        env={**values, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    values = dict.fromkeys(names, "mlflow.example.org") | {"PREFECT_NAME": "prefect.example.org"}
+    values["MLFLOW_PASSWORD_HASH"] = hashed.strip()
+    command = ["caddy", "adapt", "--config", DEPLOY / "Caddyfile", "--adapter", "caddyfile"]
+    adapted = subprocess.run(command, env={**values, "HOME": str(tmp_path)}, capture_output=True, text=True)
     assert adapted.returncode == 0, adapted.stderr
     (server,) = json.loads(adapted.stdout)["apps"]["http"]["servers"].values()
     handlers = {route["match"][0]["host"][0]: json.dumps(route["handle"]) for route in server["routes"]}
-    assert {name: "http_basic" in text for name, text in handlers.items()} == {
-        "mlflow.example.org": True,
-        "prefect.example.org": False,
-    }
+    asking = {name: "http_basic" in text for name, text in handlers.items()}
+    assert asking == {"mlflow.example.org": True, "prefect.example.org": False}
 
 
 def deployments() -> list[dict[str, Any]]:
@@ -239,9 +227,8 @@ def test_prefect_on_postgresql_has_all_deployments_and_runs_after_a_kill_and_in_
     for name in ("PREFECT_HOME", "PREFECT_API_URL"):
         monkeypatch.setenv(name, environment[name])
     with temporary_settings({PREFECT_API_AUTH_STRING: LOGIN}):
-        assert [(one.name, one.state) for one in doctor._prefect(ROOT)] == [
-            (name, "ok") for name in ("Prefect", "Prefect", "clocks")
-        ]
+        found = [(one.name, one.state) for one in doctor._prefect(ROOT)]
+        assert found == [(name, "ok") for name in ("Prefect", "Prefect", "clocks")]
     with temporary_settings({PREFECT_API_AUTH_STRING: "team:wrong"}):
         refused = doctor._prefect(ROOT)
     assert refused.state == "optional"

@@ -125,9 +125,8 @@ def test_doctor_gives_the_remedy_and_commands_that_run_no_stage_do_not_look(kill
 def test_the_flow_refuses_to_run_without_the_changes(killed: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     environment |= {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.run"], cwd=killed, env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-m", "flows.run"]
+    done = subprocess.run(command, cwd=killed, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "git restore --source='stash@{0}'" in done.stdout
     assert not (killed / "data").exists()

@@ -64,10 +64,8 @@ def test_deps_are_the_rooms_that_a_stage_runs():
     """All of its code, and no room that it never enters; so a change elsewhere reruns nothing."""
     trained = sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*_laptop.yaml"))
     choices = [f"vocoder={vocoder}" for vocoder in ("griffin_lim", *trained)]
-    documents = {
-        choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice])
-        for choice in [*choices, "latents=rave", "zero_shot.embedder=clap"]
-    }
+    choices += ["latents=rave", "zero_shot.embedder=clap"]
+    documents = {choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice]) for choice in choices}
     faults = [fault for name in STAGES for fault in code_faults(name, documents)]
     assert not faults, "\n".join(faults)
 
@@ -101,10 +99,8 @@ def test_ports_params_and_metrics_are_those_of_the_command():
 def test_other_terms_of_use_rerun_nothing_before_splits():
     """`scan` runs always; its table of recordings does not depend on `corpus.terms` (tests/stages/test_terms.py)."""
     assert {name for name, stage in STAGES.items() if "data/refused.parquet" in stage["deps"]} == {"splits"}
-    assert {name for name, stage in STAGES.items() if any(key.startswith("corpus") for key in stage["params"])} == {
-        "corpus",
-        "scan",
-    }
+    of_corpus = {name for name, stage in STAGES.items() if any(key.startswith("corpus") for key in stage["params"])}
+    assert of_corpus == {"corpus", "scan"}
 
 
 def test_params_yaml_is_the_composition_of_conf():

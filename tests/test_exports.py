@@ -113,11 +113,8 @@ AS_AUDIOCAPS = [  # one caption in train, five elsewhere; no label in one split,
 
 def test_every_row_tells_datasets_the_types(tmp_path, monkeypatch):
     """It looks no further than 10,000 lines of a csv, or 10 MB of JSON lines."""
-    rows = [
-        ("abcdefghij0_1", "train", ["a"], []),
-        ("abcdefghij1_1", "train", [], []),
-        ("abcdefghij2_1", "train", ["b", "c"], ["dog"]),
-    ]
+    texts = [(["a"], []), ([], []), (["b", "c"], ["dog"])]
+    rows = [(f"abcdefghij{number}_1", "train", *told) for number, told in enumerate(texts)]
     tables = with_rows(tmp_path, monkeypatch, *rows)
     exports.export(tables, "audiofolder", tmp_path / "json", RATE)
     lines = [json.loads(line) for line in (tmp_path / "json/train/metadata.jsonl").read_text().splitlines()]
@@ -145,13 +142,8 @@ def test_what_stands_for_no_text_is_read_back_as_none(tmp_path, monkeypatch, nam
 def test_lhotse_manifests_name_the_sound_and_each_caption(tables, tmp_path):
     """lhotse itself reads them in tests/bench."""
     exports.export(tables, "lhotse", tmp_path / "out", RATE)
-    recordings, supervisions = (
-        [
-            json.loads(line)
-            for line in gzip.decompress((tmp_path / f"out/soundmill_{kind}_train.jsonl.gz").read_bytes()).splitlines()
-        ]
-        for kind in ("recordings", "supervisions")
-    )
+    packed = [(tmp_path / f"out/soundmill_{kind}_train.jsonl.gz").read_bytes() for kind in ("recordings", "supervisions")]
+    recordings, supervisions = ([json.loads(line) for line in gzip.decompress(one).splitlines()] for one in packed)
     (recording,) = (row for row in recordings if row["id"] == "abcdefghijk_5.5")
     samples, rate = soundfile.read(recording["sources"][0]["source"], dtype="int16")
     assert (rate, len(samples)) == (recording["sampling_rate"], recording["num_samples"]) == (RATE, RATE * recording["duration"])
@@ -175,9 +167,8 @@ def test_audiocraft_s_music_dataset_finds_every_field(tables, tmp_path):
 def test_clotho_has_both_of_its_tables(tables, tmp_path):
     exports.export(tables, "clotho", tmp_path / "out", RATE)
     for part in ("development", "validation", "evaluation"):
-        captions, facts = (
-            list(csv.DictReader((tmp_path / f"out/clotho_{what}_{part}.csv").open())) for what in ("captions", "metadata")
-        )
+        places = [tmp_path / f"out/clotho_{what}_{part}.csv" for what in ("captions", "metadata")]
+        captions, facts = (list(csv.DictReader(path.open())) for path in places)
         assert [row["file_name"] for row in facts] == [row["file_name"] for row in captions]
         assert set(facts[0]) == {"file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license"}
         assert all(row["keywords"] for row in facts)
@@ -185,10 +176,8 @@ def test_clotho_has_both_of_its_tables(tables, tmp_path):
 
 def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
     result = exports.export(tables, "esc", tmp_path / "out", RATE)
-    assert dict(result.left_out) == {
-        "abcdefghijk_5.5": "2 labels, but the format has one",
-        "000000000001_2": "0 labels, but the format has one",
-    }
+    said = "{} labels, but the format has one"
+    assert dict(result.left_out) == {"abcdefghijk_5.5": said.format(2), "000000000001_2": said.format(0)}
     assert "abcdefghijk_5.5\t2 labels" in (tmp_path / "out" / exports.LEFT_OUT).read_text()
 
 

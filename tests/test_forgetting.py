@@ -41,10 +41,8 @@ SAME = (
     "mixes.html", "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "attribution/ddpm_mel",
     "generated/ddpm_mel", "codec/ddpm_mel", "report/ddpm_mel",
 )  # fmt: skip
-OTHERS = (
-    "audiocaps", "tango", "models/tango", "attribution/tango", "generated/tango", "codec/tango", "report/tango",
-    "spectrograms/clips/tango",
-)  # fmt: skip
+PLACES = ("models", "attribution", "generated", "codec", "report", "spectrograms/clips")
+OTHERS = ("audiocaps", "tango", *(f"{place}/tango" for place in PLACES))
 
 
 def run_here(checkout: Path, *stages: str) -> None:
@@ -262,21 +260,15 @@ def test_copies_are_found_and_left_out_until_that_is_undone(small):
 def test_what_the_terms_refuse_is_shown_and_forgotten(small):
     none = refused("forget", "--refused", "--reason", "their terms", cwd=small)
     assert "data/refused.parquet lists no recording; set corpus.terms" in none
-    (small / "sounds/licences.csv").write_text(
-        "glob,licence,creator,source_url,ai_terms\na.wav,CC BY 4.0,Ann,https://a.org,refused\n"
-    )
+    row = "a.wav,CC BY 4.0,Ann,https://a.org,refused"
+    (small / "sounds/licences.csv").write_text(f"glob,licence,creator,source_url,ai_terms\n{row}\n")
     terms = {**BOUNDS["terms"], "ai_refused": "quarantine"}
     settle(small, corpus=external("sounds") | {"terms": terms}, clips={"default": PLAN | {"tail": "keep"}})
     ports = ("--corpus", "data/corpus", "--refused", "data/refused.parquet", "--forgotten", "forgotten.yaml")
     call(scan, "--name", "scan", *ports, section="corpus")
     shown = soundmill("lineage", "a.wav", cwd=small).stdout
-    for fact in (
-        "licence=CC-BY-4.0",
-        "ai_terms=refused",
-        "creator=Ann",
-        "terms_found=licences.csv:2",
-        "refused=use for AI refused",
-    ):
+    found = "licence=CC-BY-4.0 ai_terms=refused creator=Ann terms_found=licences.csv:2".split()
+    for fact in (*found, "refused=use for AI refused"):
         assert fact in shown
     assert "refused=the same file as a.wav" in soundmill("lineage", "renamed.wav", cwd=small).stdout
     assert "licence=unknown ai_terms=unknown" in soundmill("lineage", "other.wav", cwd=small).stdout

@@ -37,12 +37,8 @@ KILLED = [
 ]
 
 
-NO_CODE_OF_A_STAGE = (
-    "soundmill/exports/__init__.py",
-    "soundmill/commands/__init__.py",
-    "soundmill/tracking/runs.py",
-    "docs/corpora.md",
-)
+NO_CODE_OF_A_STAGE = [f"soundmill/{name}.py" for name in ("exports/__init__", "commands/__init__", "tracking/runs")]
+NO_CODE_OF_A_STAGE.append("docs/corpora.md")
 
 
 def edit(checkout: Path, name: str) -> None:
@@ -93,13 +89,11 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     shutil.copy(checkout / "tests/models/tiny_codec.py", package / "__init__.py")
     shutil.copy(checkout / "tests/models/tiny_codec.yaml", checkout / "conf/model")
     registry = checkout / "soundmill/models/registry.py"
-    registry.write_text(
-        registry.read_text().replace("FAMILIES = {", 'FAMILIES = {\n    "tiny_codec": "soundmill.models.tiny_codec",')
-    )
+    entry = 'FAMILIES = {\n    "tiny_codec": "soundmill.models.tiny_codec",'
+    registry.write_text(registry.read_text().replace("FAMILIES = {", entry))
     new = params.compose(checkout / "conf", ["model=tiny_codec"])
-    params.write_yaml(
-        document | {"families": document["families"] | new["families"], "tiny_codec": new["tiny_codec"]}, checkout / "params.yaml"
-    )
+    families = document["families"] | new["families"]
+    params.write_yaml(document | {"families": families, "tiny_codec": new["tiny_codec"]}, checkout / "params.yaml")
     stages = {"train@tiny_codec", "attribution@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
     assert set(json.loads(dvc(checkout, "status", "--json").stdout)) == stages
     done = dvc(checkout, "repro")
@@ -266,13 +260,8 @@ def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path
     assert not list(tmp_path.rglob("injected"))
     rejected = pd.concat(pd.read_parquet(path) for path in (checkout / "data/quarantine").rglob("*.parquet"))
     reasons = {Path(row.path).name: row.reason for row in rejected.itertuples()}
-    assert reasons == {
-        "1-1-A.wav": "empty",
-        "1-2-A.mp3": "playlist",
-        "1-3-A.ogg": "dangling link",
-        "1-4-A.ogg": "not a regular file",
-        "1-5-A.ogg": "truncated",
-    }
+    named = {"1-1-A.wav": "empty", "1-2-A.mp3": "playlist", "1-3-A.ogg": "dangling link", "1-4-A.ogg": "not a regular file"}
+    assert reasons == named | {"1-5-A.ogg": "truncated"}
     catalog = pd.read_parquet(checkout / "data/catalog/default.parquet")
     assert set(catalog.source) >= {"001 - Dog bark/1-6-A\\x0a\\xff.ogg"}
     assert len(catalog) == 28

@@ -48,9 +48,8 @@ def test_order_by_hash_is_stable():
 
 def test_digests_of_files(tree):
     sha256 = hashlib.sha256(b"hello").hexdigest()
-    assert (
-        hashing.file_digest(tree / "a.txt") == hashing.tree_digest(tree / "a.txt") == hashing.bytes_digest(b"hello") == sha256[:32]
-    )
+    digests = {hashing.file_digest(tree / "a.txt"), hashing.tree_digest(tree / "a.txt"), hashing.bytes_digest(b"hello")}
+    assert digests == {sha256[:32]}
     file = io.BytesIO(b"not hello")
     file.seek(4)
     assert hashing.opened_digest(file) == sha256[:32]

@@ -117,10 +117,8 @@ def test_processes_that_add_at_the_same_time_lose_nothing(project):
         "sys.stdin.read(1); ledger.add(Path.cwd(), [entry])"
     )
     command = [sys.executable, "-c", code]
-    started = [
-        subprocess.Popen([*command, str(number)], cwd=project, stdin=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
-        for number in range(8)
-    ]
+    options = {"cwd": project, "stdin": subprocess.PIPE, "env": {"PYTHONPATH": str(ROOT)}}
+    started = [subprocess.Popen([*command, str(number)], **options) for number in range(8)]
     for process in started:
         process.stdin.write(b"x")
         process.stdin.close()

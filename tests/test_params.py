@@ -108,11 +108,8 @@ def test_yaml_that_stands_for_more_than_memory_is_named_with_its_line(tmp_path, 
 
 
 def test_aliases_of_a_few_values_are_read(tmp_path):
-    assert params.read_yaml(write(tmp_path / "x.yaml", "a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n")) == {
-        "a": {"b": 1},
-        "c": {"b": 1},
-        "d": {"b": 1, "e": 2},
-    }
+    found = params.read_yaml(write(tmp_path / "x.yaml", "a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n"))
+    assert found == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
 
 
 def test_json_that_nests_too_deep_is_named(tmp_path):
@@ -136,10 +133,7 @@ def test_settings_replace_some_parameters_and_are_held_to_their_types():
     changed = params.override(kept, ["inner.depth=50", "learning_rate=1e-3", "interval=[0.2, 0.8]"], "sampling")
     assert (changed.inner.depth, changed.learning_rate, changed.interval) == (50, 0.001, [0.2, 0.8])
     for setting, message in (
-        (
-            "innre=3",
-            r"sampling: cannot set 'innre=3'; did you mean 'inner'\? \(expected KEY=VALUE, keys: clip_seconds, learning_rate",
-        ),
+        ("innre=3", r"sampling: cannot set .*did you mean 'inner'\? .*keys: clip_seconds, learning_rate"),
         ("inner", "cannot set 'inner'"),
         ("inner.depth=many", r"sampling\.inner\.depth: .*integer.*found 'many'"),
         ("inner.speed=1", "did you mean|keys: depth"),

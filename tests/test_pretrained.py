@@ -65,13 +65,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
     """$SOUNDMILL_WEIGHTS, not yet made, where `panns_cnn14_16k` is a file of the server's."""
-    served = dataclasses.replace(
-        embedders.published()[NAME],
-        url=f"http://127.0.0.1:{server.server_port}/file.pth?download=1",
-        num_bytes=len(CONTENT),
-        sha256=hashlib.sha256(CONTENT).hexdigest(),
-        md5=hashlib.md5(CONTENT).hexdigest(),
-    )
+    digests = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "md5": hashlib.md5(CONTENT).hexdigest()}
+    url = f"http://127.0.0.1:{server.server_port}/file.pth?download=1"
+    served = dataclasses.replace(embedders.published()[NAME], url=url, num_bytes=len(CONTENT), **digests)
     publish(monkeypatch, served)
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     return tmp_path / "weights"
@@ -203,10 +199,8 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
-    with (
-        pretrained._locked(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
-        pytest.raises(UserError, match="another process is fetching"),
-    ):
+    locked = pretrained._locked(place / ".Cnn14_16k_mAP=0.438.pth.partial")
+    with locked, pytest.raises(UserError, match="another process is fetching"):
         fetch()
 
 
@@ -232,9 +226,8 @@ def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypat
     monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert pretrained.directory() == tmp_path / "soundmill"
-    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in pretrained.unavailable(
-        pretrained.VGGISH
-    )
+    said = pretrained.unavailable(pretrained.VGGISH)
+    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in said
 
 
 def test_the_command(place, server, tmp_path):
@@ -270,11 +263,7 @@ def test_fetch_without_names_gets_what_params_name(place, server, tmp_path):
 
 
 def test_weights_are_found_wherever_params_name_them():
-    parameters = {
-        "evaluate": {"embedders": ["tagger", "yamnet"]},
-        "projected_gan": {"train": {"projectors": ["vggish", "tagger"], "steps": 3}},
-        "judge": "passt",
-        "yamnet": None,
-    }
+    parameters = {"evaluate": {"embedders": ["tagger", "yamnet"]}, "judge": "passt", "yamnet": None}
+    parameters["projected_gan"] = {"train": {"projectors": ["vggish", "tagger"], "steps": 3}}
     assert embedders.named_in(parameters) == ["yamnet", "vggish", "passt"]
     assert embedders.named_in({"openl3_env": {"path": "openl3_env.wav"}}) == []

@@ -235,16 +235,10 @@ def test_the_script_runs_the_codec_without_soundmill(tmp_path, monkeypatch):
     ("condition", "deviation", "path"), [("none", 0.25, "v"), ("label", [0.5, 0.2, 0.1], "v"), ("label", 0.25, "rectified_flow")]
 )
 def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition, deviation, path):
-    sizes = (
-        "{channels: [4, 8], factors: [1, 4], items: [1, 1], attention: [false, true], text_attention: [false, false], heads: 2, "
-    )
-    changes = [f"network={sizes}head_width: 4, groups: 2, modulation: 8}}", "num_samples=4096", "hardware.precision='32'"]
-    changes += [
-        f"condition={condition}",
-        f"path={path}",
-        "sampling.num_steps=5",
-        f"sampling.guidance_scale={2.0 if condition == 'label' else 1.0}",
-    ]
+    sizes = "{channels: [4, 8], factors: [1, 4], items: [1, 1], attention: [false, true], text_attention: [false, false], "
+    changes = [f"network={sizes}heads: 2, head_width: 4, groups: 2, modulation: 8}}", "num_samples=4096", "hardware.precision='32'"]
+    guidance = 2.0 if condition == "label" else 1.0
+    changes += [f"condition={condition}", f"path={path}", "sampling.num_steps=5", f"sampling.guidance_scale={guidance}"]
     document = params.compose(ROOT / "conf", ["model=waveform_unet", *(f"waveform_unet.train.{change}" for change in changes)])
     settings = params.parse_section(document, "waveform_unet.train", TrainParams)
     labels = ["bell", "rain", "wind"] if condition == "label" else []
@@ -277,11 +271,8 @@ def test_mlcroissant_validates_the_metadata_and_loads_every_clip(built_graph, pu
     dataset = mlcroissant.Dataset(published_data / CROISSANT)
     assert not dataset.metadata.issues.errors
     catalog = pq.read_table(built_graph / "data/catalog/default.parquet").to_pylist()
-    loaded = {
-        row[f"{split}/clip_id"].decode(): row | {"split": split}
-        for split in ("train", "validation", "test")
-        for row in dataset.records(split)
-    }
+    rows = [row | {"split": split} for split in ("train", "validation", "test") for row in dataset.records(split)]
+    loaded = {row[f"{row['split']}/clip_id"].decode(): row for row in rows}
     assert set(loaded) == {row["clip_id"] for row in catalog}
     for clip in catalog:
         row = loaded[clip["clip_id"]]

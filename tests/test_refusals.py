@@ -44,10 +44,7 @@ STARTED = {  # a component → its config, and choices that start from it
     "diffwave": (DiffWaveConfig, "model=tango vocoder=diffwave_laptop vocoder.weights.start_from=diffwave"),
     "mel_autoencoder": (AutoencoderConfig, "model=tango tango.autoencoder.weights.start_from=mel_autoencoder"),
     "rave": (RaveConfig, "model=tango latents=rave tango.autoencoder.weights.start_from=rave"),
-    "oobleck": (
-        OobleckConfig,
-        "model=audio_dit codec@audio_dit.autoencoder=oobleck_laptop audio_dit.autoencoder.weights.start_from=oobleck",
-    ),
+    "oobleck": (OobleckConfig, f"{OOBLECK} audio_dit.autoencoder.weights.start_from=oobleck"),
     "unet1d": (DiffusionCodecConfig, "model=diffusion_ae diffusion_ae.autoencoder.weights.start_from=unet1d"),
 }
 FROM = {name: choices for name, (_, choices) in STARTED.items()}

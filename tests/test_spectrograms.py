@@ -86,9 +86,8 @@ def test_a_fine_spec_keeps_more_of_the_sounds_than_a_coarse_one(tmp_path, shared
     ids = [row[0] for row in ROWS]
     compared = spectrograms.compare(setup(tmp_path, shared, monkeypatch), tables, ids, specs, PLAIN, 1000)
     fine, coarse = compared.lines[:2], compared.lines[2:]
-    assert [(line.spec, line.grain) for line in compared.lines] == [
-        (spec, grain) for spec in specs for grain in spectrograms.GRAINS
-    ]
+    kinds = [(spec, grain) for spec in specs for grain in spectrograms.GRAINS]
+    assert [(line.spec, line.grain) for line in compared.lines] == kinds
     assert max(line.fad["value"] for line in fine) < min(line.fad["value"] for line in coarse)
     assert all(line.fad["low"] <= line.fad["value"] <= line.fad["high"] for line in compared.lines)
     assert compared.real_accuracy == 1

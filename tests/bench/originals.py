@@ -35,10 +35,8 @@ def vggish() -> Said:
 
     yield "frames", torch.cat(of_sounds("vggish"))
     for seconds in (0.975, 2.5):
-        yield (
-            f"log-mels of {seconds} s",
-            vggish_input.waveform_to_examples(sound("noise", seconds, 16_000).astype(float), 16_000, False),
-        )
+        wave = sound("noise", seconds, 16_000).astype(float)
+        yield f"log-mels of {seconds} s", vggish_input.waveform_to_examples(wave, 16_000, False)
     for loudness in (0.05, 4.0):
         wave = sound("noise", 3.3, 16_000) * np.float32(loudness)
         levelled = wave.astype(np.float64) / max(0.1, wave.max())
@@ -136,13 +134,9 @@ def vocos() -> Said:
     from vocos.models import VocosBackbone
     from vocos.pretrained import Vocos
 
-    net = references.filled(
-        Vocos(
-            MelSpectrogramFeatures(),
-            VocosBackbone(input_channels=100, dim=512, intermediate_dim=1536, num_layers=8),
-            ISTFTHead(dim=512, n_fft=1024, hop_length=256, padding="center"),
-        )
-    )
+    backbone = VocosBackbone(input_channels=100, dim=512, intermediate_dim=1536, num_layers=8)
+    head = ISTFTHead(dim=512, n_fft=1024, hop_length=256, padding="center")
+    net = references.filled(Vocos(MelSpectrogramFeatures(), backbone, head))
     yield from layout(net.state_dict()).items()
     features = net.feature_extractor(torch.from_numpy(sound("noise", 0.6, 24_000))[None])
     yield "features", features

@@ -213,13 +213,8 @@ def test_a_folder_that_is_not_there_is_told(root, runs):
 # ---------------------------------------------------------------------------------------------------------------------
 # What training will take
 
-TINY = [
-    "corpus=auto",
-    "ddpm_mel.train.steps=1000",
-    "ddpm_mel.train.batch_size=2",
-    "ddpm_mel.train.network.widths=[16,16,32]",
-    "ddpm_mel.train.hardware.threads=1",
-]
+TINY = ["corpus=auto", "ddpm_mel.train.steps=1000", "ddpm_mel.train.batch_size=2"]
+TINY += ["ddpm_mel.train.network.widths=[16,16,32]", "ddpm_mel.train.hardware.threads=1"]
 
 
 @pytest.fixture

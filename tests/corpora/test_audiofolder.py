@@ -43,10 +43,8 @@ def test_metadata_jsonl_at_the_top_names_files_below(tmp_path):
     ]
     write(tmp_path, "metadata.jsonl", "\n".join(json.dumps(row) for row in rows))
     tables = scan(tmp_path)
-    assert recordings(tables, "split", "labels") == {
-        "data/test/b.wav": ("test", ["rock"]),
-        "data/train/a.wav": ("train", ["speech", "indoors"]),
-    }
+    found = recordings(tables, "split", "labels")
+    assert found == {"data/test/b.wav": ("test", ["rock"]), "data/train/a.wav": ("train", ["speech", "indoors"])}
     assert captions(tables)["data/test/b.wav"] == ["One", "Two", "Zero"]
     assert [row["reason"] for row in tables.rejected] == ["bad entry"]
     assert [row["id"] for row in tables.missing] == ["../outside.wav"]
@@ -58,20 +56,14 @@ def test_metadata_parquet_with_class_numbers(tmp_path):
     table = pa.table({"file_name": ["a.wav", "b.wav"], "label": [1, 7], "fold": [3, None], "split": ["validation", "odd"]})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, tmp_path / "metadata.parquet")
-    assert recordings(scan(tmp_path), "labels", "fold", "split") == {
-        "a.wav": (["cat meow"], 3, "valid"),
-        "b.wav": (["7"], None, None),
-    }
+    found = recordings(scan(tmp_path), "labels", "fold", "split")
+    assert found == {"a.wav": (["cat meow"], 3, "valid"), "b.wav": (["7"], None, None)}
 
 
 def test_recordings_inside_tables_with_their_splits_and_captions(tmp_path):
-    write_table(
-        tmp_path / "data" / "train-00000-of-00002.parquet",
-        [cell(0), cell(1), None, cell(2)],
-        rows_per_group=2,
-        text=["Rain", None, "Nothing", " "],
-        label=["rain", "dog", "x", None],
-    )
+    columns = {"text": ["Rain", None, "Nothing", " "], "label": ["rain", "dog", "x", None]}
+    place = tmp_path / "data" / "train-00000-of-00002.parquet"
+    write_table(place, [cell(0), cell(1), None, cell(2)], rows_per_group=2, **columns)
     write_table(tmp_path / "data" / "test-00000-of-00001.parquet", [cell(3)], column="sound", captions=[["A", "B"]])
     tables = scan(tmp_path)
     assert recordings(tables, "split", "labels", "size") == {
@@ -89,12 +81,8 @@ def test_recordings_inside_tables_with_their_splits_and_captions(tmp_path):
 
 
 def test_rows_with_the_same_recording_are_one_with_several_captions(tmp_path):
-    columns = {
-        "audiocap_id": [1, 2, 3, 4],
-        "youtube_id": ["r1nicOVtvkQ", "r1nicOVtvkQ", "r1nicOVtvkQ", "-0abCdeFghI"],
-        "start_time": [30, 30, 130, 0],
-        "caption": ["A woman talks", "Water pours", "Later", "Rain"],
-    }
+    videos, texts = ["r1nicOVtvkQ"] * 3 + ["-0abCdeFghI"], ["A woman talks", "Water pours", "Later", "Rain"]
+    columns = {"audiocap_id": [1, 2, 3, 4], "youtube_id": videos, "start_time": [30, 30, 130, 0], "caption": texts}
     write_table(tmp_path / "test-00000-of-00001.parquet", [cell(0), cell(0), cell(1), cell(0)], **columns)
     tables = scan(tmp_path)
     assert [(row["recording_id"], row["start_time"], row["group"]) for row in tables.recordings] == [
@@ -125,12 +113,9 @@ def test_tables_that_are_damaged_or_hostile_cost_themselves_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe.parquet")
     tables = scan(tmp_path)
     assert captions(tables) == {"good.parquet#0": ["Good"]}
-    assert {row["path"]: row["reason"] for row in tables.rejected} == {
-        "cut.parquet": "unreadable table",
-        "empty.parquet": "unreadable table",
-        "text.parquet": "unreadable table",
-        "long.parquet": "caption too long",
-    }
+    rejected = {row["path"]: row["reason"] for row in tables.rejected}
+    unreadable = dict.fromkeys(("cut.parquet", "empty.parquet", "text.parquet"), "unreadable table")
+    assert rejected == unreadable | {"long.parquet": "caption too long"}
 
 
 def test_text_that_a_small_table_repeats_is_bounded(tmp_path, monkeypatch):
@@ -170,9 +155,8 @@ def test_the_clip_that_a_csv_tells_beside_the_name(tmp_path):
     rows = "audio/0.wav,r1nicOVtvkQ,130,a\naudio/2.wav,UDGBjjwyaqE,20,c\n"
     write(tmp_path, "metadata.csv", "file_name,youtube_id,start_time,text\n" + rows)
     tables = scan(tmp_path)
-    assert [(row["recording_id"], row["start_time"], row["group"]) for row in tables.recordings] == [
-        ("r1nicOVtvkQ", 130.0, "r1nicOVtvkQ")
-    ]
+    (row,) = tables.recordings
+    assert (row["recording_id"], row["start_time"], row["group"]) == ("r1nicOVtvkQ", 130.0, "r1nicOVtvkQ")
     assert [(entry["youtube_id"], entry["start_time"]) for entry in tables.missing] == [("UDGBjjwyaqE", 20.0)]
 
 

@@ -16,10 +16,8 @@ def caption(recording_id, text, start=None, labels=()):
 
 
 def clips(recording_id, *starts, seconds=5.0):
-    return [
-        {"clip_id": f"{recording_id}_{start:g}", "recording_id": recording_id, "start": start, "seconds": seconds}
-        for start in starts
-    ]
+    of = {"recording_id": recording_id, "seconds": seconds}
+    return [{"clip_id": f"{recording_id}_{start:g}", "start": start, **of} for start in starts]
 
 
 def descriptions(result):
@@ -71,29 +69,22 @@ def test_a_recordings_caption_holds_for_all_clips():
 
 
 def test_labels_make_captions_where_there_are_none():
-    result = match(
-        [recording("a", labels=["dog", "rain"]), recording("b")], [], clips("a", 0.0) + clips("b", 0.0), ["the sound of {label}"]
-    )
+    recordings, cut = [recording("a", labels=["dog", "rain"]), recording("b")], clips("a", 0.0) + clips("b", 0.0)
+    result = match(recordings, [], cut, ["the sound of {label}"])
     assert descriptions(result) == {"a_0": (["the sound of dog and rain"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
 
 
 def test_every_template_with_the_fields_of_the_first_makes_a_caption():
     templates = ["{label} at {tempo} bpm", "{label}", "{file}", "the sound of {label}", "{label}", "{file} again"]
     result = match([recording("a", labels=["dog"]), recording("rain")], [], clips("a", 0.0) + clips("rain", 0.0), templates)
-    assert descriptions(result) == {
-        "a_0": (["dog", "the sound of dog"], ["dog"], "label"),
-        "rain_0": (["rain", "rain again"], [], "name"),
-    }
+    found = descriptions(result)
+    assert found == {"a_0": (["dog", "the sound of dog"], ["dog"], "label"), "rain_0": (["rain", "rain again"], [], "name")}
 
 
 def test_captions_that_do_not_fit_are_left_out_and_tags_describe_what_has_no_caption():
     rows = [caption("a", "rain", labels=["water"]), caption("a", "a dog"), caption("b", "a bell")]
-    heard = {
-        "a_0": Heard(["dog", "wind"], {"rain"}),
-        "a_5": Heard(["wind"], {"rain", "a dog"}),
-        "b_0": Heard([], {"a bell"}),
-        "c_0": Heard(["bell"]),
-    }
+    heard = {"a_0": Heard(["dog", "wind"], {"rain"}), "a_5": Heard(["wind"], {"rain", "a dog"})}
+    heard |= {"b_0": Heard([], {"a bell"}), "c_0": Heard(["bell"])}
     everything = [*clips("a", 0.0, 5.0), *clips("b", 0.0), *clips("c", 0.0)]
     result = match(list(map(recording, "abc")), rows, everything, ["{label}", "the sound of {tags}"], heard)
     assert descriptions(result) == {

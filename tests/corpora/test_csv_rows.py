@@ -35,13 +35,8 @@ def test_windows_of_one_recording_and_of_two_stretches_of_a_video(tmp_path):
     assert recordings(tables, "recording_id", "split") == {"noise.wav": (noise, None), **videos}
     assert [row["labels"] for row in tables.captions][:2] == [["dog", "rain"], []]
     assert tables.counts["without_id"] == 1
-    assert captions_at(tables) == [
-        ("r1nicOVtvkQ_30", 30.0, "a"),
-        ("r1nicOVtvkQ_30", 35.0, "b"),
-        ("r1nicOVtvkQ_120", 120.0, "c"),
-        ("r1nicOVtvkQ_10", 10.0, "d"),
-        ("AAAAAAAAAAA_0", 0.0, "e"),
-    ]
+    found = [("r1nicOVtvkQ_30", 30.0, "a"), ("r1nicOVtvkQ_30", 35.0, "b"), ("r1nicOVtvkQ_120", 120.0, "c")]
+    assert captions_at(tables) == [*found, ("r1nicOVtvkQ_10", 10.0, "d"), ("AAAAAAAAAAA_0", 0.0, "e")]
     assert tables.counts["captions_with_audio"] == 3
     assert tables.counts["captions_without_audio"] == 2
 
@@ -49,13 +44,9 @@ def test_windows_of_one_recording_and_of_two_stretches_of_a_video(tmp_path):
 def test_bad_rows_are_quarantined_with_their_line(tmp_path):
     rows = "1,../x,0,a\n2,r1nicOVtvkQ,soon,b\n3,r1nicOVtvkQ,-1,c\n4,r1nicOVtvkQ,nan,d\n5,r1nicOVtvkQ,30, \n6,r1nicOVtvkQ,30,ok\n"
     tables = audiocaps(tmp_path, ["x.wav", "r1nicOVtvkQ_30.wav"], train=HEADER + rows)
-    assert [(row["path"], row["reason"], row["detail"].split(":")[0]) for row in tables.rejected] == [
-        ("train.csv", "bad id", "line 2"),
-        ("train.csv", "bad start time", "line 3"),
-        ("train.csv", "bad start time", "line 4"),
-        ("train.csv", "bad start time", "line 5"),
-        ("train.csv", "empty caption", "line 6"),
-    ]
+    rejected = [(row["path"], row["reason"], row["detail"].split(":")[0]) for row in tables.rejected]
+    reasons = ["bad id", *["bad start time"] * 3, "empty caption"]
+    assert rejected == [("train.csv", reason, f"line {number}") for number, reason in enumerate(reasons, 2)]
     assert captions_at(tables) == [("r1nicOVtvkQ", 30.0, "ok")]
 
 
@@ -74,9 +65,7 @@ def test_a_csv_that_lacks_a_column_is_an_error_that_names_file_and_column(tmp_pa
 
 
 def test_no_csv_at_all_and_strange_ones(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no csv with the columns youtube_id, start_time, caption .*credits\.csv \(artist, title\)"
-    ):
+    with pytest.raises(UserError, match=r"no csv with the columns youtube_id, .*credits\.csv \(artist, title\)"):
         audiocaps(tmp_path, ["a.wav"], credits="artist,title\n")
     tables = audiocaps(tmp_path, train=HEADER)
     assert tables.counts["other_csv"] == 1
@@ -135,18 +124,12 @@ def test_a_list_of_failed_downloads_beside_captions_is_let_be_and_numbers_may_be
 
 
 CLOTHO = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+DEVELOPMENT = [f"development/{name}.wav" for name in ("Distorted AM Radio noise", "rain, then 'wind'", "door")]
 
 
 @pytest.fixture
 def clotho(tmp_path):
-    put(
-        tmp_path,
-        "development/Distorted AM Radio noise.wav",
-        "development/rain, then 'wind'.wav",
-        "development/door.wav",
-        "validation/door.wav",
-        "evaluation/Ünder water.wav",
-    )
+    put(tmp_path, *DEVELOPMENT, "validation/door.wav", "evaluation/Ünder water.wav")
     write(
         tmp_path,
         "clotho_captions_development.csv",
@@ -162,13 +145,8 @@ def clotho(tmp_path):
 
 def test_captions_go_to_the_file_of_that_name_in_the_folder_of_the_split(clotho):
     tables = scan(clotho)
-    assert recordings(tables, "split") == {
-        "development/Distorted AM Radio noise.wav": "train",
-        "development/door.wav": "train",
-        "development/rain, then 'wind'.wav": "train",
-        "evaluation/Ünder water.wav": "test",
-        "validation/door.wav": "valid",
-    }
+    others = {"evaluation/Ünder water.wav": "test", "validation/door.wav": "valid"}
+    assert recordings(tables, "split") == dict.fromkeys(DEVELOPMENT, "train") | others
     result = captions(tables)
     assert result["development/Distorted AM Radio noise.wav"] == ["Noise hums.", "A radio hums", "c", "d", "e"]
     assert result["development/rain, then 'wind'.wav"] == ["Rain", "Rain, then wind"]
@@ -222,15 +200,8 @@ def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
     """Clotho's test part has no captions; what is dealt out would be trained on."""
     put(clotho, "test/a.wav", "test_retrieval_audio/b.wav", "development/c.wav", "extra/d.wav", "e.wav")
     splits = recordings(scan(clotho), "split")
-    assert {
-        name: split for name, split in splits.items() if name.rpartition("/")[2] in ("a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
-    } == {
-        "test/a.wav": "test",
-        "test_retrieval_audio/b.wav": "test",
-        "development/c.wav": "train",
-        "extra/d.wav": None,
-        "e.wav": None,
-    }
+    found = {"test/a.wav": "test", "test_retrieval_audio/b.wav": "test", "development/c.wav": "train"}
+    assert splits | found | {"extra/d.wav": None, "e.wav": None} == splits
 
 
 URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
@@ -368,12 +339,8 @@ def test_ljspeech(tmp_path):
     write(tmp_path, "metadata.csv", LINES + "LJ001-0004|gone|gone\n")
     write(tmp_path, "README", "The LJ Speech Dataset")
     tables = scan(tmp_path)
-    assert captions(tables) == {
-        WAVS[0]: ["Printing, in the only sense"],
-        WAVS[1]: ['says "twenty times'],
-        WAVS[2]: ["only this"],
-        None: ["gone"],
-    }
+    texts = [["Printing, in the only sense"], ['says "twenty times'], ["only this"], ["gone"]]
+    assert captions(tables) == dict(zip([*WAVS, None], texts, strict=True))
     assert [row["path"] for row in tables.orphans] == ["wavs/LJ999-0001.wav"]
     assert [(row["id"], row["origins"]) for row in tables.missing] == [("wavs/LJ001-0004", ["metadata.csv:4"])]
     assert (tables.rejected, tables.remarks) == ([], [])
@@ -408,18 +375,11 @@ def test_ljspeech_with_odd_lines(tmp_path):
     write(tmp_path, "metadata.csv", b"\xef\xbb\xbf" + "\r\n".join(lines).encode("cp1252"))
     tables = scan(tmp_path)
     assert tables.format == "ljspeech"
-    assert {path: texts for path, texts in captions(tables).items() if path in WAVS} == {
-        WAVS[0]: ["one", "another"],
-        WAVS[1]: ["two cells"],
-        WAVS[2]: ["café"],
-    }
+    found = {path: texts for path, texts in captions(tables).items() if path in WAVS}
+    assert found == {WAVS[0]: ["one", "another"], WAVS[1]: ["two cells"], WAVS[2]: ["café"]}
     assert tables.collisions == [{"id": "wavs/LJ001-0001", "origins": ["metadata.csv:1", "metadata.csv:2"]}]
-    assert [(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected] == [
-        ("bad id", "line 7"),
-        ("bad row", "line 8"),
-        ("bad row", "line 9"),
-        ("empty caption", "line 10"),
-    ]
+    found = [(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected]
+    assert found == [("bad id", "line 7"), ("bad row", "line 8"), ("bad row", "line 9"), ("empty caption", "line 10")]
     assert [row["id"] for row in tables.missing] == ["wavs/../../../etc/passwd"]
     assert any("line 11" in remark and "Windows-1252" in remark for remark in tables.remarks)
 

@@ -12,11 +12,8 @@ from tests.corpora.tiny import put, recordings, scan, write
 
 def test_class_folders_become_labels(lay):
     tables = registry.read("folder", lay("001 - Dog bark/a.wav", "rain_drops/deep/b.ogg", "c.wav"), 4)
-    assert recordings(tables, "labels") == {
-        "001 - Dog bark/a.wav": ["dog bark"],
-        "rain_drops/deep/b.ogg": ["rain drops"],
-        "c.wav": [],
-    }
+    found = recordings(tables, "labels")
+    assert found == {"001 - Dog bark/a.wav": ["dog bark"], "rain_drops/deep/b.ogg": ["rain drops"], "c.wav": []}
     ids = [row["recording_id"] for row in tables.recordings]
     assert all(re.fullmatch(r"[0-9a-f]{12}", recording_id) for recording_id in ids)
     assert len(set(ids)) == 3
@@ -94,16 +91,13 @@ def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, l
 
 def test_containers_below_splits_are_no_classes(lay):
     tables = registry.read("folder", lay("train/audio/dog/a.wav", "test/audio/dog/b.wav"), 1)
-    assert recordings(tables, "split", "labels") == {
-        "train/audio/dog/a.wav": ("train", ["dog"]),
-        "test/audio/dog/b.wav": ("test", ["dog"]),
-    }
+    found = recordings(tables, "split", "labels")
+    assert found == {f"{split}/audio/dog/{name}.wav": (split, ["dog"]) for split, name in (("train", "a"), ("test", "b"))}
 
 
 def test_texts_without_recording_are_missing(lay):
-    result = lay(
-        "d/a.wav", **{"d/a.txt": "A dog", "d/b.txt": "A cat", "d/README.txt": "Free", "d/list.txt": "a\nb\n", "notes.txt": "x"}
-    )
+    texts = {"d/a.txt": "A dog", "d/b.txt": "A cat", "d/README.txt": "Free", "d/list.txt": "a\nb\n", "notes.txt": "x"}
+    result = lay("d/a.wav", **texts)
     tables = registry.read("folder", result, 1)
     assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
     assert len(tables.matched) == 1
@@ -147,9 +141,8 @@ def test_words_that_are_taken_for_a_youtube_id_are_reported(lay):
 
 
 def test_esc10_folders_also_in_one_of_their_own(lay, tmp_path):
-    tables = registry.read(
-        "esc", lay("001 - Dog bark/1-100032-A.ogg", "001 - Dog bark/3-9-B.ogg", "010 - Fire crackling/odd.ogg"), 1
-    )
+    names = ("001 - Dog bark/1-100032-A.ogg", "001 - Dog bark/3-9-B.ogg", "010 - Fire crackling/odd.ogg")
+    tables = registry.read("esc", lay(*names), 1)
     assert recordings(tables, "labels", "fold", "group") == {
         "001 - Dog bark/1-100032-A.ogg": (["dog bark"], 1, "100032"),
         "001 - Dog bark/3-9-B.ogg": (["dog bark"], 3, "9"),
@@ -228,21 +221,14 @@ def test_gtzan(tmp_path, extension):
     write(tmp_path, "features_30_sec.csv", "filename,length,tempo,label\nblues.00000.wav,661794,123,blues\n")
     tables = scan(tmp_path)
     assert set(recordings(tables, "labels", "split")) == {*names, f"genres_original/blues/odd.{extension}"}
-    assert recordings(tables, "labels") == {
-        **{name: [name.split("/")[1]] for name in names},
-        f"genres_original/blues/odd.{extension}": [],
-    }
+    labels = {name: [name.split("/")[1]] for name in names}
+    assert recordings(tables, "labels") == labels | {f"genres_original/blues/odd.{extension}": []}
     assert tables.counts == {"without_genre": 1}
 
 
 FIRST, SECOND, THIRD = "0a7c2a8d", "1b4c9b89", "c1d39ce8"
-WORDS = (
-    f"yes/{FIRST}_nohash_0.wav",
-    f"yes/{SECOND}_nohash_0.wav",
-    f"zero/{FIRST}_nohash_1.wav",
-    f"zero/{THIRD}_nohash_0.wav",
-    f"nine/{THIRD}_nohash_0.wav",
-)
+WORDS = (f"yes/{FIRST}_nohash_0.wav", f"yes/{SECOND}_nohash_0.wav", f"zero/{FIRST}_nohash_1.wav")
+WORDS += (f"zero/{THIRD}_nohash_0.wav", f"nine/{THIRD}_nohash_0.wav")
 NOISE = "_background_noise_/running_tap.wav"
 
 
@@ -272,11 +258,8 @@ def test_speech_commands(tmp_path):
 
 def test_sc09_is_the_ten_digits_of_speech_commands(tmp_path):
     tables = scan(commands(tmp_path, valid=f"yes/{SECOND}_nohash_0.wav\nyes/{SECOND}_nohash_9.wav\n"), "sc09")
-    assert recordings(tables, "labels", "split") == {
-        WORDS[4]: (["nine"], "train"),
-        WORDS[2]: (["zero"], "train"),
-        WORDS[3]: (["zero"], "test"),
-    }
+    found = recordings(tables, "labels", "split")
+    assert found == {WORDS[4]: (["nine"], "train"), WORDS[2]: (["zero"], "train"), WORDS[3]: (["zero"], "test")}
     assert tables.missing == []  # what the lists say of other words is no concern of it
     assert tables.remarks[1] == f"2 recordings of other words than those of sc09, which are left out (first: {WORDS[0]})"
 

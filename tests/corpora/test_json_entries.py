@@ -39,10 +39,8 @@ def test_rows_of_one_location_are_captions_of_one_recording(lay):
 def test_bad_entries_are_quarantined_and_a_broken_line_is_an_error_with_its_number(lay):
     rows = lines(entry("x.wav"), {"location": 3, "captions": "x"}, entry("x.wav", captions=None), entry("../../x.wav"))
     tables = registry.read("tango_json", lay("x.wav", **{"test.json": rows}), 4)
-    assert [(row["reason"], row["detail"].split(":")[0]) for row in tables.rejected] == [
-        ("bad entry", "line 2"),
-        ("empty caption", "line 3"),
-    ]
+    rejected = [(row["reason"], row["detail"].split(":")[0]) for row in tables.rejected]
+    assert rejected == [("bad entry", "line 2"), ("empty caption", "line 3")]
     assert [row["id"] for row in tables.missing] == ["../../x.wav"]
     with pytest.raises(UserError, match=r"test\.json:2: not readable as JSON lines"):
         registry.read("tango_json", lay("x.wav", **{"test.json": lines(entry("x.wav")) + "{\n"}), 4)
@@ -60,11 +58,8 @@ def test_panns_csv(lay):
 
 def test_panns_json_of_one_and_of_five_captions(lay):
     one = {"num_captions_per_audio": 1, "data": [{"caption": "wind", "audio": "/x/Yb0RFKhbpFJA.wav", "id": "Yb0RFKhbpFJA.wav"}]}
-    five = {
-        "data": [
-            {**{f"caption_{n}": f"c{n}" for n in range(1, 6)}, "wav": "w", "audio": "a", "duration": 9, "id": "Yr1nicOVtvkQ.wav"}
-        ]
-    }
+    texts = {f"caption_{n}": f"c{n}" for n in range(1, 6)}
+    five = {"data": [{**texts, "wav": "w", "audio": "a", "duration": 9, "id": "Yr1nicOVtvkQ.wav"}]}
     result = lay("b0RFKhbpFJA_30.wav", "r1nicOVtvkQ.wav", **{"train.json": one, "test.json": five})
     tables = registry.read("auto", result, 4)
     assert captions(tables) == {"b0RFKhbpFJA_30.wav": ["wind"], "r1nicOVtvkQ.wav": ["c1", "c2", "c3", "c4", "c5"]}
@@ -87,11 +82,8 @@ def test_uids_are_found_under_their_own_and_other_names(lay):
     tables = registry.read("auto", result, 4)
     found = {"r1nicOVtvkQ_30000_40000.wav": ["a dog barks", "again"], "Y-bcdefghij_.flac": ["two"]}
     assert captions(tables) == found | {"-Yb_cdEfG1h_30000_30500.wav": ["a click"]}
-    assert {row["group"]: (row["start_time"], row["split"]) for row in tables.recordings} == {
-        "r1nicOVtvkQ": (30.0, "test"),
-        "-bcdefghij_": (0.0, "test"),
-        "-Yb_cdEfG1h": (30.0, "test"),
-    }
+    outcome = {row["group"]: (row["start_time"], row["split"]) for row in tables.recordings}
+    assert outcome == {"r1nicOVtvkQ": (30.0, "test"), "-bcdefghij_": (0.0, "test"), "-Yb_cdEfG1h": (30.0, "test")}
     assert [(row["reason"], row["detail"]) for row in tables.rejected] == [("bad entry", "[3]: no `Uid`")]
 
 
@@ -157,20 +149,10 @@ def audioldm(tmp_path):
     part = "dataset/audioset/zip_audios/unbalanced_train_segments/unbalanced_train_segments_part36"
     put(tmp_path, f"{part}/Yr1nicOVtvkQ.wav", "dataset/audioset/wav/40020.wav", "dataset/audioset/wav/40021.wav")
     metadata = "dataset/metadata/audiocaps"
-    root = {
-        "audiocaps": "./data/dataset/audioset",
-        "comments": {},
-        "metadata": {
-            "path": {
-                "audiocaps": {
-                    "train": f"./data/{metadata}/datafiles/train.json",
-                    "val": f"./data/{metadata}/testset/val.json",
-                    "test": f"./data/{metadata}/testset/gone.json",
-                    "class_label_indices": f"./data/{metadata}/class_labels_indices.csv",
-                }
-            }
-        },
-    }
+    files = {"train": "datafiles/train.json", "val": "testset/val.json", "test": "testset/gone.json"}
+    files["class_label_indices"] = "class_labels_indices.csv"
+    where = {split: f"./data/{metadata}/{file}" for split, file in files.items()}
+    root = {"audiocaps": "./data/dataset/audioset", "comments": {}, "metadata": {"path": {"audiocaps": where}}}
     write(tmp_path, "dataset/metadata/dataset_root.json", json.dumps(root))
     train = [
         of_wav(part.removeprefix("dataset/audioset/") + "/Yr1nicOVtvkQ.wav", labels="/m/02jz0l,/m/09x0r", caption="Water pours"),
@@ -179,14 +161,10 @@ def audioldm(tmp_path):
         "nonsense",
     ]
     write(tmp_path, f"{metadata}/datafiles/train.json", json.dumps({"data": train}))
-    write(
-        tmp_path,
-        f"{metadata}/testset/val.json",
-        json.dumps({"data": [of_wav("wav/40021.wav", labels="/m/unknown", caption="Four")]}),
-    )
-    write(
-        tmp_path, f"{metadata}/class_labels_indices.csv", 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/02jz0l,"Water, tap"\n'
-    )
+    valid = [of_wav("wav/40021.wav", labels="/m/unknown", caption="Four")]
+    write(tmp_path, f"{metadata}/testset/val.json", json.dumps({"data": valid}))
+    classes = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/02jz0l,"Water, tap"\n'
+    write(tmp_path, f"{metadata}/class_labels_indices.csv", classes)
     return tmp_path
 
 
@@ -198,22 +176,14 @@ def test_splits_are_where_the_root_lists_them(audioldm):
         "40020.wav": ("train", [], None),
         "40021.wav": ("valid", [], None),
     }
-    assert sorted(text for texts in captions(tables).values() for text in texts) == [
-        "Four",
-        "Lost",
-        "One",
-        "Three",
-        "Two",
-        "Water pours",
-    ]
+    found = sorted(text for texts in captions(tables).values() for text in texts)
+    assert found == ["Four", "Lost", "One", "Three", "Two", "Water pours"]
     assert captions(tables)["dataset/audioset/wav/40020.wav"] == ["One", "Two", "Three"]
     assert tables.counts["labels_without_name"] == 1
     assert any("1 labels are machine ids" in remark for remark in tables.remarks)
     assert [row["id"] for row in tables.missing] == ["wav/gone.wav"]
-    assert {(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected} == {
-        ("missing manifest", "test"),
-        ("bad entry", "data[3]"),
-    }
+    rejected = {(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected}
+    assert rejected == {("missing manifest", "test"), ("bad entry", "data[3]")}
     assert not [remark for remark in tables.remarks if "not read" in remark]
 
 
@@ -269,21 +239,11 @@ def paths(*paths: str) -> str:
 @pytest.fixture
 def audiocraft(tmp_path):
     put(tmp_path, "dataset/example/electro_1.wav", "dataset/example/electro_2.wav", "sfx/a.flac", "sfx/b.flac", "sfx/c.flac")
-    write(
-        tmp_path,
-        "egs/example/train/data.jsonl.gz",
-        gzip.compress(paths("dataset/example/electro_1.wav", "/elsewhere/gone.wav").encode()),
-    )
+    packed = gzip.compress(paths("dataset/example/electro_1.wav", "/elsewhere/gone.wav").encode())
+    write(tmp_path, "egs/example/train/data.jsonl.gz", packed)
     write(tmp_path, "egs/example/valid/data.jsonl", paths("/home/me/dataset/example/electro_2.wav"))
     write(tmp_path, "egs/evaluate.jsonl", paths("sfx/a.flac", "sfx/b.flac", "sfx/c.flac") + '"nonsense"\n')
-    music = {
-        "key": "",
-        "artist": "X",
-        "description": "A cool beat ",
-        "keywords": "bright, pulsing",
-        "genre": "electronic",
-        "bpm": "",
-    }
+    music = {"artist": "X", "description": "A cool beat ", "keywords": "bright, pulsing", "genre": "electronic", "bpm": ""}
     write(tmp_path, "dataset/example/electro_1.json", json.dumps(music))
     write(tmp_path, "dataset/example/electro_2.json", json.dumps({"description": None, "keywords": ["Dark", "slow"]}))
     write(tmp_path, "sfx/a.json", json.dumps({"description": ["a bang", "a loud bang"]}))
@@ -293,21 +253,15 @@ def audiocraft(tmp_path):
 
 def test_manifests_tell_the_split_and_jsons_beside_recordings_the_rest(audiocraft):
     tables = scan(audiocraft)
-    assert recordings(tables, "split", "labels") == {
-        "dataset/example/electro_1.wav": ("train", ["electronic"]),
-        "dataset/example/electro_2.wav": ("valid", ["dark", "slow"]),
-        "sfx/a.flac": ("test", []),
-        "sfx/b.flac": ("test", []),
-        "sfx/c.flac": ("test", []),
-    }
+    songs = {"electro_1.wav": ("train", ["electronic"]), "electro_2.wav": ("valid", ["dark", "slow"])}
+    effects = {f"sfx/{name}.flac": ("test", []) for name in "abc"}
+    assert recordings(tables, "split", "labels") == effects | {f"dataset/example/{name}": told for name, told in songs.items()}
     assert captions(tables) == {"dataset/example/electro_1.wav": ["A cool beat"], "sfx/a.flac": ["a bang", "a loud bang"]}
     assert [row["id"] for row in tables.missing] == ["/elsewhere/gone.wav"]
     listed = [row["path"] for row in tables.matched if not row["captions"] and row["path"].startswith("sfx")]
     assert (listed, tables.orphans) == (["sfx/b.flac", "sfx/c.flac"], [])
-    assert {row["path"]: row["reason"] for row in tables.rejected} == {
-        "egs/evaluate.jsonl": "bad entry",
-        "sfx/b.json": "unreadable caption",
-    }
+    rejected = {row["path"]: row["reason"] for row in tables.rejected}
+    assert rejected == {"egs/evaluate.jsonl": "bad entry", "sfx/b.json": "unreadable caption"}
 
 
 def test_a_packed_manifest_that_breaks_off_is_an_error_that_names_it(audiocraft):
@@ -337,13 +291,8 @@ def prompts(tmp_path):
 
 def test_prompts_belong_to_the_recording_beside_them(prompts):
     tables = scan(prompts)
-    assert captions(tables) == {
-        "a/000001.flac": ["A dog barks"],
-        "a/000002.flac": ["Rain", "Heavy rain"],
-        "b/000001.wav": ["Ein Käuzchen"],
-        "b/000004.wav": ["The sea"],
-        None: ["Nobody's"],
-    }
+    found = {"a/000001.flac": ["A dog barks"], "a/000002.flac": ["Rain", "Heavy rain"], "b/000001.wav": ["Ein Käuzchen"]}
+    assert captions(tables) == found | {"b/000004.wav": ["The sea"], None: ["Nobody's"]}
     assert set(recordings(tables, "split").values()) == {None}
     assert [(row["path"], row["reason"]) for row in tables.rejected] == [("b/000003.json", "empty caption")]
     assert [row["path"] for row in tables.orphans] == ["b/000003.wav", "b/000005.wav"]
@@ -382,9 +331,7 @@ def test_prompts_without_a_recording_are_missing(tmp_path):
     ]
     assert (len(tables.matched), tables.rejected, tables.ambiguous) == (1, [], [])
     (remark,) = tables.remarks
-    assert remark.startswith(
-        "2 tables, lists or texts not read, since they are not part of the format stable_audio (first: list.json)"
-    )
+    assert "not part of the format stable_audio (first: list.json)" in remark
 
 
 def test_jsons_without_prompts_are_something_else(tmp_path):

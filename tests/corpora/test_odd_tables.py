@@ -25,12 +25,8 @@ def captions_of(files: dict[str, str | bytes], tmp_path, *sounds: str) -> tuple[
 def test_an_unclosed_quote_of_a_large_table_ends_with_its_line(shared):
     tables = scan(shared / "cases" / "09-unclosed-quote")
     found = captions(tables)
-    assert [found[f"train/c{number}.wav"] for number in range(4)] == [
-        ["rain on a roof"],
-        ["a dog barks twice"],
-        ["wind in trees"],
-        ["a train passes"],
-    ]
+    outcome = [found[f"train/c{number}.wav"] for number in range(4)]
+    assert outcome == [["rain on a roof"], ["a dog barks twice"], ["wind in trees"], ["a train passes"]]
     assert len(tables.captions) == 3004
     assert "(first: line 3)" in tables.remarks[0]
 

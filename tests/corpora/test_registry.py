@@ -66,9 +66,7 @@ def test_tables_that_no_format_is_like_are_reported(lay, other):
     assert (alone.format, len(alone.remarks)) == ("folder", 1)
     beside = registry.read("auto", lay(**MANIFESTS["audiocaps"]), 4)
     assert (beside.format, len(beside.matched)) == ("audiocaps", 1)
-    assert beside.remarks[-1].startswith(
-        "1 tables, lists or texts not read, since they are not part of the format audiocaps (first: val.csv);"
-    )
+    assert "not part of the format audiocaps (first: val.csv)" in beside.remarks[-1]
 
 
 def test_a_parquet_without_recordings_and_one_that_cannot_be_read_are_reported(tmp_path):

@@ -70,9 +70,8 @@ def test_ids_that_collide_are_resolved_and_reported_and_names_alone_are_no_colli
 
 def test_folds_of_a_part_that_calls_all_of_it_train_become_splits(tmp_path):
     """As `datasets` wants ESC-50: one file of Parquet, which is called train."""
-    write_table(
-        tmp_path / "hf" / "data" / "train-00000-of-00001.parquet", [cell(n) for n in range(3)], fold=[1, 5, 2], text=["A", "B", "C"]
-    )
+    place = tmp_path / "hf" / "data" / "train-00000-of-00001.parquet"
+    write_table(place, [cell(n) for n in range(3)], fold=[1, 5, 2], text=["A", "B", "C"])
     _, tables = unite([part(tmp_path / "hf", "hf"), part(put(tmp_path / "mine", "train/x.wav", "test/y.wav"), "mine")])
     result = {row["path"]: row["split"] for row in tables.recordings}
     of_hf = [split for path, split in sorted(result.items()) if path.startswith("hf/")]

@@ -178,14 +178,9 @@ def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
         tables = registry.read("folder", files, 1)
         terms.fill(tables, files)
     assert len(reads) == 4
+    stated = "licence, creator: list.csv:2 (CC-BY-NC-4.0); licence, creator: its tags (CC-BY-4.0)"
     assert {row["path"]: tuple(row[column] for column in TERMS) for row in tables.recordings} == {
-        "a.flac": (
-            "CC-BY-NC-4.0",
-            "ann99; Ann",
-            None,
-            None,
-            "licence, creator: list.csv:2 (CC-BY-NC-4.0); licence, creator: its tags (CC-BY-4.0)",
-        ),
+        "a.flac": ("CC-BY-NC-4.0", "ann99; Ann", None, None, stated),
         "b.wav": ("(c) Bob. All rights reserved", "Bob", None, None, "its tags"),
         "c.wav": (None,) * 5,
         "d.wav": (None,) * 5,

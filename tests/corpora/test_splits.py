@@ -148,19 +148,14 @@ def test_a_share_is_counted_in_recordings_and_reaches_a_class_of_few_big_sources
     assert Counter(labels[key] for key, split in splits.items() if split == "valid") == {"helicopter": 4, "dog": 3}
 
 
-rows_strategy = st.lists(
-    st.tuples(
-        st.sampled_from([None, "train", "valid", "test"]),
-        st.sampled_from([None, 1, 2, 3]),
-        st.sampled_from([None, "g", "h", "i"]),
-        st.sampled_from("abc"),
-    ),
-    min_size=1,
-    max_size=40,
+VALUES = ([None, "train", "valid", "test"], [None, 1, 2, 3], [None, "g", "h", "i"], "abc")
+
+
+@given(
+    st.lists(st.tuples(*map(st.sampled_from, VALUES)), min_size=1, max_size=40),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
 )
-
-
-@given(rows_strategy, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_properties(parts, seed, shuffler: random.Random):
     rows = [recording(number, *part[:3]) for number, part in enumerate(parts)]
     labels = {f"r{number}": part[3] for number, part in enumerate(parts)}

@@ -18,72 +18,44 @@ def found_in(files: inventory.Inventory, format: str = "auto") -> dict[str, tupl
 
 
 def test_fsd50k(lay):
+    sampling, table = "http://creativecommons.org/licenses/sampling+/1.0/", "FSD50K.metadata/dev_clips_info_FSD50K.json"
     clips = {
         "64760": {"title": "a", "description": "by x", "tags": ["t"], "license": BY3, "uploader": "ann"},
-        "21914": {"title": "b", "license": "http://creativecommons.org/licenses/sampling+/1.0/", "uploader": "bob"},
+        "21914": {"title": "b", "license": sampling, "uploader": "bob"},
     }
     names = ("FSD50K.dev_audio/64760.wav", "FSD50K.dev_audio/21914.wav", "FSD50K.eval_audio/1.wav")
-    assert found_in(lay(*names, **{"FSD50K.metadata/dev_clips_info_FSD50K.json": clips})) == {
-        names[1]: (
-            "http://creativecommons.org/licenses/sampling+/1.0/",
-            "bob",
-            None,
-            None,
-            "FSD50K.metadata/dev_clips_info_FSD50K.json:21914",
-        ),
-        names[0]: ("CC-BY-3.0", "ann", None, None, "FSD50K.metadata/dev_clips_info_FSD50K.json:64760"),
+    assert found_in(lay(*names, **{table: clips})) == {
+        names[1]: (sampling, "bob", None, None, f"{table}:21914"),
+        names[0]: ("CC-BY-3.0", "ann", None, None, f"{table}:64760"),
         names[2]: (None, None, None, None, None),
     }
 
 
 def test_clotho_has_files_of_one_name_in_two_splits(lay):
     head = "file_name,keywords,sound_id,sound_link,start_end_samples,manufacturer,license\n"
+    people = "https://freesound.org/people"
     texts = {
         "clotho_captions_development.csv": "file_name,caption_1\nRain &amp; wind.wav,rain\nb.wav,b\n",
         "clotho_captions_evaluation.csv": "file_name,caption_1\nRain &amp; wind.wav,other rain\n",
         "clotho_metadata_development.csv": head
-        + f'Rain &amp; wind.wav,"rain;wind",1,https://freesound.org/people/ann/sounds/1,"[0, 9]",ann,{BY3}\n'
+        + f'Rain &amp; wind.wav,"rain;wind",1,{people}/ann/sounds/1,"[0, 9]",ann,{BY3}\n'
         + "b.wav,b,Not found,Not found,,Not found,Not found\n",
-        "clotho_metadata_evaluation.csv": head
-        + f"Rain &amp; wind.wav,rain,2,https://freesound.org/people/bob/sounds/2,,bob,{CC0}\n",
+        "clotho_metadata_evaluation.csv": head + f"Rain &amp; wind.wav,rain,2,{people}/bob/sounds/2,,bob,{CC0}\n",
     }
     assert found_in(lay("development/Rain & wind.wav", "development/b.wav", "evaluation/Rain & wind.wav", **texts)) == {
-        "development/Rain & wind.wav": (
-            "CC-BY-3.0",
-            "ann",
-            "https://freesound.org/people/ann/sounds/1",
-            None,
-            "clotho_metadata_development.csv:2",
-        ),
+        "development/Rain & wind.wav": ("CC-BY-3.0", "ann", f"{people}/ann/sounds/1", None, "clotho_metadata_development.csv:2"),
         "development/b.wav": (None,) * 5,
-        "evaluation/Rain & wind.wav": (
-            "CC0-1.0",
-            "bob",
-            "https://freesound.org/people/bob/sounds/2",
-            None,
-            "clotho_metadata_evaluation.csv:2",
-        ),
+        "evaluation/Rain & wind.wav": ("CC0-1.0", "bob", f"{people}/bob/sounds/2", None, "clotho_metadata_evaluation.csv:2"),
     }
 
 
 def test_wavcaps_has_numbers_of_two_sources_and_no_licence_of_its_card(lay):
-    free = {
-        "id": "180913",
-        "file_name": "UK Mello.wav",
-        "href": "/people/Tempouser/sounds/180913/",
-        "author": "Tempouser",
-        "download_link": "https://freesound.org/people/Tempouser/sounds/180913/download/180913__tempouser__uk-mello.wav",
-        "caption": "A ringtone.",
-        "audio": "wav_path",
-    }
-    bible = {
-        "id": "180913",
-        "title": "Plane",
-        "href": "2219-Airplane.html",
-        "author": "Daniel Simion",
-        "download_link": "https://soundbible.com/grab.php?id=2219&type=wav",
-        "caption": "A plane lands.",
-    }
+    sounds = "https://freesound.org/people/Tempouser/sounds/180913/"
+    free = {"id": "180913", "file_name": "UK Mello.wav", "href": "/people/Tempouser/sounds/180913/", "author": "Tempouser"}
+    free |= {"download_link": f"{sounds}download/180913__tempouser__uk-mello.wav", "caption": "A ringtone.", "audio": "wav_path"}
+    grab = "https://soundbible.com/grab.php?id=2219&type=wav"
+    bible = {"id": "180913", "title": "Plane", "href": "2219-Airplane.html", "author": "Daniel Simion"}
+    bible |= {"download_link": grab, "caption": "A plane lands."}
     files = lay(
         "FreeSound/180913.flac",
         "SoundBible/180913.flac",
@@ -97,20 +69,8 @@ def test_wavcaps_has_numbers_of_two_sources_and_no_licence_of_its_card(lay):
     )
     assert found_in(files, "wavcaps") == {
         "AudioSet/Y--0w1YA1Hm4.flac": (None, None, "https://www.youtube.com/watch?v=--0w1YA1Hm4", None, "its YouTube id"),
-        "FreeSound/180913.flac": (
-            None,
-            "Tempouser",
-            "https://freesound.org/people/Tempouser/sounds/180913/",
-            None,
-            "json_files/FreeSound/fsd_final.json:data[0]",
-        ),
-        "SoundBible/180913.flac": (
-            None,
-            "Daniel Simion",
-            "https://soundbible.com/grab.php?id=2219&type=wav",
-            None,
-            "json_files/SoundBible/sb_final.json:data[0]",
-        ),
+        "FreeSound/180913.flac": (None, "Tempouser", sounds, None, "json_files/FreeSound/fsd_final.json:data[0]"),
+        "SoundBible/180913.flac": (None, "Daniel Simion", grab, None, "json_files/SoundBible/sb_final.json:data[0]"),
     }
 
 
@@ -165,13 +125,8 @@ def test_nsynth_as_published_and_not_notes_of_ones_own(lay):
 
 
 def test_freesound_pages_and_json_beside_recordings(lay):
-    sound = {
-        "id": 7,
-        "name": "Dog.wav",
-        "license": "Attribution NonCommercial",
-        "username": "ann",
-        "url": "https://freesound.org/s/7/",
-    }
+    sound = {"id": 7, "name": "Dog.wav", "license": "Attribution NonCommercial", "username": "ann"}
+    sound["url"] = "https://freesound.org/s/7/"
     own = {"id": "x", "uploader": "Bob", "webpage_url": "https://example.org/9", "license": "CC BY 4.0", "url": "javascript:1"}
     page = {"count": 2, "next": None, "results": [sound, {"id": 8, "license": CC0, "username": "eve"}]}
     files = lay("dog/7__ann__dog.wav", "dog/8.wav", "sub/y.wav", "y.wav", **{"page.json": page, "sub/y.info.json": own})
@@ -251,17 +206,13 @@ def test_what_is_stated_but_unclear_is_not_replaced_by_the_licence_of_the_folder
 
 
 def test_terms_of_a_name_with_several_meanings_hold_back_each(lay):
-    files = lay(
-        "rain/a.wav", "x/a.wav", "b.wav", **{"LICENSE": "CC0 1.0", "l/t.csv": "file,license,ai_terms\na.wav,CC BY-NC,refused\n"}
-    )
+    texts = {"LICENSE": "CC0 1.0", "l/t.csv": "file,license,ai_terms\na.wav,CC BY-NC,refused\n"}
+    files = lay("rain/a.wav", "x/a.wav", "b.wav", **texts)
     tables = registry.read("folder", files, 1)
     terms.fill(tables, files)
     unclear, clear = ("unknown", "refused"), ("CC0-1.0", None)
-    assert {row["path"]: (row["licence"], row["ai_terms"]) for row in tables.recordings} == {
-        "b.wav": clear,
-        "rain/a.wav": unclear,
-        "x/a.wav": unclear,
-    }
+    found = {row["path"]: (row["licence"], row["ai_terms"]) for row in tables.recordings}
+    assert found == {"b.wav": clear, "rain/a.wav": unclear, "x/a.wav": unclear}
     assert [remark for remark in tables.remarks if remark.startswith("1 names in rows with terms have several meanings")]
 
 

@@ -129,9 +129,8 @@ def test_what_breaks_the_terms_is_left_out(lay, changes, left):
     for name, row in refused.items():
         assert ("no known licence" if name == "d" else "licences.csv:") in row["detail"]
     with pytest.raises(UserError, match=r"corpus\.terms: no recording is left \(first: d\.wav: no known licence"):
-        params.parse(TermsParams, KEEP | {"unknown": "quarantine"}, "terms").refused(
-            [row for row in tables.recordings if row["path"] == "d.wav"]
-        )
+        alone = [row for row in tables.recordings if row["path"] == "d.wav"]
+        params.parse(TermsParams, KEEP | {"unknown": "quarantine"}, "terms").refused(alone)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +143,8 @@ def test_what_breaks_the_terms_is_left_out(lay, changes, left):
     ],
 )
 def test_an_unclear_licence_is_none_of_those_allowed(lay, changes, left):
-    texts = {
-        "free/LICENSE": "CC0 1.0",
-        "nc/LICENSE": "CC BY-NC 4.0",
-        "odd/LICENSE": "Ask us.",
-        "list.csv": "filename,license\nfree/b.wav,other\nnc/b.wav,other\n",
-    }
+    texts = {"free/LICENSE": "CC0 1.0", "nc/LICENSE": "CC BY-NC 4.0", "odd/LICENSE": "Ask us."}
+    texts["list.csv"] = "filename,license\nfree/b.wav,other\nnc/b.wav,other\n"
     tables = filled(lay("free/a.wav", "free/b.wav", "nc/a.wav", "nc/b.wav", "odd/a.wav", "plain/a.wav", **texts))
     refused = {row["path"]: row for row in params.parse(TermsParams, KEEP | changes, "terms").refused(tables.recordings)}
     assert [row["path"] for row in tables.recordings if row["path"] not in refused] == left
@@ -168,9 +163,8 @@ def test_each_part_of_a_union_has_its_own_terms(tmp_path):
 
 
 def test_the_same_file_under_another_name_is_refused_too(lay):
-    tables = filled(
-        lay("a.wav", "b.wav", **{"licences.csv": HEADER + "a.wav,CC0,,,refused\nc.wav,CC0,,,\n", "c.wav": b"RIFFa.wav"})
-    )
+    rows = HEADER + "a.wav,CC0,,,refused\nc.wav,CC0,,,\n"
+    tables = filled(lay("a.wav", "b.wav", **{"licences.csv": rows, "c.wav": b"RIFFa.wav"}))
     refused = params.parse(TermsParams, KEEP | {"ai_refused": "quarantine"}, "terms").refused(tables.recordings)
     assert [(row["path"], row["detail"].partition(":")[0]) for row in refused] == [
         ("a.wav", "use for AI refused, and corpus.terms.ai_refused is quarantine (licences.csv"),
@@ -298,18 +292,8 @@ SPELLINGS = {
     "Unlicense": ["The Unlicense"],
 }
 OTHERS = [
-    "MIT",
-    "not CC0",
-    "CC BY 4.0, but not for AI",
-    "CC-BY-4.0 OR MIT",
-    "CC BY 4.0 and CC0",
-    "Sampling+",
-    "CC BY 5.0",
-    "http://creativecommons.org/licenses/sampling+/1.0/",
-    "public domain",
-    "all rights reserved",
-    "",
-    "<b>CC0</b>",
+    *("MIT", "not CC0", "CC BY 4.0, but not for AI", "CC-BY-4.0 OR MIT", "CC BY 4.0 and CC0", "Sampling+", "CC BY 5.0"),
+    *("http://creativecommons.org/licenses/sampling+/1.0/", "public domain", "all rights reserved", "", "<b>CC0</b>"),
 ]
 
 

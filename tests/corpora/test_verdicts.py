@@ -16,23 +16,11 @@ from soundmill.corpora.clip_pages import MEASURES, ClipQuality, Limit, apply_rul
 from soundmill.errors import UserError
 from tests import prepared
 
-GOOD = {
-    "seconds": 5.0,
-    "peak": 0.5,
-    "level_db": 40.0,
-    "silence_ratio": 0.1,
-    "clipping_ratio": 0.0,
-    "dc_offset": 0.0,
-    "bandwidth_hz": 7900.0,
-    "channel_correlation": None,
-}
+GOOD = {"seconds": 5.0, "peak": 0.5, "level_db": 40.0, "silence_ratio": 0.1, "clipping_ratio": 0.0, "dc_offset": 0.0}
+GOOD |= {"bandwidth_hz": 7900.0, "channel_correlation": None}
 SILENCE = np.zeros(800)
-LIMITS = [
-    Limit("min_level_db", -40.0),
-    Limit("max_clipping_ratio", 0.1),
-    Limit("max_dc_offset", 0.2),
-    Limit("min_channel_correlation", -0.95),
-]
+VALUES = {"min_level_db": -40.0, "max_clipping_ratio": 0.1, "max_dc_offset": 0.2, "min_channel_correlation": -0.95}
+LIMITS = [Limit(name, value) for name, value in VALUES.items()]
 
 
 def write_clips(directory: Path, *by_shard: list[dict | None]) -> Path:
@@ -87,9 +75,8 @@ def test_every_clip_has_a_verdict_and_the_rejected_a_reason(tmp_path):
 
 def test_the_spread_and_the_worst_are_of_all_shards_together(tmp_path):
     ratios = [0.2, 0.0, 0.9, 0.4, 0.05, 0.9]
-    quality, _, _ = verdicts_of(
-        tmp_path, [{"clipping_ratio": ratio} for ratio in ratios[:2]], [{"clipping_ratio": ratio} for ratio in ratios[2:]]
-    )
+    measured = [{"clipping_ratio": ratio} for ratio in ratios]
+    quality, _, _ = verdicts_of(tmp_path, measured[:2], measured[2:])
     assert len(quality) == 6
     spread = quality.spread()
     assert spread["clipping_ratio"]["p50"] == 0.3

@@ -220,12 +220,8 @@ def test_a_wav_that_promises_too_many_seconds_is_refused_by_its_header(tmp_path,
 
 
 def test_binary_that_is_no_audio_is_refused(tmp_path):
-    junk = {
-        "picture.wav": b"\x89PNG\r\n\x1a\n" + bytes(200),
-        "archive.mp3": b"PK\x03\x04" + bytes(200),
-        "zeros.flac": bytes(100_000),
-        "noise.ogg": random.Random(1).randbytes(5000),
-    }
+    junk = {"picture.wav": b"\x89PNG\r\n\x1a\n" + bytes(200), "archive.mp3": b"PK\x03\x04" + bytes(200)}
+    junk |= {"zeros.flac": bytes(100_000), "noise.ogg": random.Random(1).randbytes(5000)}
     for name, data in junk.items():
         (tmp_path / name).write_bytes(data)
         assert reason_of(tmp_path / name) in ("no audio stream", "unknown format", "corrupt", "truncated"), name

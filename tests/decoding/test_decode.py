@@ -31,14 +31,8 @@ def test_every_kind_of_file_gives_its_tone(media, name):
 
 
 NAMES = [
-    b"a b.wav",
-    b'it\'s "quoted".wav',
-    b"new\nline.wav",
-    b"100%d %s.wav",
-    b"c:o:lon.wav",
-    b"-leading.wav",
-    b"\xff\xfe\x80.wav",
-    b"pipe:1",
+    *(b"a b.wav", b'it\'s "quoted".wav', b"new\nline.wav", b"100%d %s.wav"),
+    *(b"c:o:lon.wav", b"-leading.wav", b"\xff\xfe\x80.wav", b"pipe:1"),
 ]
 
 

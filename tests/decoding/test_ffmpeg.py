@@ -122,10 +122,8 @@ def test_ffmpeg_may_read_one_file_and_nothing_else(media):
     def command(*kinds: containers.Kind, layout: Layout = Layout(sndfile=False)) -> list[str]:  # noqa: B008
         with (media / "a.m4a").open("rb") as file:
             inputs = [ffmpeg_module.Input(file, kind, layout) for kind in kinds]
-            return [
-                word.replace(f"fd/{file.fileno()}", "fd/7")
-                for word in ffmpeg_module.compile_command(inputs, [1, 2, 3][: len(kinds)])
-            ]
+            words = ffmpeg_module.compile_command(inputs, [1, 2, 3][: len(kinds)])
+            return [word.replace(f"fd/{file.fileno()}", "fd/7") for word in words]
 
     mp4 = containers.Kind("mp4", "mov")
     one = command(mp4)

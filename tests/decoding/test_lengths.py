@@ -107,15 +107,8 @@ def headers(form: str, size: int, data: bytes, after: bytes = b"") -> bytes:
 
 
 UNKNOWN_64 = [0, 2**63 - 1, 2**64 - 1]
-SIZES = {
-    "RIFF": PLACEHOLDERS,
-    "RIFX": PLACEHOLDERS,
-    "RF64": [*UNKNOWN_64, 2**32 - 1],
-    "W64": [*UNKNOWN_64, 2**63 - 25],
-    "AIFF": PLACEHOLDERS,
-    "AU": PLACEHOLDERS,
-    "CAF": [-1, 2**63 - 1, 0],
-}
+SIZES = dict.fromkeys(("RIFF", "RIFX", "AIFF", "AU"), PLACEHOLDERS)
+SIZES |= {"RF64": [*UNKNOWN_64, 2**32 - 1], "W64": [*UNKNOWN_64, 2**63 - 25], "CAF": [-1, 2**63 - 1, 0]}
 
 
 @pytest.mark.parametrize("form", SIZES)

@@ -26,11 +26,8 @@ from tests.flows.test_pipeline import runs
 from tests.graph import SHRUNK
 from tests.processes import wait_for
 
-SMALL = [
-    override
-    for override in SHRUNK
-    if not override.startswith(("model=", "vocoder", "tango", "ddpm_mel.train.steps", "ddpm_mel.generate"))
-]
+FEWER = ("model=", "vocoder", "tango", "ddpm_mel.train.steps", "ddpm_mel.generate")
+SMALL = [override for override in SHRUNK if not override.startswith(FEWER)]
 SMALL += ["waveform_unet.train.network.channels=[4,4,8,8,8]", "waveform_unet.train.network.groups=4"]
 SMALL += ["waveform_unet.train.sampling.num_steps=2", "waveform_unet.train.hardware.threads=1"]
 SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all"]
@@ -66,11 +63,8 @@ def test_who_takes_part_and_what_is_for_whom():
     assert documents["diffusion_ae"]["diffusion_ae"]["autoencoder"]["weights"]["steps"] == 50
     assert documents["tango"]["tango"]["autoencoder"]["weights"]["steps"] == 1  # principal components, which take no minutes
     model = next(model for model in models if model.family == "ddpm_mel")
-    for steps, looks_every in (
-        (TIMED_STEPS, TIMED_STEPS),
-        (100, TIMED_STEPS),
-        (1000, 1000 // MAX_VALIDATIONS),
-    ):  # none among timed steps
+    paces = ((TIMED_STEPS, TIMED_STEPS), (100, TIMED_STEPS), (1000, 1000 // MAX_VALIDATIONS))  # none among timed steps
+    for steps, looks_every in paces:
         assert model.params(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
     weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
     assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 20000)  # the ramp is absolute
@@ -113,10 +107,8 @@ def test_a_named_plan_counts_above_that_of_every_bake_off():
     models, _ = bakeoff.choose_models(ROOT, plan, overrides, families)
     documents = {one.family: one.params(ROOT, dict.fromkeys(one.shares, 9), 0) for one in models}
     assert {document["clips"]["default"]["clip_seconds"] for document in documents.values()} == {1.024}
-    autoencoder, latents = (
-        documents["diffusion_ae"]["diffusion_ae"]["autoencoder"],
-        documents["diffusion_ae"]["diffusion_ae"]["latents"],
-    )
+    section = documents["diffusion_ae"]["diffusion_ae"]
+    autoencoder, latents = section["autoencoder"], section["latents"]
     assert (autoencoder["decoding"]["num_steps"], latents["num_samples"]) == (10, 16384)
     assert "diffusion_ae" not in documents["rave"]
     assert "ddpm_mel" not in documents["rave"]["spectrogram"]

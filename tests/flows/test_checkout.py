@@ -201,13 +201,8 @@ def test_a_recorded_link_is_refused(recorded, tmp_path, name, by):
         git(recorded.project, "rm", "--quiet", "-r", "--cached", ".dvc")
         blob = recorded.project / "blob"
         blob.write_text(str(target))
-        git(
-            recorded.project,
-            "update-index",
-            "--add",
-            "--cacheinfo",
-            f"120000,{git(recorded.project, 'hash-object', '-w', 'blob')},.dvc",
-        )
+        link = git(recorded.project, "hash-object", "-w", "blob")
+        git(recorded.project, "update-index", "--add", "--cacheinfo", f"120000,{link},.dvc")
         recorded.commit(git(recorded.project, "commit-tree", git(recorded.project, "write-tree"), "-m", "hostile"))
         git(recorded.project, "reset", "--quiet", "--hard", "main")
     elif by == "commit":
@@ -314,12 +309,8 @@ def test_a_commit_that_is_none_is_refused(recorded, tmp_path):
 
 
 def test_outputs_are_those_that_dvc_resolves(tiny):
-    assert sorted(dvc.outputs(tiny)) == [
-        "data/first.txt",
-        "data/generated/tiny",
-        "data/metrics/evaluate/tiny.json",
-        "data/metrics/first.json",
-    ]
+    found = sorted(dvc.outputs(tiny))
+    assert found == ["data/first.txt", "data/generated/tiny", "data/metrics/evaluate/tiny.json", "data/metrics/first.json"]
     (tiny / "x.dvc").write_text("outs: [{path: 'a\"b'}]\n")
     with pytest.raises(UserError, match="quote or a line break"):
         dvc.outputs(tiny)

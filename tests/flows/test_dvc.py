@@ -136,9 +136,8 @@ def test_a_cut_lock_file_is_noticed(tmp_path, text, fault):
     found = dvc.fault_of_lock(path)
     assert found is None if fault is None else fault in str(found)
     finding = doctor._dvc_lock(tmp_path)
-    assert (finding.state, finding.detail) == (
-        ("ok", f"{text.count('cmd:')} stages built") if fault is None else ("lacking", found)
-    )
+    expected = ("ok", f"{text.count('cmd:')} stages built") if fault is None else ("lacking", found)
+    assert (finding.state, finding.detail) == expected
 
 
 def test_the_last_whole_lock_file_comes_back(tmp_path):

@@ -167,11 +167,8 @@ def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
         said = subprocess.run([prefect, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
         assert said.returncode == 0, said.stdout + said.stderr
     offered = ask(prefect_server, "deployments/filter", work_pools={"name": {"any_": ["soundmill"]}})
-    assert {deployment["entrypoint"] for deployment in offered} == {
-        "flows/pipeline.py:pipeline",
-        "flows/sweep.py:sweep",
-        "flows/bakeoff.py:bakeoff",
-    }
+    found = {deployment["entrypoint"] for deployment in offered}
+    assert found == {"flows/pipeline.py:pipeline", "flows/sweep.py:sweep", "flows/bakeoff.py:bakeoff"}
 
 
 @pytest.fixture
@@ -329,12 +326,8 @@ def read(path: str | Path) -> bytes:
 def test_choosing_stages_takes_what_they_need() -> None:
     from flows import pipeline as module
 
-    graph = [
-        dvc.Stage("a", frozenset()),
-        dvc.Stage("b@x", frozenset({"a"})),
-        dvc.Stage("b@y", frozenset({"a"})),
-        dvc.Stage("c", frozenset()),
-    ]
+    needs = {"a": set(), "b@x": {"a"}, "b@y": {"a"}, "c": set()}
+    graph = [dvc.Stage(name, frozenset(needed)) for name, needed in needs.items()]
     assert [stage.name for stage in module.choose(graph, ["b"])] == ["a", "b@x", "b@y"]
     assert [stage.name for stage in module.choose(graph, ["b@y"])] == ["a", "b@y"]
     assert module.choose(graph, []) == graph
@@ -343,18 +336,12 @@ def test_choosing_stages_takes_what_they_need() -> None:
 
 
 def test_scores_stand_beside_their_baselines() -> None:
-    table = {
-        "ddpm_mel": {
-            "fad_tagger": 12.345,
-            "kl_tagger": 1.5,
-            "embedders": {"tagger": {}},
-            "baselines": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}},
-        }
-    }
-    assert scores.rows(table) == [
-        ["family", "score", "value", "floor", "codec", "silence"],
-        ["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"],
-    ]
+    metrics = {"fad_tagger": 12.345, "kl_tagger": 1.5, "embedders": {"tagger": {}}}
+    metrics["baselines"] = {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}}
+    table = {"ddpm_mel": metrics}
+    head, *rows = scores.rows(table)
+    assert head == ["family", "score", "value", "floor", "codec", "silence"]
+    assert rows == [["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"]]
     assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in scores.markdown(table)
     place = "FAD (tagger) 12.1: between pieces of 200 ms (4.4) and random phases (20.6)"
     table["ddpm_mel"]["ladder"] = {"sentences": {"fad_tagger": place, "mmd_tagger": "MMD"}}
@@ -415,10 +402,8 @@ def test_stages_at_the_same_time_have_a_whole_line_each_when_they_end(capsys: py
     second.note({"done": 0.21})
     second.ended("ran, 5 s")
     first.ended("ran, 4 min 22 s")
-    assert (
-        capsys.readouterr().out
-        == "[1/2] train@x  takes about 4 min 00 s\n[2/2] tagger   ran, 5 s\n[1/2] train@x  ran, 4 min 22 s\n"
-    )
+    lines = ["[1/2] train@x  takes about 4 min 00 s", "[2/2] tagger   ran, 5 s", "[1/2] train@x  ran, 4 min 22 s"]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_bars_of_stages_at_the_same_time_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,8 @@ def test_only_the_entries_of_current_stages_are_pushed(tiny: Path, tmp_path: Pat
     assert (told.remote, told.objects, told.size) == ("store", len(sizes), sum(sizes))
     assert len(list((tiny / ".dvc/cache/runs").glob("*/*/*"))) == 3
     pushed = [params.read_yaml(path) for path in (tmp_path / "store/runs").glob("*/*/*")]
-    assert sorted(entry["cmd"] for entry in pushed) == sorted(
-        entry["cmd"] for entry in params.read_yaml(tiny / "dvc.lock")["stages"].values()
-    )
+    stages = params.read_yaml(tiny / "dvc.lock")["stages"].values()
+    assert sorted(entry["cmd"] for entry in pushed) == sorted(entry["cmd"] for entry in stages)
 
 
 def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_build(tiny, bucket, alone, monkeypatch):

@@ -32,10 +32,8 @@ FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 
 
 def row(name: str, fad: float, seconds: float | None, slope: Estimate | None = None) -> Row:
-    scores = {
-        "fad": MetricResult(Estimate(fad, fad - 1, fad + 1), baselines={"floor": 3.0}),
-        "label_accuracy": MetricResult(Estimate(0.5)),
-    }
+    result = MetricResult(Estimate(fad, fad - 1, fad + 1), baselines={"floor": 3.0})
+    scores = {"fad": result, "label_accuracy": MetricResult(Estimate(0.5))}
     trainings = (Training("train", 300, 2.0, slope),)
     facts = {"parameters": 1000, "trainings": trainings, "peak_memory_bytes": 2.0**30, "seconds_per_second": seconds}
     return Row(name, scores, kind="a model", **facts)
@@ -85,9 +83,8 @@ def test_a_score_that_is_not_ranked_is_marked_and_wins_nothing():
     own = replace(row("own loss", 1.0, 0.01), scores=scores_under("tagger", {0: metrics}))
     other = not_ranked(row("other clips", 2.0, 0.02), "measured against clips of `one_bar`, the others of `default`")
     rows = [own, other, *ROWS]
-    assert verdict(rows, []).startswith(
-        "For quality choose slow: FAD 10, not significantly better than quick and poor. For speed choose quick"
-    )
+    said = "For quality choose slow: FAD 10, not significantly better than quick and poor. For speed choose quick"
+    assert verdict(rows, []).startswith(said)
     assert [one.name for one in front(rows)] == ["quick", "slow"]
     assert list(table(rows)["family"]) == ["slow", "quick", "poor", "own loss", "other clips"]
     assert table(rows).loc[3]["FAD"] == "1†"

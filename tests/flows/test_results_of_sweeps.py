@@ -38,9 +38,7 @@ def test_the_knee_is_the_cheapest_row_that_is_as_good_as_the_best(distances, nam
     """Intervals reach one below each value: 12 reaches 11.5, and 15 does not reach 12."""
     rows = make_rows([Outcome(str(n), 0, scored(fad)) for n, fad in enumerate(distances, 1)], {}, "", None)
     (told,) = [note for note in results_table.of_sweep("Ranks", rows, None, True).notes if note.startswith("Knee")]
-    assert told.startswith(
-        f"Knee: “{named}” is the cheapest whose fad_yamnet cannot be told from the best, {min(distances):.3g} of"
-    )
+    assert told.startswith(f"Knee: “{named}” is the cheapest whose fad_yamnet cannot be told from the best, {min(distances):.3g}")
     assert ("more may be better still" in told) == costly
     assert not [note for note in results_table.of_sweep("Ranks", rows, None).notes if note.startswith("Knee")]
 
@@ -53,9 +51,8 @@ def tuned(fad: float, copies: float, of_base: float = 20.0) -> dict:
 
 
 def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
-    rows = rows_of(
-        Outcome("rank 2", 0, tuned(12.0, 0.1)), Outcome("rank 8", 0, tuned(11.0, 0.5)), Outcome("rank 16", 0, failure="why")
-    )
+    ranks = [Outcome("rank 2", 0, tuned(12.0, 0.1)), Outcome("rank 8", 0, tuned(11.0, 0.5))]
+    rows = rows_of(*ranks, Outcome("rank 16", 0, failure="why"))
     assert [row.name for row in rows][:4] == ["base", "rank 2", "rank 8", "rank 16"]
     lines = table(rows).table()
     assert lines["fad_yamnet"].tolist()[:3] == ["20", "12 (11 … 14)", "11 (10 … 13)"]
@@ -73,11 +70,8 @@ def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
 
 
 def test_bases_that_differ_are_a_row_each():
-    outcomes = [
-        Outcome(name, seed, tuned(12.0 + seed, 0.1, of_base + seed))
-        for name, of_base in (("one", 20.0), ("two", 30.0))
-        for seed in (0, 1)
-    ]
+    pairs = [(name, of_base, seed) for name, of_base in (("one", 20.0), ("two", 30.0)) for seed in (0, 1)]
+    outcomes = [Outcome(name, seed, tuned(12.0 + seed, 0.1, of_base + seed)) for name, of_base, seed in pairs]
     assert [row.name for row in rows_of(*outcomes[:2])][:2] == ["base", "one"]
     rows = rows_of(*outcomes)
     assert [row.name for row in rows][:4] == ["base of one", "base of two", "one", "two"]
@@ -114,12 +108,9 @@ def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_
 
 
 def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
-    rows = rows_of(
-        Outcome("pressure", 0, scored(10.0)),
-        Outcome("none", 0, scored(11.0)),
-        Outcome("pressure", 1, failure="stage train@tango failed: it ran out of memory"),
-        Outcome("none", 1, scored(20.0)),
-    )
+    failed = Outcome("pressure", 1, failure="stage train@tango failed: it ran out of memory")
+    done = [Outcome("none", 0, scored(11.0)), Outcome("none", 1, scored(20.0))]
+    rows = rows_of(Outcome("pressure", 0, scored(10.0)), failed, *done)
     assert rows[1].scores["fad_yamnet"].total.value == 15.5
     assert rows[1].scores["fad_yamnet"].difference == Estimate(1.0)
     record = table(rows).table().iloc[0]

@@ -42,9 +42,8 @@ def server(tiny: Path, tmp_path: Path) -> Iterator[PrefectServer]:
 def running(module: str, *arguments: str, project: Path, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command that is there until it is stopped; Prefect leaves a folder behind."""
     with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], cwd=project, env={**os.environ, **variables}, stdout=file, stderr=file
-        )
+        command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, **variables}
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=file)
     try:
         yield process
     finally:
@@ -173,9 +172,8 @@ def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(tin
     assert asked == []
     (run,) = ask(server.address, "flow_runs/filter", server.login)
     assert run["state_type"] == "COMPLETED"
-    done = subprocess.run(
-        [*command, "--force"], cwd=tiny, env={**variables, "PREFECT_API_URL": prefect_server}, capture_output=True, text=True
-    )
+    variables["PREFECT_API_URL"] = prefect_server
+    done = subprocess.run([*command, "--force"], cwd=tiny, env=variables, capture_output=True, text=True)
     assert done.returncode == 1
     assert "refuses our login; set PREFECT_API_AUTH_STRING" in done.stdout
 

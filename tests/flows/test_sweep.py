@@ -111,12 +111,8 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     assert not (project / "data" / "generated").exists()  # the project's own parameters and outputs are not touched
 
     flow_runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=4)
-    assert [run["name"] for run in flow_runs] == [
-        "numbers: broken, seed 1",
-        "numbers: five, seed 1",
-        "numbers: two, seed 1",
-        "sweep numbers",
-    ]
+    outcome = [run["name"] for run in flow_runs]
+    assert outcome == ["numbers: broken, seed 1", "numbers: five, seed 1", "numbers: two, seed 1", "sweep numbers"]
     assert [run["state_type"] for run in flow_runs] == ["FAILED", "COMPLETED", "COMPLETED", "FAILED"]
     artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_runs[-1]["id"]]}})
     found: dict[str, Any] = {artifact["key"]: artifact for artifact in artifacts}
@@ -147,10 +143,8 @@ def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in (project / "workspaces").iterdir()} == {"sweep-numbers", "sweep-numbers.lane2"}
     first = [line for line in done.stdout.splitlines() if "[1/2] first " in line]
-    assert sorted(line.partition("  ")[2].strip().partition(",")[0] for line in first) == [
-        "done before: taken from the cache",
-        "ran",
-    ]
+    ends = sorted(line.partition("  ")[2].strip().partition(",")[0] for line in first)
+    assert ends == ["done before: taken from the cache", "ran"]
     assert {line.partition(": [")[0] for line in first} == {"numbers: two, seed 1", "numbers: five, seed 1"}
     runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", flows={"name": {"any_": ["pipeline"]}}, limit=2)
     assert max(run["start_time"] for run in runs) < min(run["end_time"] for run in runs)

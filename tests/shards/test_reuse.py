@@ -226,11 +226,8 @@ def write_items(items: list[tuple[str, int]], output: Path, previous: Path | Non
                     for number in range(count):
                         rng = random.Random(f"{key}/{number}")
                         audio = {"bytes": rng.randbytes(300), "path": f"{name}.flac"}
-                        words = {
-                            "clip_id": f"{name}_{number}",
-                            "caption": None if number else "é",
-                            "labels": ["a"] * number or None,
-                        }
+                        caption, labels = None if number else "é", ["a"] * number or None
+                        words = {"clip_id": f"{name}_{number}", "caption": caption, "labels": labels}
                         writer.write({"audio": audio, "ratio": rng.random() if number % 2 else None, **words})
     return writer.report
 

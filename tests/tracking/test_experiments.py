@@ -42,11 +42,8 @@ def test_each_has_its_title_recordings_minutes_and_last_scores(project, bring):
     record(project, ["experiment=loops_projected_gan", "projected_gan.train.steps=7"], {"kl_tagger": 1.5})
     record(project, ["model=ddpm_mel"], {"fad_yamnet": 1.0})  # of no experiment
     bring(project)
-    assert shown(project, "esc10_ddpm_mel") == [
-        "esc10_ddpm_mel: The mel DDPM by label",
-        "  ESC-10, 45 minutes of training",
-        "  fad_yamnet 10.2 (a pipeline)",
-    ]
+    found = shown(project, "esc10_ddpm_mel")
+    assert found == ["esc10_ddpm_mel: The mel DDPM by label", "  ESC-10, 45 minutes of training", "  fad_yamnet 10.2 (a pipeline)"]
     assert shown(project, "loops_projected_gan")[-1] == "  kl_tagger 1.5 (a pipeline; with other projected_gan.train.steps)"
     assert len(shown(project, "esc10_tango")) == 2  # no scores
 

@@ -168,9 +168,8 @@ def found(home: Path) -> dict[str, tuple[str, str]]:
 def test_doctor_tries_everything_and_leaves_nothing(server, bucket, machines, monkeypatch):
     before = bucket.keys(BUCKET)
     findings = found(machines[0])
-    assert {name: state for name, (state, _) in findings.items()} == dict.fromkeys(
-        ("tracking", "MLflow", "clocks", "recording"), "ok"
-    )
+    states = {name: state for name, (state, _) in findings.items()}
+    assert states == dict.fromkeys(("tracking", "MLflow", "clocks", "recording"), "ok")
     assert bucket.keys(BUCKET) == before
     experiment = client(machines[0]).get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     assert [name for name in experiment.tags if name.startswith("doctor")] == []
