@@ -183,7 +183,9 @@ def scoring_setup(
 ) -> Setup:
     import os
 
-    from soundmill.evaluation import evaluator, protocols
+    import pooch
+
+    from soundmill.evaluation import protocols
     from soundmill.evaluation.library import Setup
 
     if protocol and embedder:
@@ -193,7 +195,8 @@ def scoring_setup(
         chosen = chosen.model_copy(update={"seed": seed})
     root = project_if_any(project)
     tagger = root / "data" / "tagger" if root and (root / "data" / "tagger").is_dir() else None
-    return Setup(chosen, cache or evaluator.user_cache(), workers or os.cpu_count() or 1, tagger, progress_bar)
+    cache = cache or Path(pooch.os_cache("soundmill")) / "embeddings"
+    return Setup(chosen, cache, workers or os.cpu_count() or 1, tagger, progress_bar)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

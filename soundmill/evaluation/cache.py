@@ -146,10 +146,7 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def drop_damaged(directory: Path, workers: int) -> list[str]:
-    """Remove files whose bytes have changed since they were written (a failing disk); returns their names.
-
-    Parquet's own checks would notice only part of such damage.
-    """
+    """Remove files whose bytes changed after they were written, which Parquet notices only in part; returns their names."""
     paths = sorted(directory.glob("*.parquet"))
     digests = hashing.file_digests([bytes(path) for path in paths], workers=workers)
     # A file that has disappeared was removed by another run.

@@ -65,10 +65,7 @@ def compare(
 
 
 def beyond_chance(p: float, low: float, high: float) -> bool:
-    """Whether a difference is significant: p is below LEVEL and the 95 % interval excludes zero.
-
-    Both are needed, as sets that differ only in their spread may have a small p.
-    """
+    """Whether p is below LEVEL and the 95 % interval excludes zero: sets that differ only in their spread may have a small p."""
     return p < LEVEL and not low <= 0 <= high
 
 

@@ -191,13 +191,6 @@ def write_json(document: Mapping[str, Any], path: Path) -> None:
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def user_cache() -> Path:
-    """The default directory of cached embeddings."""
-    import pooch
-
-    return Path(pooch.os_cache("soundmill")) / "embeddings"
-
-
 def _class_of(clip_id: str) -> str:
     """The top-level folder; empty if there is none."""
     return clip_id.partition("/")[0] if "/" in clip_id else ""

@@ -238,10 +238,7 @@ def embed_all(
 
 
 def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -> View:
-    """Embeddings [1, D] of texts by id, with an embedder that reads texts (clap), cached beside those of sounds.
-
-    `embed_all` has verified the directory.
-    """
+    """Embeddings [1, D] of texts by id, cached beside those of sounds, whose directory `embed_all` has verified."""
     directory = config.directory(cache)
     keys = {clip_id: hashing.digest("text", text) for clip_id, text in sorted(texts.items())}
     cached = Embedded(directory, set(keys.values()))
@@ -304,8 +301,7 @@ def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.
 
 
 def prepared(sound: Sound, wave: np.ndarray, rate: int, level: Level, sample_rate: int) -> np.ndarray:
-    """The wave [..., T] as an embedder takes it: at its sample rate, and spoiled there, since what it cannot hear needs no
-    spoiling."""
+    """The wave [..., T] at the embedder's sample rate, and spoiled there, since what it cannot hear needs no spoiling."""
     wave = resample(set_level(wave, level), rate, sample_rate)
     if not sound.spoiling:
         return wave

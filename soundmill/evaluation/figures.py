@@ -139,8 +139,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> list[float]:
-    """Positions of texts on a scale `width` inches wide: without overlap and, by least squares, as close as possible to their
-    ascending values."""
+    """Places of texts on a scale `width` inches wide: without overlap, by least squares close to their ascending values."""
     from scipy.optimize import isotonic_regression
 
     if not texts:

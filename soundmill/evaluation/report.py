@@ -13,22 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import csv_files, disk, page, terminal
-from soundmill.evaluation import figures
+from soundmill.evaluation import figures, score_rows
 from soundmill.evaluation.ladder import RUNGS, Climbed, climbed
 from soundmill.evaluation.library import rounded
-from soundmill.evaluation.score_rows import (
-    BASELINES,
-    MEANINGS,
-    METRICS,
-    TITLES,
-    ScoreRow,
-    baselines_of,
-    interval,
-    number,
-    rows_of,
-    shown,
-    verdict,
-)
+from soundmill.evaluation.score_rows import TITLES, ScoreRow, baselines_of, number, rows_of
 from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, draw_section
 
 if TYPE_CHECKING:
@@ -126,7 +114,7 @@ def _page(
     from soundmill.drawing import shorten
 
     rows, counts = rows_of(metrics), metrics["counts"]
-    terms = [key for key in (*METRICS, *BASELINES) if any(key == row.metric or key in row.baselines for row in rows)]
+    used = {row.metric for row in rows}.union(*(row.baselines for row in rows))
     drawn = [draw_section(section, faults) for section in sections]
     return page.render(
         "soundmill.evaluation",
@@ -134,14 +122,14 @@ def _page(
         title=title,
         metrics=metrics,
         note=note,
-        verdicts=[text for text in (verdict(row, counts) for row in rows) if text],
+        verdicts=[text for text in (score_rows.verdict(row, counts) for row in rows) if text],
         shares=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
         svgs={"scores": None, "ladder": None, **svgs},
         ladder={"missing_class": "", **metrics["ladder"]} if "ladder" in metrics else None,
         climbs=climbed(metrics),
         shorten=shorten,
         scores=_scores(rows),
-        terms=[(TITLES[key], MEANINGS[key]) for key in terms],
+        terms=[(TITLES[key], meaning) for key, meaning in score_rows.MEANINGS.items() if key in used],
         classes=_classes(classes, rows),
         training=training,
         sections=drawn,
@@ -326,7 +314,7 @@ def texts(rows: list[ScoreRow], named: str) -> pd.DataFrame:
     if named == "title":
         embedders = [row.embedder if row.role == "generated" else f"{row.embedder}, {row.role}" for row in rows]
         columns = {"metric": [TITLES[row.metric] for row in rows], "embedder": embedders}
-    columns |= {"value": [shown(row) for row in rows], "95 %": [interval(row) for row in rows]}
+    columns |= {"value": [score_rows.shown(row) for row in rows], "95 %": [score_rows.interval(row) for row in rows]}
     for name in baselines_of(rows):
         columns[TITLES[name]] = [number(row.metric, row.baselines[name]) if name in row.baselines else "–" for row in rows]
     return pd.DataFrame(columns)

@@ -265,10 +265,7 @@ def measure(task: Measurement) -> dict[str, Any]:
 
 
 def climb(metric: str, rungs: Rungs, seed: int) -> dict[str, dict[str, Any]]:
-    """One metric on every rung of the ladder: values by rung, and why others cannot be measured.
-
-    What all rungs are compared with is read once.
-    """
+    """One metric on every rung of the ladder, whose reference is read once: values by rung, and why others are missing."""
     values: dict[str, float] = {}
     missing: dict[str, str] = {}
     compared_with: dict[int, scores.EmbeddingSet] = {}

@@ -11,14 +11,7 @@ from pydantic import AfterValidator
 
 from soundmill import pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import (
-    CLAP,
-    CLAP_PROCESSOR,
-    GPT2_TOKENIZER,
-    Declaration,
-    Embedder,
-    TaggerDeclaration,
-)
+from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, GPT2_TOKENIZER, Declaration, Embedder, TaggerDeclaration
 from soundmill.params import did_you_mean, read_yaml
 from soundmill.pretrained import Weights
 
@@ -75,10 +68,7 @@ def find(name: str) -> Declaration:
 
 
 def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
-    """Load an embedder; missing weights raise UserError.
-
-    `tagger` is the directory of the pipeline's tagger, `options` are those that a protocol sets.
-    """
+    """Load an embedder; missing weights raise UserError. `tagger`: the pipeline's; `options`: those that a protocol sets."""
     declared = find(name)
     for option in options:
         if option not in declared.options:
