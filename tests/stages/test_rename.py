@@ -1,6 +1,5 @@
 """The named files as TANGO reads them."""
 
-import contextlib
 import io
 import json
 import os
@@ -55,31 +54,23 @@ def test_rename_writes_what_tango_reads(small, capsys):
     assert "train" in {row["split"] for row in catalog.values()}
 
 
-def fed_to_train_py(lists: dict[str, Path], tango: Path) -> dict[str, list[tuple[str, float]]]:
-    """What TANGO's train.py loads of these lists in its checkout `tango`: captions, to which it adds a prefix, and seconds."""
-    columns = {split: pd.read_json(path, lines=True) for split, path in lists.items()}
-    with contextlib.chdir(tango):
-        return {
-            split: [("" + row.captions, soundfile.info(row.location).duration) for row in rows.itertuples()]
-            for split, rows in columns.items()
-        }
-
-
 @pytest.mark.parametrize(("naming", "name"), [("start", "bbbbbbbbbbb_0.wav"), ("split", "test/Ybbbbbbbbbbb.wav")])
-def test_tangos_train_py_reads_our_lists_and_its_own(small, tmp_path_factory, naming, name):
-    rows = [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0)]
-    shards.write_rows(rows, small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
+def test_tangos_train_py_reads_our_lists_and_its_own(small, tmp_path, monkeypatch, naming, name):
+    """In its checkout it adds a prefix to each caption, and opens each location."""
+    shards.write_rows([clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0)], small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
     settle(small, 1, **(NAMING | {"rename": NAMING["rename"] | {"naming": naming}}))
     call_rename()
-    assert (small / "data/audiocaps/audio" / name).is_file()
-    tango = tmp_path_factory.mktemp("tango")
-    (tango / "data").mkdir()
+    tango = tmp_path / "tango"
+    (tango / "data").mkdir(parents=True)
     (tango / "data/audiocaps").symlink_to(small / "data/audiocaps")
-    lists = {split: tango / f"data/audiocaps/{split}.json" for split in ("train", "test")}
-    assert fed_to_train_py(lists, tango) == {"train": [('first "é"', 0.1)], "test": [("one", 0.1), ("other", 0.1)]}
-    published = tango / "published.json"
-    published.write_text(json.dumps({"location": f"data/audiocaps/audio/{name}", "captions": "its own"}))
-    assert fed_to_train_py({"test": published}, tango) == {"test": [("its own", 0.1)]}
+    monkeypatch.chdir(tango)
+    Path("data/own.json").write_text(json.dumps({"location": f"data/audiocaps/audio/{name}", "captions": "its own"}))
+    lists = {"audiocaps/train": ['first "é"'], "audiocaps/test": ["one", "other"], "own": ["its own"]}
+    for file, captions in lists.items():
+        rows = pd.read_json(f"data/{file}.json", lines=True)
+        assert [("" + row.captions, soundfile.info(row.location).duration) for row in rows.itertuples()] == [
+            (caption, 0.1) for caption in captions
+        ]
 
 
 def test_two_clips_of_a_video_cannot_both_be_named_after_it(small, capsys):
