@@ -1,6 +1,7 @@
-"""Whose sounds weights were trained on: known tables, hostile values, ancestors, and a real checkpoint."""
+"""Whose sounds weights were trained on: known tables, hostile values, ancestors, a real checkpoint; and the stage."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 
 from soundmill import attribution, manifest, params, shards
 from soundmill.errors import UserError
+from soundmill.shards.code import ROOT
 from soundmill.training.trained_on import write_trained_on
+from stages import attribution as stage
 from tests.commands.running import soundmill, works
+from tests.stages.handling import call, settle
 
 
 def clip(recording: str, number: int = 0, **more) -> dict:
@@ -223,3 +227,36 @@ def test_a_trained_model_is_credited_to_exactly_the_recordings_it_was_trained_on
         done = works("licences", family, cwd=built_graph)
         hours = sum(credit.seconds for credit in found) / 3600
         assert f"licence CC0-1.0: {hours:.2f} h" in done.stdout
+
+
+PORTS = ("--family", "tiny", "--model", "data/model", "--corpus", "data/corpus", "--table", "data/a/ATTRIBUTION.csv")
+
+
+def credit(**terms) -> tuple[list[attribution.Credit], str]:
+    recordings(Path("data/corpus/recordings.parquet"), **terms)
+    call(stage, *PORTS, "--summary", "data/a/summary.json")
+    return attribution.read(Path("data/a/ATTRIBUTION.csv")), Path("data/a/summary.json").read_text()
+
+
+def test_a_new_name_changes_the_table_and_nothing_that_another_stage_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, tiny={}, attribution={})
+    checkpoint(tmp_path / "data/model", [clip("dog"), clip("cat")], vocoder=[clip("owl")])
+    (tmp_path / "data/corpus").mkdir()
+    terms = {"cat": ("CC0-1.0", "Bob", None, "refused"), "owl": ("CC-BY-4.0", "Eve", None, "allowed")}
+    before, shown = credit(dog=("CC0-1.0", "Ann", None, "allowed"), **terms)
+    expected = [("cat.wav", "Bob", "model"), ("dog.wav", "Ann", "model"), ("owl.wav", "Eve", "vocoder")]
+    assert [(row.recording, row.creator, row.used_for) for row in before] == expected
+    renamed, still = credit(dog=("CC0-1.0", "Ann B.", None, "allowed"), **terms)
+    assert (renamed[1].creator, still) == ("Ann B.", shown)
+    _, without = credit(dog=(None, "Ann", None, "unknown"), **terms)
+    assert json.loads(without)["marks"] == ["refused", "unknown"]
+    assert json.loads(without)["hours"]["licence"].keys() == {"CC0-1.0", "CC-BY-4.0", "unknown"}
+
+
+def test_only_what_names_or_shows_terms_depends_on_them():
+    graph = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+    stages = {name: entry.get("do", entry) for name, entry in graph.items()}
+    readers = {name: {dep for dep in entry["deps"] if "data/attribution" in dep} for name, entry in stages.items()}
+    assert {name: deps for name, deps in readers.items() if deps} == {"evaluate": {"data/attribution/${key}/summary.json"}}
+    assert not any("data/corpus" in dep for name in ("train", "generate", "evaluate") for dep in stages[name]["deps"])

@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-import torch
-
 from soundmill import params, text
 from soundmill.decoding import decode
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.tango.model import Tango, build_net
 from soundmill.models.tango.params import TrainParams
 from tests.imports import ROOT
-from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.models.components.test_mel_autoencoder import SPEC, untrained
 from tests.prepared import sound, write_sounds
 
 FRAMES = 128  # of a log-mel: 1.28 s, a window of YAMNet's and some
@@ -32,9 +29,7 @@ def write_untrained(home: Path) -> Path:
         ],
     )  # fmt: skip
     trained = params.parse(TrainParams, document["tango"]["train"], "tango.train")
-    torch.manual_seed(0)
-    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
-    model.residual = [0.5] * SPEC.n_mels
+    model = untrained()
     save_codec(model, home / "autoencoder", {})
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     config = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)

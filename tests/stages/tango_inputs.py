@@ -3,16 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from soundmill import manifest, shards, text
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
 from tests import prepared
-from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.models.components.test_mel_autoencoder import SPEC, untrained
 from tests.stages import of_waves
 
 LENGTH, SHORT = 4000, 3000  # samples of a clip, and of the sound in test-0's
@@ -29,10 +27,7 @@ MIXED = {"mix-0": ("clip-0", "clip-1"), "mix-1": ("clip-3", "clip-1")}
 
 def write(directory: Path) -> Path:
     """`inputs/`, which a training takes, catalogs, and `clips/` for the generating."""
-    torch.manual_seed(0)
-    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
-    model.residual = [0.5] * SPEC.n_mels
-    digest = save_codec(model, directory / "inputs" / "autoencoder", {"kind": "train"})["digest"]
+    digest = save_codec(untrained(), directory / "inputs" / "autoencoder", {"kind": "train"})["digest"]
     about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, num_samples=FRAMES * SPEC.hop_length)
     write_latents(directory / "inputs" / "latents" / "clips", CAPTIONS, about)
     write_latents(directory / "inputs" / "latents" / "mixes", MIXES, about)

@@ -81,7 +81,7 @@ def lay(root: Path, paths: list[str]) -> None:
 
 
 def take(terms: dict, project: Path) -> None:
-    sections = {name: PARAMS[name] for name in ("duplicates", "quality")} | {"splits": SPLITS, "catalog": CATALOG}
+    sections = PARAMS | {"splits": SPLITS, "catalog": CATALOG}
     sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
     sections["families"] = {"diffwave": {"clips": "default"}}  # by which the card finds labels
     corpus = external("sounds") | {"terms": terms}

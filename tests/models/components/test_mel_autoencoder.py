@@ -25,6 +25,14 @@ STARTED = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=3, grou
 SPEC = spec_with(n_mels=16, peak=0.5)
 
 
+def untrained() -> Autoencoder:
+    """With noise for grain, for others' tests."""
+    torch.manual_seed(0)
+    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
+    model.residual = [0.5] * SPEC.n_mels
+    return model
+
+
 @pytest.fixture
 def model() -> Autoencoder:
     torch.manual_seed(0)
