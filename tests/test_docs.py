@@ -162,7 +162,6 @@ def test_which_licences_are_permissive():
         assert not docs_tables.is_permissive(expression), expression
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Commands
 
 # What stands for what a person puts there; for all else, `recordings`.

@@ -210,7 +210,6 @@ def test_a_folder_that_is_not_there_is_told(root, runs):
     assert runs == []
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What training will take
 
 TINY = ["corpus=auto", "ddpm_mel.train.steps=1000", "ddpm_mel.train.batch_size=2"]

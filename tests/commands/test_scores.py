@@ -86,7 +86,6 @@ def test_the_metrics_of_the_ladder():
         scores._metrics(["fadd"])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # `soundmill spectrogram compare`
 
 

@@ -19,13 +19,9 @@ def test_metadata_csv_in_any_folder_names_files_beside_itself(tmp_path):
     write(tmp_path, "validation/metadata.csv", "file_name,text,label\na.wav,A dog,dog\n")
     write(tmp_path, "test/metadata.csv", "file_name,text,label\nd.wav,A cat,cat\ngone.wav,Lost,cat\n,nothing,x\n")
     tables = scan(tmp_path)
-    assert recordings(tables, "split", "labels") == {
-        "test/d.wav": ("test", ["cat"]),
-        "test/unnamed.wav": ("test", []),
-        "train/a.wav": ("train", ["rain sound"]),
-        "train/deep/b c.wav": ("train", []),
-        "validation/a.wav": ("valid", ["dog"]),
-    }
+    found = {"test/d.wav": ("test", ["cat"]), "test/unnamed.wav": ("test", []), "validation/a.wav": ("valid", ["dog"])}
+    train = {"train/a.wav": ("train", ["rain sound"]), "train/deep/b c.wav": ("train", [])}
+    assert recordings(tables, "split", "labels") == found | train
     result = captions(tables)
     assert (result["train/a.wav"], result["validation/a.wav"]) == (["Rain, heavy"], ["A dog"])
     assert [row["id"] for row in tables.missing] == ["gone.wav"]
@@ -246,12 +242,9 @@ def test_splits_of_a_manifest_whose_files_lie_elsewhere(tmp_path):
 
 
 def test_recordings_of_one_original_are_a_group(tmp_path):
-    write_table(
-        tmp_path / "us8k" / "train.parquet",
-        [cell(n) for n in range(4)],
-        slice_file_name=["100032-3-0-0.wav", "100032-3-0-1.wav", "24074-1-0-3.wav", "no slice.wav"],
-        fsID=[100032, 100032, None, None],
-    )
+    slices = ["100032-3-0-0.wav", "100032-3-0-1.wav", "24074-1-0-3.wav", "no slice.wav"]
+    originals = {"slice_file_name": slices, "fsID": [100032, 100032, None, None]}
+    write_table(tmp_path / "us8k" / "train.parquet", [cell(n) for n in range(4)], **originals)
     write_table(tmp_path / "esc" / "train.parquet", [cell(4), cell(5)], src_file=[100032, 210], category=["dog", "rain"])
     put(tmp_path, "a.wav", "b.wav")
     write(tmp_path, "metadata.csv", "file_name,freesound_id,text\na.wav,100032,A\nb.wav,0,B\n")

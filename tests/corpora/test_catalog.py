@@ -87,12 +87,8 @@ def test_captions_that_do_not_fit_are_left_out_and_tags_describe_what_has_no_cap
     heard |= {"b_0": Heard([], {"a bell"}), "c_0": Heard(["bell"])}
     everything = [*clips("a", 0.0, 5.0), *clips("b", 0.0), *clips("c", 0.0)]
     result = match(list(map(recording, "abc")), rows, everything, ["{label}", "the sound of {tags}"], heard)
-    assert descriptions(result) == {
-        "a_0": (["a dog"], ["water"], "recording"),
-        "a_5": (["the sound of wind"], ["water"], "tags"),
-        "b_0": ([], [], "none"),
-        "c_0": (["the sound of bell"], [], "tags"),
-    }
+    found = {"a_0": (["a dog"], ["water"], "recording"), "a_5": (["the sound of wind"], ["water"], "tags")}
+    assert descriptions(result) == found | {"b_0": ([], [], "none"), "c_0": (["the sound of bell"], [], "tags")}
     assert (result.matched, result.missing) == (3, [])
 
 
@@ -140,12 +136,8 @@ def test_names_give_what_is_in_them_and_nothing_else(path, expected):
 
 def test_the_first_template_with_known_fields_makes_the_caption():
     templates = ["{label} at {tempo} bpm in {key}", "{label} at {tempo} bpm", "{label}", "{file}, {folder}", "{file}"]
-    known = {
-        "a loop at 90 bpm in A minor": facts("x_90bpm_Am.wav", "a loop"),
-        "dog, rain and wind": facts("x.wav", "dog", "rain", "wind"),
-        "door slam, house": facts("house/door_slam.wav"),
-        "door slam": facts("door_slam.wav"),
-    }
+    known = {"a loop at 90 bpm in A minor": facts("x_90bpm_Am.wav", "a loop"), "door slam": facts("door_slam.wav")}
+    known |= {"dog, rain and wind": facts("x.wav", "dog", "rain", "wind"), "door slam, house": facts("house/door_slam.wav")}
     assert {catalog.choose(templates, of)[0].format_map(of): of for of in known.values()} == known
     assert catalog.choose(templates, facts("4.wav")) == []
     assert catalog.choose(["{label}"], {"label": "{file} {0}"})[0].format_map({"label": "{file} {0}"}) == "{file} {0}"

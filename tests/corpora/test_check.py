@@ -140,12 +140,8 @@ def test_what_is_damaged_is_missing_with_its_captions_and_numbers(lay, tmp_path)
 def test_the_report_for_a_person_names_what_is_wrong(corpus):
     text = shown(check.check(corpus))
     assert "75.0 % (3 of 4 listed clips have a file)" in text
-    for line in (
-        "  GONEgoneGON at 12 s  train.csv:7",
-        "  [red]stray[/red].wav",
-        "  -bcdefghijk  b/Y-bcdefghijk_0.mp3, Y-bcdefghijk.flac",
-        "  empty.wav  empty: zero bytes",
-    ):
+    clash = "  -bcdefghijk  b/Y-bcdefghijk_0.mp3, Y-bcdefghijk.flac"
+    for line in ("  GONEgoneGON at 12 s  train.csv:7", "  [red]stray[/red].wav", clash, "  empty.wav  empty: zero bytes"):
         assert line in text.splitlines()
 
 

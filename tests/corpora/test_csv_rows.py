@@ -353,19 +353,9 @@ def test_ljspeech_in_a_folder_of_its_own_and_without_recordings(tmp_path):
 
 def test_ljspeech_with_odd_lines(tmp_path):
     put(tmp_path, *WAVS, "secret.wav")
-    lines = [
-        "LJ001-0001|a|one",
-        "LJ001-0001|a|another",
-        "",
-        "LJ001-0002|two cells",
-        "../secret|climbs out of wavs, and stays in the corpus|x",
-        "../../../etc/passwd|x|x",
-        "|x|x",
-        "LJ001-0003|a|b|c",
-        "LJ001-0003",
-        "LJ001-0003| | ",
-        "LJ001-0003|café|café",
-    ]
+    lines = ["LJ001-0001|a|one", "LJ001-0001|a|another", "", "LJ001-0002|two cells"]
+    lines += ["../secret|climbs out of wavs, and stays in the corpus|x", "../../../etc/passwd|x|x", "|x|x"]
+    lines += ["LJ001-0003|a|b|c", "LJ001-0003", "LJ001-0003| | ", "LJ001-0003|café|café"]
     write(tmp_path, "metadata.csv", b"\xef\xbb\xbf" + "\r\n".join(lines).encode("cp1252"))
     tables = scan(tmp_path)
     assert tables.format == "ljspeech"

@@ -187,14 +187,9 @@ def test_esc50_twice_is_a_collision_and_one_folder_is_described(lay):
     meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n2-2-A-1.wav,2,1,rooster,,2,A\ndog.wav,2,0,dog,,3,A\n"
     result = lay(*(f"audio/{folder}{name}" for folder in ("", "16000/") for name in names), **{"esc50.csv": meta})
     tables = registry.read("esc", result, 1)
-    assert recordings(tables, "labels", "fold", "group") == {
-        "audio/1-1-A-0.wav": (["dog"], 1, "1"),
-        "audio/16000/1-1-A-0.wav": ([], 1, "1"),
-        "audio/2-2-A-1.wav": (["rooster"], 2, "2"),
-        "audio/16000/2-2-A-1.wav": ([], 2, "2"),
-        "audio/dog.wav": (["dog"], 2, "dog.wav"),
-        "audio/16000/dog.wav": ([], 2, "dog.wav"),
-    }
+    described = {"1-1-A-0.wav": (["dog"], 1, "1"), "2-2-A-1.wav": (["rooster"], 2, "2"), "dog.wav": (["dog"], 2, "dog.wav")}
+    copies = {f"audio/16000/{name}": ([], *told) for name, (_, *told) in described.items()}
+    assert recordings(tables, "labels", "fold", "group") == copies | {f"audio/{name}": told for name, told in described.items()}
     assert tables.collisions == [{"id": name, "paths": [f"audio/{name}", f"audio/16000/{name}"]} for name in names]
     assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
 
@@ -243,13 +238,9 @@ def commands(root, valid: str | bytes = f"yes/{SECOND}_nohash_0.wav\n", test: st
 def test_speech_commands(tmp_path):
     commands(tmp_path, test=f"zero/{THIRD}_nohash_0.wav\nnine/{THIRD}_nohash_0.wav\n")
     tables = scan(tmp_path)
-    assert recordings(tables, "labels", "split", "group") == {
-        WORDS[4]: (["nine"], "test", THIRD),
-        WORDS[0]: (["yes"], "train", FIRST),
-        WORDS[1]: (["yes"], "valid", SECOND),
-        WORDS[2]: (["zero"], "train", FIRST),
-        WORDS[3]: (["zero"], "test", THIRD),
-    }
+    words = [(["yes"], "train", FIRST), (["yes"], "valid", SECOND), (["zero"], "train", FIRST)]
+    words += [(["zero"], "test", THIRD), (["nine"], "test", THIRD)]
+    assert recordings(tables, "labels", "split", "group") == dict(zip(WORDS, words, strict=True))
     assert (tables.captions, tables.missing, tables.orphans, tables.collisions, tables.rejected) == ([], [], [], [], [])
     assert len(tables.matched) == len(WORDS)
     (remark,) = tables.remarks

@@ -105,17 +105,9 @@ def test_links_out_of_the_corpus_are_quarantined_and_reported(tmp_path, digests)
     put(corpus, ".annex/r1.wav")
     (tmp_path / "corpus2").mkdir()  # its name begins with the corpus's
     put(tmp_path, "corpus2/c.wav")
-    leaving = {
-        "rain/r0.txt": outside / "passwd",
-        "rain/climbing.txt": "../../outside/passwd",
-        "rain/link.ogg": outside / "deep/b.wav",
-        "rain/chain.wav": corpus / "rain/link.ogg",
-        "near.wav": "../corpus2/c.wav",
-        "folder": outside / "deep",
-        "above": tmp_path,
-        "root": "/",
-        "table.csv": "/etc/hostname",
-    }
+    leaving = {"rain/r0.txt": outside / "passwd", "rain/climbing.txt": "../../outside/passwd", "near.wav": "../corpus2/c.wav"}
+    leaving |= {"rain/link.ogg": outside / "deep/b.wav", "rain/chain.wav": corpus / "rain/link.ogg", "folder": outside / "deep"}
+    leaving |= {"above": tmp_path, "root": "/", "table.csv": "/etc/hostname"}
     staying = {"rain/again.wav": "r0.wav", "r1.wav": ".annex/r1.wav", "out-and-in.wav": "../corpus/rain/r0.wav"}
     for name, target in (leaving | staying).items():
         (corpus / name).symlink_to(target)

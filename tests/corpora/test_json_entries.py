@@ -87,13 +87,9 @@ def test_uids_are_found_under_their_own_and_other_names(lay):
     assert [(row["reason"], row["detail"]) for row in tables.rejected] == [("bad entry", "[3]: no `Uid`")]
 
 
-FREESOUND = {
-    "num_captions_per_audio": 1,
-    "data": [
-        {"title": "a", "description": "b", "author": "c", "href": "d", "caption": "Rain falls.", "id": "180913", "duration": 3.1},
-        {"title": "a", "description": "b", "author": "c", "href": "d", "caption": "A bell.", "id": 17, "duration": 1.0},
-    ],
-}
+SOUND = {"title": "a", "description": "b", "author": "c", "href": "d"}
+RAIN, BELL = {"caption": "Rain falls.", "id": "180913", "duration": 3.1}, {"caption": "A bell.", "id": 17, "duration": 1.0}
+FREESOUND = {"num_captions_per_audio": 1, "data": [SOUND | RAIN, SOUND | BELL]}
 SOUNDBIBLE = [{"title": "a", "caption": "A dog.", "id": "17", "duration": 2}, {"title": "b", "caption": "Gone.", "id": "180913"}]
 AUDIOSET = {"num_captions_per_audio": 1, "data": [{"id": "Yb0RFKhbpFJA.wav", "caption": "Wind blows.", "duration": 10.0}]}
 

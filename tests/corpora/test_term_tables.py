@@ -94,22 +94,11 @@ def test_mtg_jamendo(lay):
         "Available under a Free Art License license: http://artlibre.org/licence/lal\n"
     )
     texts = {"data/raw.meta.tsv": meta, "audio_licenses.txt": listed}
+    track, stated = "http://www.jamendo.com/track", "licence, source_url: audio_licenses.txt:{}; creator: data/raw.meta.tsv:{}"
     assert found_in(lay("audio/14/214.mp3", "audio/15/215.low.mp3", "audio/14/14.mp3", **texts)) == {
         "audio/14/14.mp3": (None,) * 5,
-        "audio/14/214.mp3": (
-            "CC-BY-NC-2.5",
-            "AXL & ARTH",
-            "http://www.jamendo.com/track/214",
-            None,
-            "licence, source_url: audio_licenses.txt:1; creator: data/raw.meta.tsv:2",
-        ),
-        "audio/15/215.low.mp3": (
-            "http://artlibre.org/licence/lal",
-            "AXL",
-            "http://www.jamendo.com/track/215",
-            None,
-            "licence, source_url: audio_licenses.txt:5; creator: data/raw.meta.tsv:3",
-        ),
+        "audio/14/214.mp3": ("CC-BY-NC-2.5", "AXL & ARTH", f"{track}/214", None, stated.format(1, 2)),
+        "audio/15/215.low.mp3": ("http://artlibre.org/licence/lal", "AXL", f"{track}/215", None, stated.format(5, 3)),
     }
 
 
@@ -218,16 +207,9 @@ def test_terms_of_a_name_with_several_meanings_hold_back_each(lay):
 
 def test_tables_that_cannot_be_read_are_named_and_stop_nothing(lay):
     long = "x" * 5000
-    files = lay(
-        "a.wav",
-        "b.wav",
-        **{
-            "deep.json": "[" * 5000 + '"license": 1',
-            "huge.csv": f"filename,license\nb.wav,CC0\na.wav,{'x' * (1 << 20)}\n",
-            "long.csv": f"filename,license,artist\na.wav,{long},Ann\n",
-            "null.csv": b"filename,license\na.wav,CC\x000\n",
-        },
-    )
+    texts = {"deep.json": "[" * 5000 + '"license": 1', "long.csv": f"filename,license,artist\na.wav,{long},Ann\n"}
+    texts["huge.csv"] = f"filename,license\nb.wav,CC0\na.wav,{'x' * (1 << 20)}\n"
+    files = lay("a.wav", "b.wav", **texts, **{"null.csv": b"filename,license\na.wav,CC\x000\n"})
     tables = registry.read("folder", files, 1)
     terms.fill(tables, files)
     found = {row["path"]: (row["licence"], row["creator"]) for row in tables.recordings}

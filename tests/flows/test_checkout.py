@@ -114,7 +114,6 @@ def test_a_workspace_whose_making_failed_is_completed(tiny, monkeypatch):
     assert "brief.py" not in (root / checkout.COPIED).read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A run whose record somebody else wrote
 
 
@@ -337,7 +336,6 @@ def test_what_lies_outside_is_named(tmp_path, monkeypatch):
     assert "constraints.txt" in packages
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is forgotten stays so
 
 DOG, CAT = (

@@ -381,12 +381,8 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):
     monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
     row = Row(log := io.StringIO(), "[1/2] train@x")
     row.line("train/x: resuming at step 2 of 300")
-    for facts in (
-        {"remark": "resuming at step 2 of 300"},
-        {"done": 0.01, "left": 240},
-        {"warning": "splits: warning: no clip is in test"},
-        {"done": 0.03, "left": 230},
-    ):
+    first = {"remark": "resuming at step 2 of 300"}, {"done": 0.01, "left": 240}
+    for facts in (*first, {"warning": "splits: warning: no clip is in test"}, {"done": 0.03, "left": 230}):
         row.note(facts)
     row.ended("ran, 4 min 22 s")
     assert capsys.readouterr().out == (

@@ -152,7 +152,6 @@ def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(
     assert {row["name"]: row["scores"]["fad_tagger"]["total"]["value"] for row in rows} == {"two": 2.1, "five": 5.1}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The files
 
 
