@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 SHORT = """
-model=waveform_unet corpus.recordings=24 waveform_unet.train.steps=2 waveform_unet.generate.count=2
+model=waveform_unet corpus.recordings=60 waveform_unet.train.steps=2 waveform_unet.generate.count=2
 waveform_unet.generate.codec_count=1 waveform_unet.train.sampling.num_steps=2
 tagger.epochs=1 evaluate.ladder=[] evaluate.bootstrap=10
 """
