@@ -76,13 +76,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (config, choices) in STARTED.items():
         document, family = compose(choices), choices.split()[0].removeprefix("model=")
         component = document["vocoder"] if "vocoder.weights" in choices else document[family]["autoencoder"]
-        values = {
-            "mel_spec": SpectrogramParams(**document["spectrogram"][family]).spec,
-            "params": component,
-            **component,
-            **dict.fromkeys(("mean", "deviation", "scaling_factor"), 1.0),
-            **{"residual": [], "sample_rate": 16_000, "phase": 1, "rank": 8, "channels": 1, "digest": "", "source": {}},
-        }
+        values = {"mel_spec": SpectrogramParams(**document["spectrogram"][family]).spec, "params": component, **component}
+        values |= dict.fromkeys(("mean", "deviation", "scaling_factor"), 1.0)
+        values |= {"residual": [], "sample_rate": 16_000, "phase": 1, "rank": 8, "channels": 1, "digest": "", "source": {}}
         saved = config(**{key: values[key] for key in config.model_fields if key in values})
         checkpoint.write_config(saved.model_dump(mode="json"), home / name)
     return home

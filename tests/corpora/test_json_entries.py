@@ -19,12 +19,9 @@ def entry(location: str, captions="a dog barks", **more) -> dict:
 
 
 def test_rows_of_one_location_are_captions_of_one_recording(lay):
-    manifest = lines(
-        entry("/x/audio/r1nicOVtvkQ_30.wav", "one", labels=["dog", "rain"]),
-        entry("data/r1nicOVtvkQ_30.wav", "two"),
-        entry("data/dog bark.wav", ["three", "four"], labels="dog; bark"),
-        entry("data/gone.wav", "five"),
-    )
+    first = entry("/x/audio/r1nicOVtvkQ_30.wav", "one", labels=["dog", "rain"]), entry("data/r1nicOVtvkQ_30.wav", "two")
+    bark = entry("data/dog bark.wav", ["three", "four"], labels="dog; bark")
+    manifest = lines(*first, bark, entry("data/gone.wav", "five"))
     result = lay("sub/r1nicOVtvkQ_30.flac", "dog bark.wav", **{"train.json": "\ufeff" + manifest.replace("\n", "\r\n")})
     tables = registry.read("auto", result, 4)
     assert captions(tables) == {"sub/r1nicOVtvkQ_30.flac": ["one", "two"], "dog bark.wav": ["three", "four"], None: ["five"]}

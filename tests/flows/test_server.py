@@ -142,13 +142,9 @@ def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_serv
     who = {key: value.replace("PORT", port) for key, value in ATTACKERS.get(attacker, {}).items()}
     script = {"prefect.deployments.steps.run_shell_script": {"script": "touch attacked"}}
     evil = {"name": "evil", "flow_id": target["flow_id"], "job_variables": {"command": "touch attacked"}}
-    attempts = {
-        ("PATCH", f"deployments/{target['id']}"): {"pull_steps": [script]},
-        ("POST", f"deployments/{target['id']}/create_flow_run"): {},
-        ("POST", "deployments/"): evil,
-        ("POST", "deployments/filter"): {},
-        ("GET", "admin/settings"): None,
-    }
+    place = f"deployments/{target['id']}"
+    attempts = {("PATCH", place): {"pull_steps": [script]}, ("POST", f"{place}/create_flow_run"): {}}
+    attempts |= {("POST", "deployments/"): evil, ("POST", "deployments/filter"): {}, ("GET", "admin/settings"): None}
     found = [answer(request(prefect_server, path, method=method, body=body, **who)) for (method, path), body in attempts.items()]
     if attacker:
         assert {status for status, _ in found} <= {401, 403}
