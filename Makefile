@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # With PYTHONDONTWRITEBYTECODE set, each of the many processes of a pipeline or test run would recompile all code.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-bench fuzz attack browse run bakeoff server schedule params docs lint bench bench-scale constraints clean-venv
+.PHONY: help demo test test-all test-bench fuzz attack browse play run bakeoff server schedule params docs lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ attack: $(VENV)/.test  ## random kills, every fault of a disk, hostile files, 64
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse
+
+play: $(VENV)/.installed  ## play with the models on http://127.0.0.1:7860: make, change, compare, keep sounds
+	@$(BIN)/soundmill play
 
 run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango (EXPERIMENT=NAME)
 	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} $${MODEL:+--model "$$MODEL"}

@@ -17,6 +17,7 @@ ALLOWED = allowed_imports()
 SOLE_IMPORTERS = {
     "mlflow": "soundmill.tracking",
     "prefect": "flows",
+    "gradio": "soundmill.play",
     "dvc": "bench",  # flows/dvc.py calls the command
     "matplotlib.figure": "soundmill.drawing",
     "matplotlib.pyplot": "soundmill.drawing",
@@ -25,7 +26,7 @@ SOLE_IMPORTERS = {
 READERS = tuple(f"soundmill.{room}" for room in "corpora models training evaluation listening exports text".split())
 UNSAFE = ("pickle.load", "pickle.Unpickler", "Unpickler(", "weights_only=False")  # pickle's exceptions may be named
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
-HEAVY = tuple("torch torchaudio transformers mlflow prefect pandas matplotlib diffusers accelerate scipy".split())
+HEAVY = tuple("torch torchaudio transformers mlflow prefect pandas matplotlib diffusers gradio accelerate scipy".split())
 
 
 def inside(name: str, prefix: str) -> bool:

@@ -60,6 +60,16 @@ class Sound:
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
 
+    def followed_by_silence(self, seconds: float) -> Sound:
+        """The recording, then silence."""
+        added = to_samples(seconds, self.sample_rate)
+
+        def blocks() -> Iterator[np.ndarray]:
+            yield from self.blocks()
+            yield np.zeros((added, self.channels), np.float32)
+
+        return Sound(self.sample_rate, self.channels, self.num_samples + added, blocks)
+
 
 @dataclass(frozen=True)
 class Piece:

@@ -197,6 +197,12 @@ def generate(
     ] = None,
     checkpoint: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
+    asked: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE.json", help="Make a sound again that `soundmill play` kept, with the request beside it."
+        ),
+    ] = None,
     project: Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms.
@@ -204,6 +210,15 @@ def generate(
     Loops (`projected_gan`) repeat seamlessly; `--bpm` and `--repeat` write them at a tempo, which is stored in each file's name and
     in the metadata that samplers read.
     """
+    if asked:
+        from soundmill.play import checkpoints, making
+
+        if prompt or label or settings or lora:
+            raise UserError(f"--from {asked}: that request says what to make; leave out prompts, --label, --set and --lora")
+        root = project_root(project)
+        directory = checkpoint or root / making.read(asked).checkpoint
+        terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
+        return
     loras = _shares(lora)
     if loras and checkpoint is None:
         from soundmill.models import adapted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -196,6 +195,7 @@ def interpolate(
     picture of all.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
+    from soundmill.decoding import decode
     from soundmill.models import transforming
 
     ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
@@ -206,7 +206,7 @@ def interpolate(
     else:
         paths = [Path(end) for end in ends]
         _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
-        sounds, more = [(path.name, _sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
+        sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
@@ -278,7 +278,9 @@ def parse_spans(text: str) -> Spans:
 def _read(files: list[Path], output: Path) -> dict[str, Sound]:
     """Recordings by the stem of their results."""
     _check_results(files, [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")])
-    return {path.stem: _sound(path) for path in files}
+    from soundmill.decoding import decode
+
+    return {path.stem: decode.open_sound(path) for path in files}
 
 
 def _check_results(files: list[Path], results: list[Path]) -> None:
@@ -289,30 +291,6 @@ def _check_results(files: list[Path], results: list[Path]) -> None:
     for path in files:
         if path.resolve() in outputs:
             raise UserError(f"{path}: a result would overwrite it; choose another --output")
-
-
-def _sound(path: Path) -> Sound:
-    """A recording, decoded once completely, so that damage is reported before anything is written."""
-    from soundmill.audio.pieces import Sound
-    from soundmill.decoding import decode
-
-    @contextmanager
-    def named() -> Iterator[None]:
-        try:
-            yield
-        except decode.DecodeError as error:
-            raise UserError(f"{path}: {error.reason} {error.detail}") from None
-
-    def blocks() -> Iterator[np.ndarray]:
-        with named():
-            yield from map(decode.check_finite, decode.decode_channels(path, decode.MAX_SECONDS)[2])
-
-    with named():
-        rate, channels, first = decode.decode_channels(path, decode.MAX_SECONDS)
-        num_samples = sum(len(decode.check_finite(block)) for block in first)
-        if not num_samples:
-            raise decode.DecodeError("too short", "no sample")
-        return Sound(rate, channels, num_samples, blocks)
 
 
 def _say(paths: list[Path]) -> None:

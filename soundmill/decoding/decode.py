@@ -22,10 +22,12 @@ from typing import IO, BinaryIO, Literal
 import numpy as np
 import soundfile
 
+from soundmill.audio.pieces import Sound
 from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg
 from soundmill.decoding.containers.layout import BLOCK_SAMPLES, MIN_SAMPLES, DecodeError, Layout, check_bound, check_length
 from soundmill.decoding.ffmpeg import one_line
+from soundmill.errors import UserError
 
 CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
 LOST_SAMPLES = 2 * 1152  # first frames of MPEG audio cut from a longer stream
@@ -149,6 +151,28 @@ def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, 
             yield from recording.blocks
 
     return recording.sample_rate, recording.channels, blocks()
+
+
+def open_sound(path: Path) -> Sound:
+    """A recording, decoded once completely, so that damage is reported before anything is made of it; UserError if damaged."""
+
+    @contextmanager
+    def named() -> Iterator[None]:
+        try:
+            yield
+        except DecodeError as error:
+            raise UserError(f"{path}: {error.reason} {error.detail}") from None
+
+    def blocks() -> Iterator[np.ndarray]:
+        with named():
+            yield from map(check_finite, decode_channels(path, MAX_SECONDS)[2])
+
+    with named():
+        rate, channels, first = decode_channels(path, MAX_SECONDS)
+        num_samples = sum(len(check_finite(block)) for block in first)
+        if not num_samples:
+            raise DecodeError("too short", "no sample")
+        return Sound(rate, channels, num_samples, blocks)
 
 
 def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:

@@ -112,7 +112,7 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
 def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
     request = material.requests[clip_id]
     noted: list[Sound | None] = []
-    for column, sound in zip(columns, _match_loudness([_sound(column, clip_id) for column in columns]), strict=True):
+    for column, sound in zip(columns, match_loudness([_sound(column, clip_id) for column in columns]), strict=True):
         if sound and column.model:  # a model's sound has its scores in its note
             scores = column.model.sound_scores.get(clip_id, {})
             note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(scores.items()))])
@@ -145,7 +145,7 @@ def _sound(column: Column, clip_id: str) -> Sound | None:
     return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played, made_by=maker)
 
 
-def _match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:
+def match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:
     """The sounds of a row at the same loudness, with their gains as notes."""
     waves: list[Wave] = [(sound.wave[:, : sound.max_samples], sound.sample_rate) for sound in sounds if sound and not sound.fault]
     gains = iter(matching_gains(waves, LOUDNESS, MIN_LOUDNESS, MAX_GAIN))

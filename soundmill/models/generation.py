@@ -33,7 +33,19 @@ from soundmill.models.catalog import (
     track_sounds,
     waves_of,
 )
-from soundmill.models.family import Model, Request, Run, add_adapters, can, chosen_by, made_by, origin, require, use_weights
+from soundmill.models.family import (
+    Capability,
+    Model,
+    Request,
+    Run,
+    add_adapters,
+    can,
+    chosen_by,
+    made_by,
+    origin,
+    require,
+    use_weights,
+)
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.models.sounds import as_long_as_clip, finite, generate_each, in_model_format, reconstruct_each
@@ -340,8 +352,16 @@ def keep_all(prompts: list[str], waves: list[np.ndarray], sample_rate: int) -> l
     return list(range(len(prompts)))
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory, taken instead of its directory; `facts` are its origin and its weights."""
+
+    model: Model
+    facts: dict[str, str]
+
+
 def generate_sounds(
-    checkpoint_dir: Path,
+    checkpoint: Path | Loaded,
     prompts: Sequence[str],
     count: int,
     seed: int,
@@ -360,7 +380,7 @@ def generate_sounds(
     override the checkpoint's sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
     `looped` is for loop families only: UserError for any other. `loras` are directories of adapters of this checkpoint, and shares.
     """
-    model, source_facts = load(checkpoint_dir, "generate")
+    model, source_facts = load(checkpoint, "generate")
     added = {"lora": add_adapters(model, source_facts["checkpoint"], loras)} if loras else {}
     if registry.family(source_facts["family"]).loops:
         looped = looped or Looped()
@@ -397,13 +417,19 @@ def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, p
         figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
 
 
-def load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
-    """The model of a checkpoint, with the weights that its params select, and its origin; UserError if it lacks the capability."""
+def load(checkpoint: Path | Loaded, what: Capability) -> tuple[Model, dict[str, str]]:
+    """The model of a checkpoint, and its origin; UserError if it lacks the capability."""
+    loaded = checkpoint if isinstance(checkpoint, Loaded) else read(checkpoint)
+    require(loaded.model, what, loaded.facts["family"])
+    return loaded.model, loaded.facts
+
+
+def read(checkpoint_dir: Path) -> Loaded:
+    """A checkpoint with the weights that its params select."""
     source_facts = origin(checkpoint_dir)
     model = registry.family(source_facts["family"]).load(checkpoint_dir)
-    require(model, what, source_facts["family"])
     used = ", ".join([use_weights(model, checkpoint_dir, model.params.use), *remarks_on(model)])
-    return model, {**source_facts, "weights": used}
+    return Loaded(model, {**source_facts, "weights": used})
 
 
 def make_directory(path: Path) -> None:

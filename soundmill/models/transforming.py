@@ -20,6 +20,7 @@ from soundmill.models import live, registry
 from soundmill.models.family import Capability, Model, Request, Run, made_by
 from soundmill.models.generation import (
     LONGEST_PROMPT,
+    Loaded,
     draw,
     load,
     make_directory,
@@ -73,7 +74,7 @@ class Prompting:
         return {"seed": self.seed, "prompts": prompts if len(prompts) <= LONGEST_PROMPT else prompts[: LONGEST_PROMPT - 1] + "…"}
 
 
-def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
+def reconstruct(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Encode sounds and decode them again."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
@@ -83,7 +84,7 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
 
 
 def restyle(
-    checkpoint: Path, sounds: Sounds, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
+    checkpoint: Path | Loaded, sounds: Sounds, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
 ) -> list[Path]:
     """Add noise to sounds and denoise them; `amount` sets how much. UserError for a family without that setting."""
 
@@ -103,7 +104,13 @@ def restyle(
 
 
 def inpaint(
-    checkpoint: Path, sounds: Sounds, keep: Spans, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
+    checkpoint: Path | Loaded,
+    sounds: Sounds,
+    keep: Spans,
+    prompting: Prompting,
+    output: Path,
+    home: Path,
+    settings: Sequence[str] = (),
 ) -> list[Path]:
     """Regenerate all of each sound except the spans `keep`, whose samples stay unchanged (at the model's rate and channels).
 
@@ -144,7 +151,7 @@ def inpaint(
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
-def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
+def upsample(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Raise the sample rate of sounds to the model's and generate the missing band; UserError for any other family."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
@@ -170,7 +177,7 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
 
 
 def interpolate(
-    checkpoint: Path,
+    checkpoint: Path | Loaded,
     seeds: tuple[int, int],
     sounds: Sequence[tuple[str, Sound]],
     steps: int,
@@ -239,7 +246,7 @@ def _must_have(model: Model, setting: str, what: str) -> None:
 
 
 def _each(
-    checkpoint: Path,
+    checkpoint: Path | Loaded,
     capability: Capability,
     verb: str,
     work: Callable[[Model, Run, str, Iterable[Tensor], int], Iterator[Tensor]],

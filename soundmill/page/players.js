@@ -2,7 +2,6 @@
 // are ordinary players of the browser.
 "use strict";
 (() => {
-  const players = [...document.querySelectorAll("figure audio")];
   const rowOf = (player) => player.closest("article") || player.closest("figure");
   // Visible players in their current order: the filter sorts and hides rows.
   const shown = () => [...document.querySelectorAll("figure audio")].filter((player) => player.offsetParent !== null);
@@ -12,7 +11,7 @@
 
   // Position at which a player starts: that of the current one, if it is in the same row and has not ended.
   const positionFor = (player) =>
-    current && current !== player && rowOf(current) === rowOf(player) && !current.ended ? current.currentTime : null;
+    current && current !== player && current.isConnected && rowOf(current) === rowOf(player) && !current.ended ? current.currentTime : null;
 
   const start = (player, position = positionFor(player)) => {
     if (current && current !== player) current.pause();
@@ -58,34 +57,38 @@
   };
 
   const repeat = (on) => {
-    players.forEach((player) => (player.loop = on));
+    document.querySelectorAll("figure audio").forEach((player) => (player.loop = on));
     document.querySelectorAll("input[name=repeat]").forEach((box) => (box.checked = on));
   };
 
   const follow = () => {
-    if (!current) return;
+    if (!current?.isConnected) return;
     const cursor = pictureOf(current) && pictureOf(current).querySelector(".cursor");
     const seconds = Number(rowOf(current).dataset.seconds) || current.duration || 1;
     if (cursor) cursor.style.left = `${Math.min(100, (100 * current.currentTime) / seconds)}%`;
     if (!current.paused) requestAnimationFrame(follow);
   };
 
-  for (const player of players) {
-    player.addEventListener("play", () => {
-      const position = positionFor(player);
-      if (position !== null && Math.abs(player.currentTime - position) > 0.05) player.currentTime = position;
-      if (current && current !== player) {
-        current.pause();
-        current.closest("figure").classList.remove("current");
-      }
-      current = player;
-      player.closest("figure").classList.add("current");
-      inRow(player).forEach((other) => (other.preload = "auto")); // so that switching is immediate
-      follow();
-    });
-    player.addEventListener("seeked", () => player === current && follow());
-    const picture = pictureOf(player);
-    if (!picture) continue;
+  // Events of players do not bubble, but can be captured: also those of players that come later.
+  const on = (name, act) =>
+    document.addEventListener(name, ({ target }) => target.matches?.("figure audio") && act(target), true);
+  on("play", (player) => {
+    const position = positionFor(player);
+    if (position !== null && Math.abs(player.currentTime - position) > 0.05) player.currentTime = position;
+    if (current && current !== player) {
+      current.pause();
+      current.closest("figure")?.classList.remove("current");
+    }
+    current = player;
+    player.closest("figure").classList.add("current");
+    inRow(player).forEach((other) => (other.preload = "auto")); // so that switching is immediate
+    follow();
+  });
+  on("seeked", (player) => player === current && follow());
+
+  const prepare = (picture) => {
+    const player = picture.closest("figure").querySelector("audio");
+    if (!player) return;
     picture.insertAdjacentHTML("beforeend", '<i class="cursor"></i>');
     picture.tabIndex = 0;
     picture.setAttribute("role", "button");
@@ -96,7 +99,10 @@
       seek((seconds * event.offsetX) / picture.clientWidth);
       if (player.paused) start(player);
     });
-  }
+  };
+  const prepareAll = () => document.querySelectorAll(".picture:not([role])").forEach(prepare);
+  prepareAll();
+  new MutationObserver(prepareAll).observe(document.body, { childList: true, subtree: true });
 
   const keys = {
     " ": toggle,
@@ -107,12 +113,12 @@
     k: () => move(-1),
     l: () => moveColumn(1),
     h: () => moveColumn(-1),
-    r: () => repeat(!(players[0] && players[0].loop)),
+    r: () => repeat(!shown()[0]?.loop),
   };
   addEventListener(
     "keydown",
     (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || !players.length) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || !shown().length) return;
       if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
       const picture = event.target.matches(".picture") && event.target;
       if (picture && (event.key === "Enter" || event.key === " ")) {
@@ -120,7 +126,7 @@
         if (player === current) toggle();
         else start(player);
       } else if (/^[1-9]$/.test(event.key)) {
-        const row = rowOf(isShown(current) ? current : shown()[0] || players[0]);
+        const row = rowOf(isShown(current) ? current : shown()[0]);
         const columns = [...row.querySelectorAll("figure")].filter((figure) => figure.offsetParent !== null);
         const chosen = columns[event.key - 1] && columns[event.key - 1].querySelector("audio");
         if (chosen) start(chosen);

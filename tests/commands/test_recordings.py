@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from soundmill.audio import flac
-from soundmill.commands.recordings import _sound, parse_spans
+from soundmill.commands.recordings import parse_spans
+from soundmill.decoding.decode import open_sound
 from soundmill.errors import UserError
 from soundmill.models import registry
 from tests.commands.running import refused, soundmill, works
@@ -123,7 +124,7 @@ def test_a_recording_is_never_overwritten(home):
 
 
 def test_recordings_are_decoded_anew_each_time_they_are_read(home):
-    sound = _sound(home / "long.wav")
+    sound = open_sound(home / "long.wav")
     first, again = (np.concatenate(list(sound.blocks())) for _ in range(2))
     assert (first == again).all()
     assert (sound.sample_rate, first.shape) == (RATE, (sound.num_samples, sound.channels))

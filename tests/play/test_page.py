@@ -1,0 +1,279 @@
+"""What a person does on the page of `soundmill play`, in Chromium, on small checkpoints: make, change, compare, keep."""
+
+import io
+import json
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from soundmill.listening import answers, scoring
+from soundmill.models import generation
+from soundmill.play import checkpoints, keeping, page
+from tests.chromium import browser
+from tests.commands.running import soundmill, works
+from tests.mlflow_server import free_port
+
+pytestmark = pytest.mark.slow(minutes=2)
+HOSTILE = "<img src=x onerror=\"document.title='run'\">"
+MEL, WAVES, ODD = (f"data/models/{name}" for name in ("ddpm_mel", "waveform_unet", "odd"))
+
+
+@dataclass
+class Served:
+    home: Path
+    url: str
+    play: page.Play
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}gradio_api/file={path}") as answer:
+            return answer.read()
+
+
+@pytest.fixture(scope="module")
+def served(trainings: Any, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home, scratch = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("scratch")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(root / name, home / name)
+    for name in (MEL, WAVES):
+        shutil.copytree(trainings.trained(Path(name).name) / "model", home / name)
+    shutil.copytree(home / MEL, home / ODD)
+    config = json.loads((home / ODD / "config.json").read_text())
+    config["labels"][0] = HOSTILE
+    (home / ODD / "config.json").write_text(json.dumps(config))
+    shutil.copytree(home / MEL, home / "data/models/broken")
+    (home / "data/models/broken/model.safetensors").write_bytes(b"nothing")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch / "uploads"))
+        play = page.Play(home, checkpoints.find(home, [home / MEL]), checkpoints.Models(2), scratch)
+        blocks = page.serve(play, "127.0.0.1", free_port(), None)
+        yield Served(home, blocks.local_url, play)
+        blocks.close()
+
+
+class Person:
+    """Someone at the page."""
+
+    def __init__(self, chrome: webdriver.Chrome, url: str) -> None:
+        self.chrome = chrome
+        chrome.set_window_size(1280, 1400)
+        chrome.get(url)
+        self.wait(lambda: self.shown("#make"))
+
+    def wait(self, until: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.chrome, 120, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: until())
+
+    def all(self, css: str) -> list[WebElement]:
+        return [one for one in self.chrome.find_elements(By.CSS_SELECTOR, css) if one.is_displayed()]
+
+    def shown(self, css: str) -> WebElement | None:
+        return next(iter(self.all(css)), None)
+
+    def choose(self, name: str) -> None:
+        """A checkpoint in the uppermost field."""
+        field = self.all("input[role=combobox]")[0]
+        field.click()
+        self.wait(lambda: [one for one in self.all("[role=option]") if one.text.strip("✓ \n").startswith(name)])[0].click()
+
+    def tab(self, name: str) -> None:
+        next(one for one in self.all("button[role=tab]") if one.text == name).click()
+
+    def fill(self, label: str, text: str) -> None:
+        field = self.wait(lambda: self.field(label))
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text, Keys.TAB)
+
+    def field(self, label: str) -> WebElement | None:
+        path = f"//label[.//span[starts-with(normalize-space(), '{label}')]]//*[self::input or self::textarea]"
+        return next((one for one in self.chrome.find_elements(By.XPATH, path) if one.is_displayed()), None)
+
+    def make(self, button: str = "#make") -> str:
+        """The name of the sound that appears."""
+        before = self.names()
+        self.shown(button).click()
+        return self.wait(lambda: (now := self.names()) != before and now)[0]
+
+    def names(self) -> list[str]:
+        return [one.get_attribute("data-name") for one in self.all("[data-do=keep]")]
+
+    def wav(self, name: str) -> str:
+        link = self.shown(f"[data-do=keep][data-name='{name}'] ~ a")
+        return link.get_attribute("href")
+
+
+@pytest.fixture
+def person(served: Served) -> Iterator[Person]:
+    with browser() as chrome:
+        yield Person(chrome, served.url)
+        faults = [one["message"] for one in chrome.get_log("browser") if one["level"] == "SEVERE"]
+        assert not faults, faults
+        sent = [json.loads(one["message"])["message"] for one in chrome.get_log("performance")]
+        urls = {one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"}
+        assert served.url in urls
+        assert not [url for url in urls if not url.startswith((served.url, "data:", "blob:"))]
+        assert chrome.title == "Soundmill"
+
+
+def expected(served: Served, folder: Path, words: list[str], seed: int, *settings: str) -> bytes:
+    """What `soundmill generate` writes."""
+    (path,) = generation.generate_sounds(served.home / MEL, words, 1, seed, folder, served.home, settings)
+    return path.read_bytes()
+
+
+def test_make_hear_keep_and_find_again(served, person, tmp_path):
+    person.wait(lambda: person.field("bell") or person.shown("label[data-testid='bell-0']"))
+    person.chrome.find_element(By.XPATH, "//label[contains(., 'bell')]").click()
+    person.fill("Seed", "7")
+    name = person.make()
+    with urllib.request.urlopen(person.wav(name)) as answer:
+        made = answer.read()
+    assert made == expected(served, tmp_path / "same", ["bell"], 7)
+    player = person.shown(".sounds audio")
+    person.chrome.find_element(By.TAG_NAME, "body").send_keys(" ")  # plays the first sound
+    person.wait(lambda: person.chrome.execute_script("return arguments[0].currentTime > 0 || arguments[0].ended", player))
+    assert person.shown(".sounds .picture img").size["height"] > 50
+    person.shown("[data-do=again]").click()
+    person.wait(lambda: len(person.names()) == 2)
+    assert person.names()[0].endswith("-8")
+    person.shown(f"[data-do=keep][data-name='{name}']").click()
+    person.wait(lambda: keeping.kept_sounds(served.home))
+    (kept,) = keeping.kept_sounds(served.home)
+    assert kept.read_bytes() == made
+    person.chrome.refresh()
+    person.wait(lambda: person.shown("#make"))
+    person.tab("Kept")
+    person.wait(lambda: kept.stem in person.shown(".sounds article").text)
+    works("generate", "--from", str(kept.with_suffix(".json")), "--output", str(tmp_path / "again"), cwd=served.home)
+    (again,) = (tmp_path / "again").glob("*.wav")
+    assert again.read_bytes() == made
+    with zipfile.ZipFile(keeping.export(served.home, served.play.found, tmp_path)) as archive:
+        assert {kept.name, f"{kept.stem}.json"} < set(archive.namelist())
+        (credits,) = (one for one in archive.namelist() if one.startswith("ATTRIBUTION"))
+        assert b"creator" in archive.read(credits).splitlines()[0]
+
+
+def test_stop_in_the_middle_and_go_on(served, person):
+    person.wait(lambda: person.field("Seed"))
+    person.shown("button.label-wrap").click()
+    person.fill("Steps", "10000")
+    person.shown("#make").click()
+    person.wait(lambda: "steps" in person.chrome.find_element(By.TAG_NAME, "body").text)
+    person.shown("#stop").click()
+    assert served.play.models.lock.acquire(timeout=60)  # the work has ended
+    served.play.models.lock.release()
+    person.fill("Steps", "2")
+    assert person.make()
+
+
+def test_change_a_dropped_recording(served, person, tmp_path):
+    wave = np.sin(np.arange(8192) / 20).astype(np.float32) * 0.1
+    soundfile.write(tmp_path / "tone.wav", np.stack([wave, wave], 1), 44_100, subtype="PCM_16")
+    person.choose(WAVES)
+    person.tab("Change")
+    person.wait(lambda: person.chrome.find_elements(By.CSS_SELECTOR, "input[type=radio][value=inpaint]"))
+    person.chrome.find_elements(By.CSS_SELECTOR, "input[type=file]")[0].send_keys(str(tmp_path / "tone.wav"))
+    picture = person.wait(lambda: person.shown("[data-marks] .picture"))
+    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=restyle]").click()
+    person.make("#change")
+    row = person.shown("section.pairs article")
+    assert len(row.find_elements(By.TAG_NAME, "audio")) == 2  # the result and its input, which switch in place
+    width = picture.size["width"]
+    mouse = webdriver.ActionChains(person.chrome).move_to_element_with_offset(picture, -width // 4, 0)
+    mouse.click_and_hold().move_by_offset(width // 2, 0).release().perform()
+    person.wait(lambda: float(person.field("to, s").get_attribute("value")) > 0)
+    start, stop = (float(person.field(label).get_attribute("value")) for label in ("Inpaint from, s", "to, s"))
+    assert (start, stop) == pytest.approx((8192 / 44_100 / 4, 8192 / 44_100 * 3 / 4), abs=0.002)
+    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=inpaint]").click()
+    name = person.make("#change")
+    with urllib.request.urlopen(person.wav(name)) as answer:
+        inpainted, _ = soundfile.read(io.BytesIO(answer.read()), dtype="int16")
+    given, _ = soundfile.read(tmp_path / "tone.wav", dtype="int16")
+    first, last = round(start * 44_100), round(stop * 44_100)
+    np.testing.assert_array_equal(inpainted[:first], given[:first])
+    np.testing.assert_array_equal(inpainted[last:], given[last:])
+    assert (inpainted[first:last] != given[first:last]).any()
+
+
+def test_a_blind_vote_is_stored_as_the_listening_tests(served, person):
+    person.tab("Compare")
+    second = person.all("input[role=combobox]")[-1]
+    second.click()
+    person.wait(lambda: [one for one in person.all("[role=option]") if WAVES in one.text])[0].click()
+    person.fill("Prompt or label", "bell")
+    for number in (1, 2):
+        person.shown("#compare").click()
+        person.wait(lambda: person.shown("[data-do=vote]"))
+        person.chrome.find_element(By.TAG_NAME, "body").send_keys("1")
+        person.wait(lambda: not person.shown("[data-do=vote]"))
+        assert "1 was data/models/" in person.shown(".facts").text
+        (path,) = served.home.glob("data/kept/votes/*/answers-*.json")
+        assert len(json.loads(path.read_text())["answers"]) == number
+    key = answers.read_key(path.with_name("key.json"))
+    result = scoring.score(key, answers.read_all([path], key))
+    assert result["requests"] == 2
+    assert set(key.models) == {MEL, WAVES}
+    assert [given["quality"] for given in json.loads(path.read_text())["answers"]] == ["first", "first"]
+
+
+def test_text_from_checkpoints_is_only_text_and_a_broken_one_only_an_error(served, person):
+    person.choose("data/models/broken")
+    assert person.wait(lambda: person.shown(".toast-body"))
+    person.choose(ODD)
+    person.wait(lambda: HOSTILE in person.chrome.find_element(By.TAG_NAME, "body").text)
+    person.chrome.find_element(By.XPATH, "//label[contains(., 'onerror')]").click()
+    assert person.make()
+    assert HOSTILE in person.shown("section.pairs article h3").text
+
+
+def test_two_at_once_change_no_byte(served, tmp_path):
+    """And no model is lost or mixed up with another's; two stay in memory."""
+
+    def ask(number: int) -> bytes:
+        name = (MEL, WAVES, ODD)[number % 3]
+        words = ["bell"] if number % 3 < 2 else []
+        answer = Client(served.url, verbose=False).predict(name, words, number, [], api_name="/sound")
+        assert answer["request"]["seed"] == number
+        return served.get(answer["file"])
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(ask, range(12)))
+    for number in (0, 3, 6, 9):
+        assert made[number] == expected(served, tmp_path / str(number), ["bell"], number)
+    assert len(set(made)) == 12
+    assert len(served.play.models) == 2
+
+
+def test_only_what_the_page_made_can_be_read(served):
+    client = Client(served.url, verbose=False)
+    with pytest.raises(AppError, match="no checkpoint"):
+        client.predict("/etc", [], 0, [], api_name="/sound")
+    for path in ("/etc/passwd", served.home / "params.yaml", served.home / MEL / "config.json", f"{served.play.scratch}/x"):
+        with pytest.raises(urllib.error.HTTPError):
+            served.get(str(path))
+    assert not [name for name in client.view_api(return_format="dict")["named_endpoints"] if name != "/sound"]
+
+
+def test_a_page_for_others_needs_a_password(served):
+    assert "--password" in soundmill("play", "--host", "0.0.0.0", cwd=served.home).stderr
+    blocks = page.serve(served.play, "127.0.0.1", free_port(), "open sesame")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{blocks.local_url}gradio_api/info")
+    assert Client(blocks.local_url, auth=("anyone", "open sesame"), verbose=False)
+    blocks.close()
