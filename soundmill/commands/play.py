@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, project_root
+from soundmill.commands.project import Root
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ def play(
         str | None, typer.Option(envvar="SOUNDMILL_PLAY_PASSWORD", help="Asked of every visitor, with any user name.")
     ] = None,
     models: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints in memory; the least recently used one leaves.")] = 2,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Open a page on which to make sounds with trained models, change recordings, compare, and keep; stop it with Ctrl-C.
 
@@ -36,7 +36,6 @@ def play(
     """
     if host not in (LOCAL, "localhost", "::1") and not password:
         raise UserError(f"--host {host}: whoever reaches it could use the page; give --password too")
-    root = project_root(project)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="soundmill-play-") as place:
         # Read by Gradio when it is imported.
