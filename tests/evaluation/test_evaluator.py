@@ -304,7 +304,6 @@ def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
 
 @pytest.mark.slow
 def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this_process):
-
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     output = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])

@@ -67,15 +67,10 @@ def test_scan_counts_quarantines_and_repeats_itself(project):
     Path(os.fsdecode(os.fsencode(root) + b"/\xff\n.ogg")).write_bytes(b"OggS")
     settle(project, corpus=external("my sounds; touch x"))
     metrics = scanned()
-    assert metrics["files"] == 5
-    assert metrics["recordings"] == 2
+    assert [metrics[key] for key in ("files", "recordings", "captions", "labels")] == [5, 2, 1, 1]
     assert metrics["ignored_kinds"] == {".md": 1, ".txt": 1}
-    assert metrics["captions"] == metrics["labels"] == 1
-    assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {
-        "none.wav": "empty",
-        "pipe.wav": "not a regular file",
-        "gone.wav": "dangling link",
-    }
+    reasons = {"none.wav": "empty", "pipe.wav": "not a regular file", "gone.wav": "dangling link"}
+    assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == reasons
     assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["Dog/a.wav", r"\xff\x0a.ogg"]
     before = tree(project / "data" / "corpus")
     scanned()

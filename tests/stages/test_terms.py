@@ -1,6 +1,5 @@
 """What a policy of terms leaves of a corpus: to the byte what a corpus gives that never had the others."""
 
-import json
 import os
 import re
 import shutil
@@ -41,13 +40,8 @@ TRUTH: dict[str, tuple[str | None, str | None]] = {
 }
 TEXTS = {
     "licences.csv": "glob,licence,creator,source_url,ai_terms\nown/*,CC0,,,\nown/a.wav,CC BY 4.0,Ann,https://a.org,refused\n",
-    "hub/metadata.jsonl": "\n".join(
-        json.dumps({"file_name": f"{name}.wav", **row})
-        for name, row in {
-            "a": {"license": "cc-by-4.0", "creator": "Ann", "url": "https://h.org/1"},
-            "b": {"license": "cc-by-nc-nd-4.0", "ai_terms": "refused"},
-        }.items()
-    ),
+    "hub/metadata.jsonl": '{"file_name": "a.wav", "license": "cc-by-4.0", "creator": "Ann", "url": "https://h.org/1"}\n'
+    '{"file_name": "b.wav", "license": "cc-by-nc-nd-4.0", "ai_terms": "refused"}',
     "licensed/LICENSE.txt": "Creative Commons Attribution 4.0 International",
     "licensed/odd/LICENSE": "All rights reserved.",
     "told/README.md": "# Sounds\n\n## License\n\nhttps://creativecommons.org/publicdomain/zero/1.0/\n",
@@ -160,10 +154,8 @@ def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
 @pytest.mark.slow(minutes=1)
 def test_other_terms_rerun_only_splits_and_what_follows(root, tmp_path, alone):
     checkout = copy_project(root, tmp_path / "checkout")
-    lay(
-        tmp_path / "sounds",
-        ["own/a.wav", "own/b.flac", "hub/a.wav", "hub/b.wav", "told/a.wav", "tags/a.wav", "bare/softer hub b.ogg"],
-    )
+    paths = ["own/a.wav", "own/b.flac", "hub/a.wav", "hub/b.wav", "told/a.wav", "tags/a.wav", "bare/softer hub b.ogg"]
+    lay(tmp_path / "sounds", paths)
     document = params.compose(root / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'sounds'}", "corpus.shards=1"])
 
     def ran() -> set[str]:
