@@ -360,8 +360,10 @@ def build(play: Play) -> gr.Blocks:
                 make = gr.Button("Make", variant="primary", elem_id="make")
             with gr.Tab("Change"):
                 with gr.Row():
-                    recording = gr.Audio(type="filepath", label="Recording: drop one, or use the microphone", editable=False)
-                    second = gr.Audio(type="filepath", label="Second recording, to interpolate to", editable=False)
+                    recording = gr.Audio(
+                        type="filepath", label="Recording: drop one, or use the microphone", editable=False, buttons=[]
+                    )
+                    second = gr.Audio(type="filepath", label="Second recording, to interpolate to", editable=False, buttons=[])
                 original = sounds()
                 kind = gr.Radio([], label="Change")
                 with gr.Row():
