@@ -60,7 +60,7 @@ def step_of(side: str, choices: list[str]) -> Callable[[], Any]:
     import torch
 
     from soundmill.models import registry
-    from soundmill.models.audio_dit.params import TrainParams
+    from soundmill.models.audio_dit import TrainParams
     from soundmill.training.device import use_threads
 
     document = params.compose(measure.ROOT / "conf", choices)

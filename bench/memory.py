@@ -168,14 +168,13 @@ def codec_training(codec: Any, document: dict[str, Any], family: str) -> tuple[A
 
     channels = 1
     if codec.kind == "rave":
-        from soundmill.models.components.rave.make import RaveModule
+        from soundmill.models.components.rave.codec import RaveModule
         from soundmill.models.components.rave.network import RaveNet
 
         module = RaveModule(codec.weights, RaveNet(codec.network).with_norms())
     else:
         from soundmill.audio.mel import SpectrogramParams
-        from soundmill.models.components.unet1d.codec.codec import AutoencoderNet
-        from soundmill.models.components.unet1d.codec.make import AutoencoderModule
+        from soundmill.models.components.unet1d.codec.codec import AutoencoderModule, AutoencoderNet
 
         channels = document["clips"][document["families"][family]["clips"]]["channels"]
         spec = params.parse(SpectrogramParams, document["spectrogram"][family], family).spec

@@ -132,7 +132,7 @@ def training_step(overrides: list[str], items: int, count: int) -> float:
     import numpy as np
     import torch
 
-    from soundmill.models.components.rave.make import RaveModule
+    from soundmill.models.components.rave.codec import RaveModule
     from soundmill.models.components.rave.network import RaveNet
     from soundmill.training.loader import Batch
 
@@ -160,7 +160,7 @@ def time_blocks(overrides: list[str], seconds: int) -> dict[str, float]:
 
     import torch
 
-    from soundmill.models.components.rave.streaming import scripted
+    from soundmill.models.live import scripted
 
     codec = build_codec(overrides, phase=2)
     model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_latent)

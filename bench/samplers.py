@@ -112,7 +112,7 @@ class Generated:
 
 def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Generated:
     from soundmill.models import catalog as catalogs
-    from soundmill.models import registry, requests, sounds
+    from soundmill.models import registry, sounds
     from soundmill.models.components.text_states import states as text_states
     from soundmill.models.family import Run as FamilyRun
     from soundmill.models.family import origin
@@ -124,7 +124,7 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
     clip_ids = catalogs.choose_balanced(labels, count)
     if len(clip_ids) < 2:
         raise UserError(f"{data}: {len(clip_ids)} test clips, but scores need at least 2")
-    asked = requests.of_clips(model, data / "catalog/default.parquet", clip_ids, seed)
+    asked = sounds.of_clips(model, data / "catalog/default.parquet", clip_ids, seed)
     device, rate = pick_device("auto"), model.sample_rate
     lengths = {
         clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips/default", clip_ids).items()

@@ -68,11 +68,11 @@ class Training:
         import torch
 
         from soundmill.audio.mel import SpectrogramParams
-        from soundmill.models.components.latents.params import LatentsParams
+        from soundmill.models.components.contracts import LatentsParams
         from soundmill.models.components.mel_autoencoder import AutoencoderNetParams
         from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+        from soundmill.models.tango import TrainParams
         from soundmill.models.tango.model import build_net
-        from soundmill.models.tango.params import TrainParams
         from soundmill.training.device import pick_device, use_threads
 
         document = params.compose(measure.ROOT / "conf", ["model=tango", f"scale={scale}", *overrides])

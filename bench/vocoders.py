@@ -22,7 +22,7 @@ from soundmill.evaluation.library import Setup
 if TYPE_CHECKING:
     from soundmill.audio.mel import MelSpec
     from soundmill.models.components.contracts import Vocoder
-    from soundmill.models.vocoding import LogMel
+    from soundmill.models.transforming import LogMel
 
 GRIFFIN_LIM = {"griffin_lim_iterations": 32, "griffin_lim_momentum": 0.99}
 SCORES = ("fad_yamnet", "kl_yamnet", "mrstft", "lsd")
@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
 
 def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
     """Vocoders by name; UserError if they are for different log-mels."""
-    from soundmill.models import vocoding
+    from soundmill.models import transforming
     from soundmill.models.components.contracts import GriffinLimParams
     from soundmill.models.components.diffwave.vocoder import DiffWave
     from soundmill.models.components.griffin_lim.vocoder import GriffinLim
@@ -68,7 +68,7 @@ def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
     named: dict[str, Vocoder] = {}
     spec = None
     for directory in directories:
-        vocoder = vocoding.load(directory, spec, None, False)
+        vocoder = transforming.load_vocoder(directory, spec, None, False)
         spec = vocoder.spec
         if not isinstance(vocoder, DiffWave):
             named[str(directory)] = vocoder
@@ -87,7 +87,7 @@ def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> l
     """Log-mels of the first seconds of test clips, balanced over labels; their waves are written as `<real>/<clip id>.wav`."""
     from soundmill.audio import mel
     from soundmill.models import catalog as catalogs
-    from soundmill.models.vocoding import LogMel
+    from soundmill.models.transforming import LogMel
 
     clip_ids = catalogs.choose_balanced(catalogs.read_labels(data / "catalog/default.parquet")["test"], count)
     real.mkdir()
@@ -103,7 +103,7 @@ def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> l
 
 def make(vocoder: Vocoder, log_mels: list[LogMel], output: Path) -> float:
     """Write a sound for every log-mel; returns CPU seconds of one thread per second of sound."""
-    from soundmill.models.vocoding import write_sounds
+    from soundmill.models.transforming import write_sounds
     from soundmill.training.device import use_threads
 
     use_threads(1)

@@ -161,8 +161,8 @@ def speed(choice: Sequence[str], steps: int, repetitions: int) -> float:
     import torch
 
     from soundmill.models.family import Request, Run
+    from soundmill.models.waveform_unet import TrainParams
     from soundmill.models.waveform_unet.model import WaveformUNet, build_net
-    from soundmill.models.waveform_unet.params import TrainParams
 
     torch.set_num_threads(1)
     document = composed(choice)

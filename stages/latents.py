@@ -16,8 +16,7 @@ from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.errors import UserError
 from soundmill.manifest import SOUND
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import Encoder, read_codec
-from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.contracts import Encoder, LatentsParams, read_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device

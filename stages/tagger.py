@@ -9,6 +9,7 @@ from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
+from soundmill.training.checkpoint import write_trained_on
 from soundmill.training.tagger import (
     TaggerParams,
     Targets,
@@ -22,7 +23,6 @@ from soundmill.training.tagger import (
     train_tagger,
     write_curve,
 )
-from soundmill.training.trained_on import write_trained_on
 
 
 def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:

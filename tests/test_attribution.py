@@ -12,7 +12,7 @@ import pytest
 from soundmill import attribution, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.shards.code import ROOT
-from soundmill.training.trained_on import write_trained_on
+from soundmill.training.checkpoint import write_trained_on
 from stages import attribution as stage
 from tests.commands.running import soundmill, works
 from tests.stages.handling import call, settle

@@ -86,7 +86,8 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     checkout, document = graph_copy, params.read_yaml(graph_copy / "params.yaml")
     package = checkout / "soundmill/models/tiny_codec"
     package.mkdir()
-    shutil.copy(checkout / "tests/models/tiny_codec.py", package / "__init__.py")
+    shutil.copy(checkout / "tests/models/tiny_codec.py", package / "model.py")
+    (package / "__init__.py").write_text("from soundmill.models.tiny_codec.model import FAMILY as FAMILY\n")
     shutil.copy(checkout / "tests/models/tiny_codec.yaml", checkout / "conf/model")
     registry = checkout / "soundmill/models/registry.py"
     entry = 'FAMILIES = {\n    "tiny_codec": "soundmill.models.tiny_codec",'

@@ -27,8 +27,8 @@ from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.models import generation
 from soundmill.models.family import made_by, origin
+from soundmill.models.waveform_unet import TrainParams
 from soundmill.models.waveform_unet import model as unets
-from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.publishing import card, model
 from soundmill.publishing.directory import CROISSANT, SUMS, check_allowed, publish_clips, pull, read_sums
 from tests.commands.running import refused, soundmill, works

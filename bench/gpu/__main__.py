@@ -280,8 +280,8 @@ def rave_factors(document: dict[str, Any], seconds: int) -> dict[str, float]:
 @torch.inference_mode()
 def diffwave_factors(document: dict[str, Any], seconds: int) -> dict[str, float]:
     from soundmill.models.components.diffwave.vocoder import DiffWave
+    from soundmill.models.diffwave import TrainParams
     from soundmill.models.diffwave.model import build_net
-    from soundmill.models.diffwave.params import TrainParams
 
     factors = {}
     for channels in (64, 128):

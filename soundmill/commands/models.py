@@ -129,7 +129,7 @@ def export(
     from soundmill.models import adapted, live
 
     if adapted.are_in(checkpoint):
-        from soundmill.models.merging import write_whole
+        from soundmill.models.training import write_whole
 
         if output is None or output.exists():
             raise UserError(f"{checkpoint} has adapters: name a new directory for the merged checkpoint with --output")
@@ -228,7 +228,7 @@ def generate(
     import shlex
 
     from soundmill.models import generation
-    from soundmill.models.requests import NoLabel
+    from soundmill.models.sounds import NoLabel
 
     prompts, labels = prompt or [], label or []
     choose = generation.keep_all

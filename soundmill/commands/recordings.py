@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from soundmill.audio.mel import MelSpec
     from soundmill.audio.pieces import Sound
-    from soundmill.models.transforming import Spans
-    from soundmill.models.vocoding import LogMel
+    from soundmill.models.transforming import LogMel, Spans
 
 app = typer.Typer()
 
@@ -235,18 +234,18 @@ def vocode(
     from soundmill import hashing, manifest
     from soundmill.audio import log_mels
     from soundmill.audio.tags import CHANGED, MadeBy
-    from soundmill.models import vocoding
+    from soundmill.models import transforming
 
     if path.is_dir() and any(path.rglob("*.parquet")):
-        vocoder = vocoding.load(checkpoint, log_mels.read_spec(path), steps, fast)
+        vocoder = transforming.load_vocoder(checkpoint, log_mels.read_spec(path), steps, fast)
         log_mels_read = (
-            vocoding.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path)
+            transforming.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path)
         )
     else:
-        vocoder = vocoding.load(checkpoint, None, steps, fast)
+        vocoder = transforming.load_vocoder(checkpoint, None, steps, fast)
         log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))
     made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
-    paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output, made_by)
+    paths, timing = transforming.write_sounds(vocoder, log_mels_read, output, made_by)
     _say(paths)
     terminal.say(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
@@ -315,10 +314,10 @@ def _log_mel(file: Path, spec: MelSpec) -> LogMel:
     from soundmill.audio.mel import log_mel_of_blocks
     from soundmill.audio.resample import resample_blocks
     from soundmill.decoding import decode
-    from soundmill.models import vocoding
+    from soundmill.models import transforming
 
     if file.suffix.lower() == ".npy":
-        return vocoding.read_log_mel(file, spec)
+        return transforming.read_log_mel(file, spec)
 
     def blocks() -> Iterator[np.ndarray]:
         rate, decoded = decode.decode_blocks(file, decode.MAX_SECONDS)
@@ -328,4 +327,4 @@ def _log_mel(file: Path, spec: MelSpec) -> LogMel:
         values, num_samples = log_mel_of_blocks(blocks, spec)
     except decode.DecodeError as error:
         raise UserError(f"{file}: {error.reason} {error.detail}") from None
-    return vocoding.LogMel(file.stem, values, num_samples)
+    return transforming.LogMel(file.stem, values, num_samples)

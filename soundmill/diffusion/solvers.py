@@ -237,12 +237,10 @@ def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=2)
-    elif sampler == "unipc":
+    else:
         from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
         scheduler = UniPCMultistepScheduler(**common, solver_order=2, solver_type="bh2")
-    else:
-        raise ValueError(f"unknown sampler {sampler!r}")
     # diffusers computes it in float32, which rounds a beta of 1 − 1e-9 to 1 and so loses all signal.
     scheduler.alphas_cumprod = visited.float()
     return scheduler

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import ConfigDict
@@ -145,16 +146,19 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Family:
-    """A family; its package defines it as `FAMILY`. Its module is named, not imported: parameters are read without torch."""
+    """A family; its package defines it as `FAMILY`.
+
+    The package's module `model` has `load`, `net_in`, `prepare` and `rehearse`. It is not imported with the package: parameters are
+    read without torch.
+    """
 
     name: str
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
-    model: str  # module with `load`, `net_in`, `prepare` and `rehearse`
     generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
-    published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
+    published: bool = False  # its package has a module `published`, with `read` for published files with its `SUFFIX`
     weights: str = checkpoint.WEIGHTS  # file of a checkpoint with the last weights
     part: str = "unet"  # name of its net among its networks
     codec: str = "autoencoder"  # name of its codec among them
@@ -164,9 +168,13 @@ class Family:
     loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses, so they do not rank it
 
+    @property
+    def module(self) -> ModuleType:
+        return import_module(f"soundmill.models.{self.name}.model")
+
     def load(self, directory: Path) -> Model:
         """Load a model from its checkpoint directory, with its last weights."""
-        return import_module(self.model).load(directory)
+        return self.module.load(directory)
 
     def networks(self, document: dict[str, Any]) -> dict[str, nn.Module]:
         """Its networks by part, newly initialised and without label embeddings, for the content of a params.yaml.
@@ -175,7 +183,7 @@ class Family:
         size is unknown without its files.
         """
         params = parse_section(document, f"{self.name}.train", self.train_params)
-        net = import_module(self.model).net_in(document, params, 0)
+        net = self.module.net_in(document, params, 0)
         return {self.part: net, **components.networks(document, self.name, self.codec)}
 
     def prepare(
@@ -186,14 +194,13 @@ class Family:
         `parts` is the directory with the family's `vocoder/` and `text/`; `tagger` is passed on only if the family uses it.
         """
         more = {"tagger": tagger} if self.tagger else {}
-        return import_module(self.model).prepare(params, ctx, inputs, parts, catalog, start, **more)
+        return self.module.prepare(params, ctx, inputs, parts, catalog, start, **more)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""
         params, _, sampling = read_sections(document, self.name, self.train_params, self.generate_params)
         labels = num_labels if params.by_label else 0
-        module = import_module(self.model)
-        return module.rehearse(document, params, sampling, module.net_in(document, params, labels), labels)
+        return self.module.rehearse(document, params, sampling, self.module.net_in(document, params, labels), labels)
 
 
 def can(model: Model, what: Capability) -> bool:

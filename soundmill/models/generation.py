@@ -47,8 +47,17 @@ from soundmill.models.family import (
     use_weights,
 )
 from soundmill.models.params import FamilyGenerateParams
-from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
-from soundmill.models.sounds import as_long_as_clip, finite, generate_each, in_model_format, reconstruct_each
+from soundmill.models.sounds import (
+    as_long_as_clip,
+    describe,
+    finite,
+    generate_each,
+    in_model_format,
+    of_clips,
+    of_prompts,
+    print_matched_labels,
+    reconstruct_each,
+)
 from soundmill.params import override
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads

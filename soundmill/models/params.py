@@ -1,9 +1,7 @@
 """Parameters common to all families; each family adds its own."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -63,19 +61,11 @@ class FamilyTrainParams(TrainingParams):
         """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
 
     @model_validator(mode="after")
-    def _adapters_have_a_base(self) -> FamilyTrainParams:
+    def _of_any_family(self) -> Self:
         if self.lora and not self.start_from:
             raise ValueError("lora needs a base: set start_from to its checkpoint")
-        return self
-
-    @model_validator(mode="after")
-    def _patience_is_measured(self) -> FamilyTrainParams:
         if self.patience and self.validate_every_steps is None:
             raise ValueError("patience needs held-out losses: set validate_every_steps")
-        return self
-
-    @model_validator(mode="after")
-    def _one_length(self) -> FamilyTrainParams:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set one of steps and epochs, and set the other to null")
         return self
@@ -87,7 +77,7 @@ class BatchedTrainParams(FamilyTrainParams):
     batch_size: int = Field(ge=1, le=65_536, description="clips in a batch of all devices")
 
     @model_validator(mode="after")
-    def _shared_among_devices(self) -> BatchedTrainParams:
+    def _shared_among_devices(self) -> Self:
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         return self
@@ -121,7 +111,7 @@ class VectorTrainParams(ConditionedTrainParams):
     )
 
     @model_validator(mode="after")
-    def _captions_have_a_width(self) -> VectorTrainParams:
+    def _captions_have_a_width(self) -> Self:
         if self.by_caption != (self.text_width is not None):
             raise ValueError("text_width is for condition `caption`, which needs it: set both, or text_width to null")
         return self

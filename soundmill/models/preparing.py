@@ -1,13 +1,11 @@
 """What families prepare alike: the clips of a catalog with labels and captions, their order, those held out, and rehearsals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -86,7 +84,7 @@ class Clips:
     texts: Texts | None = None
 
     @classmethod
-    def read(cls, params: BatchedTrainParams, ctx: Any, catalog: Path) -> Clips:
+    def read(cls, params: BatchedTrainParams, ctx: Any, catalog: Path) -> Self:
         """UserError if the training split is empty."""
         splits = read_weights(catalog)
         return cls(params, ctx, catalog, splits["train"], list(splits["valid"]))
@@ -98,7 +96,7 @@ class Clips:
         told = ({"captions": [*filter(None, row["captions"] or [])], "labels": sorted(set(row["labels"] or []))} for row in rows)
         return {row["clip_id"]: row | more for row, more in zip(rows, told, strict=True)}
 
-    def learn_conditions(self, family: str, start: Model | None, texts: Path | None = None) -> Clips:
+    def learn_conditions(self, family: str, start: Model | None, texts: Path | None = None) -> Self:
         """Read the labels, after those of an earlier model, and the states in `texts` of captions, as the params ask for them.
 
         UserError if clips have none, and the params of the family say how it trains without.

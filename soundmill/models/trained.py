@@ -1,12 +1,11 @@
 """What trained models have in common: what they are conditioned on, and how they are saved and loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +40,19 @@ class TrainedModel:
         """[N, conditions]: vectors of captions if the model is conditioned on them, or label weights; zero: no condition."""
         if not self.text:
             return torch.stack([label_weights(request.labels, self.labels) for request in requests])
-        states = text_states.states_of(self.text, self.texts, [request.caption for request in requests], run)
-        return text_states.vectors(states, self.params.text_width)
+        return text_states.vectors(self.told([request.caption for request in requests], run), self.params.text_width)
+
+    def states(self, captions: Sequence[str], run: Run) -> list[np.ndarray]:
+        """States [tokens, width] of each caption: stored ones while it trains, else encoded."""
+        if self.texts is not None:
+            return [self.texts.of(caption) for caption in captions]
+        return text_states.encode(self.text, captions, run.home, run.scratch, run.digests)
+
+    def told(self, captions: Sequence[str], run: Run) -> list[np.ndarray | None]:
+        """As `states`, but None for ""."""
+        given = [caption for caption in captions if caption]
+        found = iter(self.states(given, run) if given else [])
+        return [next(found) if caption else None for caption in captions]
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of a checkpoint with whole weights."""

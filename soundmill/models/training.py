@@ -13,23 +13,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from soundmill import hashing, terminal
+from soundmill import hashing, manifest, terminal
 from soundmill.audio import figures
 from soundmill.audio.resample import resample
 from soundmill.audio.tags import CHANGED, GENERATED, SourceType
 from soundmill.errors import UserError
 from soundmill.metrics import scores
 from soundmill.metrics.scores import EmbeddingSet
-from soundmill.models import registry
+from soundmill.models import adapted, registry
 from soundmill.models.catalog import choose_balanced, choose_by_hash, read_labels, waves_of
-from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, use_weights
-from soundmill.models.merging import write_whole
+from soundmill.models.components.making import Samples, sampling, show_last, show_losses
+from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, stored_weights, use_weights
 from soundmill.models.params import FamilyTrainParams
-from soundmill.models.requests import describe, of_clips
-from soundmill.models.samples import Samples, sampling, show_last, show_losses
-from soundmill.models.sounds import as_long_as_clip, generate_each, reconstruct_each
+from soundmill.models.sounds import as_long_as_clip, describe, generate_each, of_clips, reconstruct_each
 from soundmill.training import adapters, checkpoint
-from soundmill.training.checkpoint import compare
+from soundmill.training.checkpoint import compare, write_trained_on
 from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
@@ -37,7 +35,6 @@ from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import Operations, Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.tagger import TaggerModel, load_tagger
-from soundmill.training.trained_on import write_trained_on
 
 LABELS = "labels.weight"  # label embeddings of a label-conditioned network, one row per label
 REFERENCE = 200  # real clips, at most
@@ -289,3 +286,31 @@ def _scores(
     }
     ends = {"": "value", "_low": "low", "_high": "high"}
     return {MEASURED.format(name) + end: result[key] for name, result in found.items() for end, key in ends.items()}
+
+
+def write_whole(directory: Path, output: Path) -> None:
+    """Copy a checkpoint into a new directory; if it has only adapters, merge the ones that its `use` selects into their base."""
+    if not adapted.are_in(directory):
+        shutil.copytree(directory, output, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile)
+        return
+    source = origin(directory)
+    family = registry.family(source["family"])
+    model = family.load(directory)
+    used = use_weights(model, directory, model.params.use)
+    adapters.merge(model.net)
+    config = checkpoint.read(directory)
+    config |= {
+        "weights": {"last": stored_weights(directory, model.params.use)[1]},
+        "started_from": {**config["started_from"], "chosen_by": chosen_by(directory, model.params.use)},
+        "merged": {"adapters": source["checkpoint"], "weights": used},
+    }
+    config["params"] |= {"use": "last", "lora": None}
+    parts = {**_components(adapted.base_of(directory)), **_components(directory)}
+    checkpoint.save(output, config, model.net.state_dict(), weights=family.weights, parts=list(parts.values()))
+    for name in (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION):
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, output / name)
+
+
+def _components(directory: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(directory.iterdir()) if (path / checkpoint.CONFIG).is_file()}

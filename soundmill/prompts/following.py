@@ -29,7 +29,7 @@ from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
 from soundmill.evaluation.evaluator import open_console, table_of
 from soundmill.evaluation.library import rounded
 from soundmill.metrics.bootstrap import INTERVAL
-from soundmill.models import generation, requests, sounds
+from soundmill.models import generation, sounds
 from soundmill.models.family import Model, Run, can, made_by
 from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
 from soundmill.params import StageParams, did_you_mean
@@ -218,7 +218,7 @@ def follow(
         total = count * sum(len(chosen.prompts) for chosen in sets.values())
         with progress(total, "prompts", "sound") as tick:
             for name, chosen in sets.items():
-                wanted = requests.of_prompts(model, [prompt.text for prompt in chosen.prompts], count, seed)
+                wanted = sounds.of_prompts(model, [prompt.text for prompt in chosen.prompts], count, seed)
                 waves = ((wave.numpy(), model.sample_rate) for wave in sounds.generate_each(model, wanted, run))
                 heard: list[list[Heard]] = [[] for _ in chosen.prompts]
                 examples[name] = []

@@ -19,7 +19,7 @@ from soundmill.models import live, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.components import registry as components
 from soundmill.models.family import Model, is_checkpoint, made_by, origin, use_weights
-from soundmill.models.merging import write_whole
+from soundmill.models.training import write_whole
 from soundmill.models.waveform_unet.model import WaveformUNet
 from soundmill.publishing import card
 from soundmill.publishing.card import CODEC, NET

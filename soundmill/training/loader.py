@@ -3,8 +3,6 @@
 Batch k depends only on (seed, k): not on the number of workers or ranks, nor on the step from which a killed run resumed.
 """
 
-from __future__ import annotations
-
 import atexit
 import bisect
 import errno
@@ -17,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -281,7 +279,7 @@ class Batch(NamedTuple):
     items: np.ndarray  # [b]
     values: tuple[Tensor, ...]  # what the source read, each [b, …]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         return self._replace(values=tuple(value.to(device, non_blocking=True) for value in self.values))
 
 

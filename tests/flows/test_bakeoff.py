@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
@@ -37,7 +36,7 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
     for family in registry.FAMILIES:
         document = params.compose(ROOT / "conf", [f"model={family}"])
         shares = document["families"][family]["trainings"]
-        load = import_module(registry.family(family).model).load
+        load = registry.family(family).module.load
         model = getattr(load, "__self__", None) or get_type_hints(load)["return"]
         assert (shares is not None) == any(can(kind, "generate") for kind in get_args(model) or [model]), family
         if shares:

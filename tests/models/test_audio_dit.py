@@ -7,8 +7,8 @@ import torch
 from soundmill import params
 from soundmill.diffusion.paths import shifted
 from soundmill.models import registry
+from soundmill.models.audio_dit import DropoutParams, FlowParams, TrainParams
 from soundmill.models.audio_dit.model import Layout, draw_times, dropped, layout
-from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
 from soundmill.models.components.dit.network import Conditions, DiT, hidden, padded
 from soundmill.models.components.dit.params import TransformerParams
 from soundmill.training.loop import rehearse

@@ -16,9 +16,8 @@ from soundmill.diffusion.solvers import scheduled
 from soundmill.models.components.dit.network import PictureDiT
 from soundmill.models.components.dit.params import SizesParams
 from soundmill.models.components.text_states.states import vectors
-from soundmill.models.ddpm_mel.model import DdpmMel, sample_log_mels
-from soundmill.models.ddpm_mel.params import PictureParams, TrainParams
-from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
+from soundmill.models.ddpm_mel import PictureParams, TrainParams
+from soundmill.models.ddpm_mel.model import DdpmMel, PictureCodec, rescaled, sample_log_mels
 from soundmill.models.ddpm_mel.unet import ResidualUNet, UNet, timestep_embedding
 from soundmill.models.family import Run
 from soundmill.models.params import read_sections

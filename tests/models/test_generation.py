@@ -3,7 +3,6 @@ model's, which are as loud as by one window: every family, every length, alike w
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +16,9 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.models import generation, registry, requests, sounds
+from soundmill.models import generation, registry, sounds
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.mel_autoencoder.autoencoder import padded_log_mel
-from soundmill.models.components.mel_autoencoder.codec import MelCodec
+from soundmill.models.components.mel_autoencoder.autoencoder import MelCodec, padded_log_mel
 from soundmill.models.family import Request, Run, can, require
 from soundmill.models.projected_gan.model import LoopPicture
 from soundmill.training.seeds import seed_of
@@ -76,47 +74,47 @@ def catalog(tmp_path):
 
 
 def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
-    by_label = requests.of_clips(Model(condition="labels", labels=["dog", "rain"]), catalog, ["a", "b"], 7)
+    by_label = sounds.of_clips(Model(condition="labels", labels=["dog", "rain"]), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in by_label.values()] == [(("dog", "rain"), ""), ((), "")]
     assert "not trained on: unknown" in capsys.readouterr().out
-    by_caption = requests.of_clips(Model(condition="caption"), catalog, ["a", "b"], 7)
+    by_caption = sounds.of_clips(Model(condition="caption"), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "second"), ((), "")]
     assert [request.seed for request in by_caption.values()] == [request.seed for request in by_label.values()]
     assert len({request.seed for request in by_label.values()}) == 2
-    both = requests.of_clips(Model(condition="caption", labels=["rain"]), catalog, ["a", "b"], 7)
+    both = sounds.of_clips(Model(condition="caption", labels=["rain"]), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in both.values()] == [(("rain",), "second"), ((), "")]
-    assert requests.describe(both["a"]) == "second · rain"
-    nothing = requests.of_clips(Model(), catalog, ["a"], 7)
-    assert requests.describe(nothing["a"]) == ""
+    assert sounds.describe(both["a"]) == "second · rain"
+    nothing = sounds.of_clips(Model(), catalog, ["a"], 7)
+    assert sounds.describe(nothing["a"]) == ""
 
 
 def test_prompts_are_texts_or_labels():
-    texts = requests.of_prompts(Model(condition="caption"), ["a bell", "rain"], 2, 0)
+    texts = sounds.of_prompts(Model(condition="caption"), ["a bell", "rain"], 2, 0)
     assert [request.caption for request in texts] == ["a bell", "a bell", "rain", "rain"]
     assert len({request.seed for request in texts}) == 4
-    mixed = requests.of_prompts(Model(condition="labels", labels=["dog bark", "rain"]), ["dog", "RAIN"], 2, 0)
+    mixed = sounds.of_prompts(Model(condition="labels", labels=["dog bark", "rain"]), ["dog", "RAIN"], 2, 0)
     assert [request.labels for request in mixed] == [("dog bark", "rain")] * 2
-    assert [request.labels for request in requests.of_prompts(Model(), [], 1, 0)] == [()]
+    assert [request.labels for request in sounds.of_prompts(Model(), [], 1, 0)] == [()]
     with pytest.raises(UserError, match="give a prompt"):
-        requests.of_prompts(Model(condition="caption"), [], 1, 0)
+        sounds.of_prompts(Model(condition="caption"), [], 1, 0)
     with pytest.raises(UserError, match="without labels"):
-        requests.of_prompts(Model(), ["rain"], 1, 0)
-    assert requests.describe(Request(labels=("dog", "rain"))) == "dog, rain"
+        sounds.of_prompts(Model(), ["rain"], 1, 0)
+    assert sounds.describe(Request(labels=("dog", "rain"))) == "dog, rain"
 
 
 def test_a_model_of_captions_and_labels_takes_both_and_any_other_takes_labels_as_prompts(capsys):
     both = Model(condition="caption", labels=["dog bark", "rain"])
-    (told,) = requests.of_prompts(both, ["a bell"], 1, 0, ["dog"])
+    (told,) = sounds.of_prompts(both, ["a bell"], 1, 0, ["dog"])
     assert told == Request(("dog bark",), "a bell", seed_of(0, "a bell", "dog bark", 0))
-    assert requests.of_prompts(both, [], 1, 0, ["rain"]) == [Request(("rain",), "", seed_of(0, "rain", 0))]
+    assert sounds.of_prompts(both, [], 1, 0, ["rain"]) == [Request(("rain",), "", seed_of(0, "rain", 0))]
     with pytest.raises(UserError, match="give a prompt"):
-        requests.of_prompts(both, [], 1, 0)
-    requests.print_matched_labels(both, ["a bell"], ["dog"])
+        sounds.of_prompts(both, [], 1, 0)
+    sounds.print_matched_labels(both, ["a bell"], ["dog"])
     assert capsys.readouterr().err == "'dog' matches the label 'dog bark'\n"
     by_text, by_label = Model(condition="caption"), Model(condition="labels", labels=["dog bark", "rain"])
     texts = [Request(caption=text, seed=seed_of(0, text, 0)) for text in ("a bell", "rain")]
-    assert requests.of_prompts(by_text, ["a bell"], 1, 0, ["rain"]) == texts
-    (labelled,) = requests.of_prompts(by_label, ["dog"], 1, 0, ["rain"])
+    assert sounds.of_prompts(by_text, ["a bell"], 1, 0, ["rain"]) == texts
+    (labelled,) = sounds.of_prompts(by_label, ["dog"], 1, 0, ["rain"])
     assert labelled == Request(("dog bark", "rain"), seed=seed_of(0, "dog bark", "rain", 0))
 
 
@@ -217,6 +215,9 @@ class Plain:
     def decode(self, latents):
         return latents
 
+    def sounding(self, *how):
+        return MelCodec(self, *how)
+
 
 def of_seconds(name: str, seconds: float, monkeypatch) -> object:
     """A model of the family that makes `seconds` at once, with Griffin-Lim and without a net."""
@@ -224,7 +225,7 @@ def of_seconds(name: str, seconds: float, monkeypatch) -> object:
     train = params.parse(registry.family(name).train_params, document[name]["train"], name)
     spec = params.section(document, "spectrogram.tagger", "") | document["spectrogram"].get(name, {})
     spec = SpectrogramParams(**spec).spec.model_copy(update={"peak": 0.5} if name == "tango" else {})
-    module = import_module(registry.family(name).model)
+    module = registry.family(name).module
     net, num_samples = torch.nn.Identity(), round(seconds * RATE)
     if name == "ddpm_mel":
         picture = train.picture.model_copy(update={"seconds": seconds, "width": round(train.picture.width * seconds / 5)})
@@ -233,8 +234,7 @@ def of_seconds(name: str, seconds: float, monkeypatch) -> object:
         picture = LoopPicture(spec, num_samples, num_samples // spec.hop_length - 8, "cut")  # its end is silent
         return module.ProjectedGan(train, net, spec, picture, [], [])
     if name in ("tango", "audio_dit"):
-        kind, frames = SimpleNamespace(sound=MelCodec), num_samples // spec.hop_length
-        codec = {"params": train, "net": net, "kind": kind, "autoencoder": Plain(spec), "frames": frames}
+        codec = {"params": train, "net": net, "autoencoder": Plain(spec), "frames": num_samples // spec.hop_length}
         return module.Tango(**codec) if name == "tango" else module.AudioDiT(**codec, seconds=seconds, layout=None)
     monkeypatch.setattr(module, "WINDOW_SECONDS", seconds)
     model = module.Vocoding(train, net, RATE) if name == "diffwave" else module.VocodingModel(train, net, 1)

@@ -11,10 +11,9 @@ from soundmill import params
 from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.models.family import Request
-from soundmill.models.projected_gan import discriminators, generator
-from soundmill.models.projected_gan.generator import Generator, ModulatedConv
+from soundmill.models.projected_gan import TrainParams, networks
 from soundmill.models.projected_gan.model import LoopPicture, ProjectedGan, ProjectedGanModule
-from soundmill.models.projected_gan.params import TrainParams
+from soundmill.models.projected_gan.networks import Generator, ModulatedConv
 from soundmill.training.loader import Batch
 from soundmill.training.tagger import Tagger
 from soundmill.training.vggish import Vggish
@@ -32,8 +31,8 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def projector() -> discriminators.Projector:
-    return discriminators.Projector(*discriminators.random([2, 4, 4, 8], rng()), [2, 4, 4, 8], rng())
+def projector() -> networks.Projector:
+    return networks.Projector(*networks.random([2, 4, 4, 8], rng()), [2, 4, 4, 8], rng())
 
 
 def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanModule:
@@ -42,7 +41,7 @@ def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanM
     settings = TRAIN.discriminators.model_copy(update=changed)
     trained = TRAIN.model_copy(update={"discriminators": settings, **changes})
     torch.manual_seed(0)
-    chosen = discriminators.choose(settings, ROOT / "nowhere", 0, report=lambda text: None)
+    chosen = networks.choose(settings, ROOT / "nowhere", 0, report=lambda text: None)
     return ProjectedGanModule(trained, Generator(trained.generator), LoopPicture(TANGO, 32_000, 192, "resize"), chosen, 0, steps)
 
 
@@ -79,13 +78,13 @@ def test_demodulated_weights_have_unit_norm_and_are_what_is_convolved(up):
     assert torch.allclose(weights.square().sum((2, 3, 4)), torch.ones(3, 5), atol=1e-5)
     for item in range(3):  # the published way: each item's own weights
         given = x[item][None]
-        expected = nn.functional.conv2d(generator._twice(given) if up else given, weights[item], padding=1)[0]
+        expected = nn.functional.conv2d(networks._twice(given) if up else given, weights[item], padding=1)[0]
         inside = (slice(None), slice(3, -3), slice(3, -3)) if up else slice(None)
         assert torch.allclose(conv(x, w)[item][inside], expected[inside], atol=1e-5)
 
 
 def test_four_discriminators_give_sixty_logits():
-    group = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4, 8])
+    group = networks.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4, 8])
     shown = projector()(torch.randn(4, 1, 192, 64))
     assert [tuple(one.shape[1:]) for one in shown] == [(2, 96, 128), (2, 48, 64), (4, 24, 32), (4, 12, 16)]
     assert group([shown]).shape == (4, 60)
@@ -94,9 +93,9 @@ def test_four_discriminators_give_sixty_logits():
 
 def test_a_batch_of_one_sound_is_told_by_its_deviation():
     same, other = torch.ones(8, 3, 4, 4), torch.randn(8, 3, 4, 4, generator=rng())
-    assert discriminators.with_deviation(same)[:, -1].max() < 1e-3
-    assert discriminators.with_deviation(other)[:, -1].min() > 0.5
-    assert discriminators.with_deviation(other[:1]).shape == (1, 4, 4, 4)
+    assert networks.with_deviation(same)[:, -1].max() < 1e-3
+    assert networks.with_deviation(other)[:, -1].min() > 0.5
+    assert networks.with_deviation(other[:1]).shape == (1, 4, 4, 4)
 
 
 def test_no_gradient_goes_into_a_projector_and_one_goes_through():
@@ -112,11 +111,11 @@ def test_no_gradient_goes_into_a_projector_and_one_goes_through():
 
 def test_vggish_and_the_tagger_have_maps_of_four_halved_sizes():
     with torch.device("meta"):
-        vggish = discriminators._cut(Vggish().features, nn.MaxPool2d)
+        vggish = networks._cut(Vggish().features, nn.MaxPool2d)
         shown = [tuple(one.shape[1:]) for one in vggish(torch.empty(1, 1, 96, 64))]
     assert shown == [(64, 48, 32), (128, 24, 16), (256, 12, 8), (512, 6, 4)]
     net = Tagger(TANGO, 3, width=4, embedding_size=8, patch_seconds=0.1, dropout=0.0).eval()
-    stack = discriminators._cut(net.trunk, nn.AvgPool2d, transposed=True)
+    stack = networks._cut(net.trunk, nn.AvgPool2d, transposed=True)
     stack.blocks[-1].append(nn.AvgPool2d(2))
     assert [tuple(one.shape[1:]) for one in stack(torch.zeros(1, 1, 96, 64))] == [(4, 48, 32), (8, 24, 16), (16, 12, 8), (16, 6, 4)]
     assert len(list(stack.modules())) > len(list(net.trunk.modules()))  # every layer of it is there
@@ -126,7 +125,7 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     settings = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})
     said: list[str] = []
-    assert discriminators.choose(settings, tmp_path, 0, report=said.append)[1] == ["random", "random"]
+    assert networks.choose(settings, tmp_path, 0, report=said.append)[1] == ["random", "random"]
     assert "soundmill weights fetch vggish" in said[0]
     assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Using random weights" in said[1]
 
@@ -138,17 +137,17 @@ def test_a_published_training_does_not_start_with_random_projectors(monkeypatch,
     assert settings.projectors == ["vggish", "tagger"]
     message = rf"projector '{name}': .*`{remedy}`.* or set projected_gan\.train\.discriminators\.missing to `random`"
     with pytest.raises(UserError, match=message):
-        discriminators.choose(settings.model_copy(update={"projectors": [name]}), tmp_path, 0)
+        networks.choose(settings.model_copy(update={"projectors": [name]}), tmp_path, 0)
     with pytest.raises(UserError, match="projector 'vggish'"):
-        discriminators.choose(settings, tmp_path, 0)
+        networks.choose(settings, tmp_path, 0)
 
 
 def test_discriminators_have_the_published_channels():
     """pg_modules/discriminator.py: 64-64-128-256-512, the others begin later; separable convolutions, norms, a 4×4 head."""
     sizes = PAPER.discriminators
     with torch.device("meta"):
-        net, channels = discriminators.random(sizes.mixed_widths, None)
-        nets = nn.ModuleList(discriminators.Projector(net, channels, sizes.mixed_widths, None) for _ in range(2))
+        net, channels = networks.random(sizes.mixed_widths, None)
+        nets = nn.ModuleList(networks.Projector(net, channels, sizes.mixed_widths, None) for _ in range(2))
         chosen = nets, ["", ""]
         trained = ProjectedGanModule(PAPER, nn.Identity(), nn.Identity(), chosen, 0, 1)
     groups = trained.discriminator.of_projector
@@ -166,7 +165,7 @@ def test_discriminators_have_the_published_channels():
 
 def test_two_projectors_are_fused_by_adding_what_is_said_of_both():
     one, two = module(["random"]), module(["random"])
-    both = discriminators.Discriminators([[2, 2, 4, 4]] * 2, [2, 2, 4, 4, 8]).eval()
+    both = networks.Discriminators([[2, 2, 4, 4]] * 2, [2, 2, 4, 4, 8]).eval()
     both.of_projector[0].load_state_dict(one.discriminator.of_projector[0].state_dict())
     both.of_projector[1].load_state_dict(two.discriminator.of_projector[0].state_dict())
     maps = [one.projectors[0](torch.randn(4, 1, 192, 64)), two.projectors[0](torch.randn(4, 1, 192, 64))]

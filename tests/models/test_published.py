@@ -21,7 +21,6 @@ from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.components.dit.network import padded
-from soundmill.models.components.text_states.states import states_of
 from soundmill.models.family import Request, Run
 from soundmill.models.importing import import_published
 from soundmill.models.waveform_unet import model as models
@@ -144,7 +143,7 @@ def test_its_sounds_are_the_pipeline_s(pipeline, imported, tmp_path, guidance):
     assert ours.shape == (2, 2, 128)
     lasting = [SECONDS, 128 / RATE]
     for wave, request, seconds in zip(ours, requests, lasting, strict=True):
-        states = padded(states_of(model.text, None, [request.caption], run), 6, 10)
+        states = padded(model.told([request.caption], run), 6, 10)
         given = [{"prompt_embeds": states[0], "attention_mask": states[1].long()}, {"prompt": request.caption}]
         for told in given:
             rng = torch.Generator().manual_seed(seed_of(request.seed, "window", 0))

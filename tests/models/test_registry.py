@@ -27,7 +27,7 @@ def test_conf_names_the_components_that_a_family_imports(root):
         named = document["families"][name]["components"]
         assert set(named) == {"source", "net", "codec", "vocoder"}
         by_name = registry.code_by_name(name, {}, document)
-        of_all = {"griffin_lim", "text_states", "waves"}  # dependencies whatever conf names
+        of_all = {"griffin_lim", "log_mels", "text_states", "waves"}  # dependencies whatever conf names
         assert {*named.values(), *of_all} == components_of(MODELS / name, by_name) | of_all
 
 

@@ -13,8 +13,8 @@ from soundmill.models.components.latents.store import Posteriors
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
 from soundmill.models.preparing import Captioned
+from soundmill.models.tango import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.model import Tango, TextUNet, build_net, draw_captions, draw_times, draw_x0, sample_latents
-from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.training.loader import Arrays, Loader, Order
 from soundmill.training.module import rate_factor
 from tests.imports import ROOT
@@ -188,7 +188,7 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
         sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0, grain=0.0,
         vocoder="griffin_lim", griffin_lim_iterations=1, griffin_lim_momentum=0.0,
     )  # fmt: skip
-    model = Tango(laptop, net, None, Shaped(), 32)
+    model = Tango(laptop, net, Shaped(), 32)
     rng = np.random.default_rng(0)
     texts, null = [rng.standard_normal((length, 12)).astype("<f2") for length in (3, 9)], rng.standard_normal((1, 12)).astype("<f2")
 

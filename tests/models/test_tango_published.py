@@ -13,9 +13,8 @@ from soundmill.models.components import registry
 from soundmill.models.components.hifigan import NetworkParams
 from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.models.components.mel_autoencoder.autoencoder import build_autoencoder
-from soundmill.models.tango import published
+from soundmill.models.tango import TrainParams, published
 from soundmill.models.tango.model import Tango, build_net
-from soundmill.models.tango.params import TrainParams
 from tests.imports import ROOT
 
 HALVES = ("encoder", "decoder")
@@ -84,7 +83,7 @@ def check(model: Tango, unet, vae, vocoder) -> None:
         (model.net(xt, t, states, mask), unet(xt, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample),
         (codec.encode(picture).latent_dist.mean, vae.encode(picture).latent_dist.mean),
         (codec.decode(xt).sample, vae.decode(xt).sample),
-        (model.vocoder.synthesise(log_mels), vocoder(log_mels.transpose(1, 2))[:, : 20 * 160]),
+        (model.vocoder.synthesise(model.vocoder.net, log_mels, 160), vocoder(log_mels.transpose(1, 2))[:, : 20 * 160]),
     ):
         assert expected.std() > 1e-3
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -13,8 +13,7 @@ import torch
 from soundmill import params
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
-from soundmill.models import vocoding
-from soundmill.models.components.choice import load_vocoder
+from soundmill.models import transforming as vocoding
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave import vocoder as diffwave
@@ -24,6 +23,7 @@ from soundmill.models.components.istft import NetworkParams as IstftSizes
 from soundmill.models.components.istft.vocoder import Istft, build
 from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
+from soundmill.models.components.registry import chosen_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
 from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderNet
@@ -58,7 +58,7 @@ def one_step(tmp_path):
 
 def test_only_the_schedule_differs(waves):
     betas = {
-        name: vocoding.load(waves, None, steps, fast).sampling
+        name: vocoding.load_vocoder(waves, None, steps, fast).sampling
         for name, steps, fast in (("own", None, False), ("fast", None, True), ("few", 4, False), ("all", 50, False))
     }
     assert {sampling.seed for sampling in betas.values()} == {3}
@@ -66,30 +66,30 @@ def test_only_the_schedule_differs(waves):
     assert betas["fast"].betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]
     assert len(betas["few"].betas) == 4
     mel = torch.full((1, SPEC.n_mels, 4), -3.0)
-    everything, own = vocoding.load(waves, None, 50, False), vocoding.load(waves, SPEC, None, False)
+    everything, own = vocoding.load_vocoder(waves, None, 50, False), vocoding.load_vocoder(waves, SPEC, None, False)
     trained = DiffWave(NETWORK, NOISE, SamplingParams(betas="trained", seed=3), SPEC, own.net)
     torch.testing.assert_close(everything.vocode(mel), trained.vocode(mel))
     assert not torch.allclose(own.vocode(mel), trained.vocode(mel))
     noise = NoiseParams(num_timesteps=200, beta_start=1e-4, beta_end=0.02)
     save_vocoder(DiffWave(NETWORK, noise, own.sampling, SPEC, own.net), waves.parent / "large", {})
-    assert vocoding.load(waves.parent / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
+    assert vocoding.load_vocoder(waves.parent / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
 
 
 def test_steps_that_a_vocoder_has_not_are_refused(waves, one_step):
     with pytest.raises(UserError, match="trained on 50 timesteps: --steps 51 is too many"):
-        vocoding.load(waves, None, 51, False)
+        vocoding.load_vocoder(waves, None, 51, False)
     for steps, fast in ((6, False), (None, True)):
         with pytest.raises(UserError, match=r"hifigan: this vocoder makes sound in one step.* leave --fast and --steps out"):
-            vocoding.load(one_step, None, steps, fast)
-    assert vocoding.load(one_step, None, None, False).spec == SPEC
+            vocoding.load_vocoder(one_step, None, steps, fast)
+    assert vocoding.load_vocoder(one_step, None, None, False).spec == SPEC
     with pytest.raises(UserError, match=r"hop_length 160, not 256"):
-        vocoding.load(waves, spec_with(**SPEC.model_dump() | {"hop_length": 256}), None, False)
+        vocoding.load_vocoder(waves, spec_with(**SPEC.model_dump() | {"hop_length": 256}), None, False)
 
 
 def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
     wave = 0.1 * np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     given = [vocoding.LogMel("a", log_mel(wave, SPEC), 1000), vocoding.LogMel("b", np.full((SPEC.n_mels, 5), -2.0, np.float16))]
-    vocoder = vocoding.load(waves, None, None, True)
+    vocoder = vocoding.load_vocoder(waves, None, None, True)
     paths, timing = vocoding.write_sounds(vocoder, given, tmp_path / "out" / "deep")
     assert [path.name for path in paths] == ["a.wav", "b.wav"]
     output = [soundfile.read(path) for path in paths]
@@ -190,7 +190,7 @@ def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
 
 
 def test_damaged_weights_make_no_sound(waves, tmp_path):
-    vocoder = vocoding.load(waves, None, None, False)
+    vocoder = vocoding.load_vocoder(waves, None, None, False)
     vocoder.net.last.bias.data.fill_(float("nan"))
     with pytest.raises(UserError, match="a: the vocoder's sound is not finite"):
         vocoding.write_sounds(vocoder, [vocoding.LogMel("a", np.zeros((SPEC.n_mels, 2), np.float32))], tmp_path)
@@ -242,7 +242,7 @@ def test_a_vocoder_that_an_earlier_choice_left_is_not_taken(tmp_path, choice, as
     for there in (False, True):  # a directory without a vocoder says whether it was opened
         for vocoder in ("griffin_lim", "trained", None):  # earlier checkpoints name none
             try:
-                found[there, vocoder] = load_vocoder(SimpleNamespace(vocoder=vocoder), tmp_path, SPEC)
+                found[there, vocoder] = chosen_vocoder(SimpleNamespace(vocoder=vocoder), tmp_path, SPEC)
             except UserError:
                 found[there, vocoder] = "opened"
         (tmp_path / "vocoder").mkdir(exist_ok=True)

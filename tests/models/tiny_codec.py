@@ -115,6 +115,5 @@ FAMILY = Family(
     title="a tiny autoencoder of stereo waves",
     paper="none",
     train_params=TrainParams,
-    model=__name__,
     part="autoencoder",
 )

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from soundmill import params, text
 from soundmill.decoding import decode
-from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.tango import TrainParams
 from soundmill.models.tango.model import Tango, build_net
-from soundmill.models.tango.params import TrainParams
 from tests.imports import ROOT
 from tests.models.components.test_mel_autoencoder import SPEC, untrained
 from tests.prepared import sound, write_sounds
@@ -34,9 +33,8 @@ def write_untrained(home: Path) -> Path:
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     config = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
     net = build_net(trained, model.latent_shape(FRAMES))
-    kind, _ = registry.load_latent_codec(home / "autoencoder")
     facts = {"weights": {"last": {"step": 0}}}
-    Tango(trained, net, kind, model, FRAMES, text=config).save(home / "model", facts, [home / "autoencoder"])
+    Tango(trained, net, model, FRAMES, text=config).save(home / "model", facts, [home / "autoencoder"])
     return home / "model"
 
 

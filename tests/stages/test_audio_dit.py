@@ -18,7 +18,7 @@ from soundmill.models.audio_dit.model import sample, window_starts
 from soundmill.models.components.dit.network import Conditions
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
-from soundmill.models.merging import write_whole
+from soundmill.models.training import write_whole
 from soundmill.training import checkpoint
 from tests.models import test_audio_dit_single_file as published
 from tests.models.test_published import CHANNELS, FRAMES, RATE, conf

@@ -15,7 +15,8 @@ from soundmill import commands, hashing, manifest, params, shards
 from soundmill.audio import tags
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.models import adapted, cost, generation, merging, registry
+from soundmill.models import adapted, cost, generation, registry
+from soundmill.models import training as merging
 from soundmill.models.components.latents.store import read_about
 from soundmill.models.family import chosen_by, made_by
 from soundmill.publishing import model as publishing

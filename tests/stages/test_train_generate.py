@@ -23,7 +23,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
-from soundmill.models.requests import match_label
+from soundmill.models.sounds import match_label
 from soundmill.tracking import StageRun
 from soundmill.training import checkpoint
 from tests.imports import ROOT

@@ -10,8 +10,8 @@ from torch import nn
 
 from soundmill.errors import UserError
 from soundmill.models import adapted
+from soundmill.models.tango import UNetParams
 from soundmill.models.tango.model import TextUNet
-from soundmill.models.tango.params import UNetParams
 from soundmill.training import adapters, checkpoint
 from soundmill.training.params import LoraParams
 

@@ -21,16 +21,15 @@ from soundmill.diffusion.paths import Flow, Velocity, error, length_shift, logit
 from soundmill.diffusion.sampling import Draw, guided
 from soundmill.errors import UserError
 from soundmill.models import adapted
-from soundmill.models.audio_dit.params import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
+from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
-from soundmill.models.components.choice import latent_components, load_vocoder, vocoder_of
-from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
+from soundmill.models.components.contracts import Codec, LatentCodec, Vocoder
 from soundmill.models.components.dit.network import Conditions, DiT, hidden, padded
 from soundmill.models.components.latents.store import Posteriors, gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
-from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.vocoding import vocoder_of
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
 from soundmill.models.sounds import in_precision
@@ -109,7 +108,6 @@ class AudioDiT(TrainedModel):
 
     config, weights = Config, "transformer.safetensors"
 
-    kind: Kind  # of the autoencoder
     autoencoder: LatentCodec
     frames: int  # of the sounds whose latents the net is trained on: of log-mels, or of latents if the codec has none
     seconds: float | None  # of the longest training clip; None: unknown, taken for as long as the latents
@@ -176,7 +174,7 @@ class AudioDiT(TrainedModel):
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
         network = self.params.network
         captions = [request.caption for request in requests]
-        states = text_states.states_of(self.text, self.texts, captions, run) if self.text else [None] * len(requests)
+        states = self.told(captions, run) if self.text else [None] * len(requests)
         ends = torch.tensor(seconds)
         conditions = Conditions(
             *padded(states, network.text_tokens, network.text_width),
@@ -189,11 +187,11 @@ class AudioDiT(TrainedModel):
     def codec(self, run: Run, latent_frames: int) -> Codec:
         """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""
         frames = latent_frames * (self.frames // self.latent_frames)
-        return self.kind.sound(self.autoencoder, self.vocoder_for(run), frames, run.sampling.grain, run.device)
+        return self.autoencoder.sounding(self.vocoder_for(run), frames, run.sampling.grain, run.device)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
-        found = latent_components(config.params.sampling, directory, whole)
+        found = registry.latent_components(config.params.sampling, directory, whole)
         autoencoder, text = found["autoencoder"], config.text
         channels, _, bands = autoencoder.latent_shape(config.frames)
         if {len(config.mean), len(config.deviation)} != {channels * bands}:
@@ -359,7 +357,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     A training that starts from another keeps its labels and the standardisation of its latents.
     """
     known, directory = Clips.read(params, ctx, catalog), inputs / "latents" / "clips"
-    kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
+    autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     about = read_about(directory, autoencoder.digest)
     item_seconds, frames = about.num_samples / autoencoder.sample_rate, about.num_samples // autoencoder.samples_per_frame
     shape, train = autoencoder.latent_shape(frames), list(known.train)
@@ -384,9 +382,9 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         standard = layout(shape, autoencoder.scaling_factor, (posteriors.read(train.index(one)) for one in chosen))
     torch.manual_seed(params.seed)
     net = build_net(params, shape, len(known.labels))
-    vocoder = load_vocoder(params.sampling, parts, autoencoder.spec)
+    vocoder = registry.chosen_vocoder(params.sampling, parts, autoencoder.spec)
     longest = max(known.facts[clip_id]["seconds"] or item_seconds for clip_id in train)
-    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, vocoder, **known.conditions)
+    model = AudioDiT(params, net, autoencoder, frames, longest, standard, vocoder, **known.conditions)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
     counts = {"captions": known.captions, "labels": known.labels}

@@ -5,12 +5,13 @@ them. On disk, each is a directory with its weights in `model.safetensors`, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from soundmill.models.components.making import MadeComponent
-
-
+Build = Callable[[Any, Any, int], Any]  # parameters or a config, MelSpec (None: no log-mels), channels of waves → a new net
 PYTORCH = {"format": "pt"}  # metadata of the weights; other programs expect it
 
 
@@ -57,23 +56,17 @@ class VocoderConfig(checkpoint.Config):
     source: dict[str, Any]  # `kind`: train | load, and facts about that
 
 
-C = TypeVar("C", bound=VocoderConfig)
+def save_vocoder(model: Saved, directory: Path, source: dict[str, Any]) -> None:
+    """Write a vocoder into a new directory; `source` as in `VocoderConfig`. Its net has no weight norms."""
+    checkpoint.save(directory, model.stored(source).model_dump(mode="json"), model.net.state_dict(), metadata=PYTORCH)
 
 
-def save_vocoder(model: Any, directory: Path, source: dict[str, Any]) -> None:
-    """Write a vocoder into a new directory; `source` as in `VocoderConfig`.
-
-    It has a `net`, in evaluation mode and float32, without weight norms, and its `config(source)` returns its `VocoderConfig`.
-    """
-    checkpoint.save(directory, model.config(source).model_dump(mode="json"), model.net.state_dict(), metadata=PYTORCH)
-
-
-def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
-    """The config of a saved vocoder; UserError if there is none, or if it is for another spec than `spec` (None: any)."""
-    saved = checkpoint.load_config(directory, config, "vocoder")
+def restore_vocoder(model: type[S], network: Build, directory: Path, spec: MelSpec | None) -> S:
+    """A saved vocoder; UserError if it is for another spec than `spec` (None: any)."""
+    saved = checkpoint.load_config(directory, model.config, "vocoder")
     if spec:
         check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
-    return saved
+    return model.restored(saved, directory, network)
 
 
 def check_vocoder_spec(where: str, required: Mapping[str, Any], spec: MelSpec, more: Sequence[str] = ()) -> None:
@@ -86,14 +79,35 @@ def check_vocoder_spec(where: str, required: Mapping[str, Any], spec: MelSpec, m
         )
 
 
-class OnItsDevice:
-    """A vocoder or codec that is where its net is."""
+class Saved:
+    """A vocoder or codec: a dataclass with a net, in evaluation mode and float32, and fields of its `config` by the same names.
 
+    `spec` is the config's `mel_spec`. It is where its net is.
+    """
+
+    config: ClassVar[type[checkpoint.Config]]
     net: Any
 
     def to(self, device: Any) -> Self:
         self.net.to(device)
         return self
+
+    def stored(self, source: dict[str, Any]) -> Any:
+        """Its config."""
+        own = {"mel_spec": "spec"}
+        names = self.config.model_fields.keys() - {"kind", "source"}
+        return self.config(source=source, **{name: getattr(self, own.get(name, name)) for name in names})
+
+    @classmethod
+    def restored(cls, saved: Any, directory: Path, network: Build) -> Self:
+        """With a saved config, and the net that `network` makes of it with the weights in a directory."""
+        made = partial(network, saved, getattr(saved, "mel_spec", None), getattr(saved, "channels", 1))
+        net = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
+        stored = {"spec" if name == "mel_spec" else name: value for name, value in saved}
+        return cls(net=net, **{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
+
+
+S = TypeVar("S", bound=Saved)
 
 
 class Codec(Protocol):
@@ -126,7 +140,7 @@ class Encoder(Protocol):
 
 
 class LatentCodec(Encoder, Protocol):
-    """What a family that diffuses latents [N, channels, frames, bands] also needs of a codec; its kind has a `sounding`."""
+    """What a family that diffuses latents [N, channels, frames, bands] also needs of a codec."""
 
     spec: MelSpec | None  # of the log-mels that it decodes to, which need a vocoder; None: it decodes to waves
     samples_per_frame: int  # of the sound, per frame of the latents
@@ -135,6 +149,12 @@ class LatentCodec(Encoder, Protocol):
 
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
         """(channels, frames, bands) of the latent of a sound of `frames` frames."""
+
+    def sounding(self, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:
+        """A codec between waves of `frames` frames and scaled latents, both on the CPU; it decodes log-mels with `vocoder`.
+
+        `grain` is the share to restore of the noise that the codec smooths away.
+        """
 
 
 class CodecIdentity(checkpoint.Config):
@@ -155,12 +175,9 @@ class CodecConfig(CodecIdentity):
     source: dict[str, Any]  # how it was trained or loaded
 
 
-def save_codec(model: Any, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write a codec into a new directory, and set and return its `digest`; `source` as in `CodecConfig`.
-
-    It has a `net`, in evaluation mode and float32, and its `config(source)` returns its `CodecConfig`.
-    """
-    config = model.config(source)
+def save_codec(model: Saved, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Write a codec into a new directory, and set and return its `digest`; `source` as in `CodecConfig`."""
+    config = model.stored(source)
     directory.mkdir(parents=True)
     weights = directory / checkpoint.WEIGHTS
     checkpoint.write_weights(model.net.state_dict(), weights, PYTORCH)
@@ -170,9 +187,21 @@ def save_codec(model: Any, directory: Path, source: dict[str, Any]) -> dict[str,
     return {"digest": model.digest}
 
 
+def restore_codec(model: type[S], network: Build, directory: Path) -> S:
+    return model.restored(checkpoint.load_config(directory, model.config, "autoencoder"), directory, network)
+
+
 def read_codec(directory: Path) -> CodecIdentity:
     """The identity of the codec in a directory, without loading it; UserError if there is none."""
     return checkpoint.load_config(directory, CodecIdentity, "autoencoder")
+
+
+class LoadedParams(StageParams):
+    """Pretrained weights: AudioLDM's (autoencoder in `vae/`, vocoder in `vocoder/`) or Vocos'."""
+
+    kind: Literal["load"]
+    name: str = Field(min_length=1, description="id on the Hugging Face hub, or a directory")
+    revision: str | None = Field(description="commit on the hub, 40 hex digits")
 
 
 class ComponentParams(StageParams):
@@ -310,14 +339,15 @@ def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of vocoder or codec. Its modules are named, not imported: parameters are read without torch.
+    """A kind of vocoder or codec. Its module is named, not imported: parameters are read without torch.
 
-    Its package has the type of its parameters as `PARAMS`, and a module `make` with `make`, and `check` if `params.weights` can be
-    published ones. The directories that it saves have a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
+    Its package has the type of its parameters as `PARAMS`. The module has `make`, `load` and `network`, and `check` if
+    `params.weights` can be published ones. The directories that it saves have a `config.json` with its `kind`; a codec's has all of
+    `CodecIdentity`.
     """
 
-    component: str  # module with `load` and `network`
-    sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
+    component: str  # its module
+    latents: bool = False  # whether `load` returns a LatentCodec
 
     @property
     def package(self) -> str:
@@ -328,23 +358,24 @@ class Kind:
         return import_module(self.package).PARAMS
 
     @property
-    def maker(self) -> ModuleType:
-        return import_module(f"{self.package}.make")
+    def module(self) -> ModuleType:
+        return import_module(self.component)
 
-    def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
-        return self.maker.make(params, ctx, clips, mels, catalog)
+    def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Any:
+        """The MadeComponent (making.py) that its stage publishes."""
+        return self.module.make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
         """Load what `MadeComponent.save` wrote; UserError if weights do not fit, or a vocoder is for another `spec` (None: any)."""
-        return import_module(self.component).load(directory, *spec)
+        return self.module.load(directory, *spec)
 
-    def sound(self, codec: LatentCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:
-        """A codec between waves of `frames` frames and scaled latents, both on the CPU; it decodes log-mels with `vocoder`.
+    def network(self, params: ComponentParams, spec: MelSpec, channels: int) -> nn.Module:
+        """Its net, newly initialised, for log-mels of `spec` or waves of so many channels."""
+        return self.module.network(params, spec, channels)
 
-        `grain` is the share to restore of the noise that the codec smooths away.
-        """
-        return import_module(self.sounding).sounding(codec, vocoder, frames, grain, device)
 
-    def network(self, params: ComponentParams, spec: dict[str, Any], *channels: int) -> nn.Module:
-        """Its net, newly initialised; `spec` as plain values, and a codec's `channels` of waves."""
-        return import_module(self.component).network(params, spec, *channels)
+class LatentsParams(StageParams):
+    num_samples: int = Field(ge=1, le=2**28, description="length of every encoded wave; shorter ones are padded with silence")
+    batch_size: int = Field(ge=1, le=65_536, description="clips per batch on a GPU; a CPU encodes one at a time")
+    accelerator: Literal["cpu", "gpu", "auto"]
+    precision: Literal["32", "bf16"] = Field(description="precision on a GPU")

@@ -1,23 +1,90 @@
-"""What the stages that make a component have in common: training on crops of clips, and their outputs."""
+"""What the stages that make a component have in common: training on crops of clips, pretrained weights, and their outputs.
 
-from collections.abc import Callable, Mapping
+Pretrained are published weights, as in the directories `vae` and `vocoder` of AudioLDM, and codecs of this project; they are read
+from safetensors only.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
-from soundmill import hashing, manifest, terminal
-from soundmill.models.catalog import read_weights
-from soundmill.models.samples import Samples, sampling, show_last, show_losses
+from soundmill import hashing, hub, manifest, terminal
+from soundmill.audio import figures
+from soundmill.audio.flac import write_wav
+from soundmill.audio.tags import MadeBy, SourceType
+from soundmill.errors import UserError, report_failure
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components.contracts import CodecConfig, LoadedParams
+from soundmill.params import StageParams
 from soundmill.training import checkpoint
-from soundmill.training.curve import write_curve
+from soundmill.training.checkpoint import write_trained_on
+from soundmill.training.curve import TRAIN, VALID, write_curve
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, Source, crop_places
 from soundmill.training.module import TrainingModule
-from soundmill.training.monitoring import HeldOut
-from soundmill.training.trained_on import write_trained_on
+from soundmill.training.monitoring import HeldOut, Sampling
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A figure, and sounds (wave [C, T], its rate) with titles; `made`: what the weights did for each sound, None if nothing."""
+
+    figure: Any
+    titles: Sequence[str]
+    sounds: Sequence[tuple[np.ndarray, int]]
+    made: Sequence[SourceType | None]
+
+
+def sampling(every: int | None, ctx: Any, draw: Callable[[int], Samples]) -> Sampling | None:
+    """A callback that logs `draw(step)` with averaged weights every `every` steps; None if `every` is None."""
+    return Sampling(every, partial(_send_now, ctx, draw)) if every else None
+
+
+def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Path) -> None:
+    """Save the figure of the final samples and log it with its sounds."""
+    samples = draw(steps)
+    figures.save_png(samples.figure, picture)
+    _send(ctx, samples, "final", steps)
+
+
+def show_losses(ctx: Any, points: Sequence[dict[str, float]]) -> None:
+    """Log the loss curves in one chart, if there are at least two points."""
+    curves = {name: [(point["step"], point[name]) for point in points] for name in (TRAIN, VALID) if points and name in points[0]}
+    if len(points) > 1:
+        ctx.tracking.log_figure(figures.draw_curves(curves, ctx.name), "loss")
+
+
+def _send_now(ctx: Any, draw: Callable[[int], Samples], module: Any, step: int) -> None:
+    with report_failure(f"samples after {step} steps"):
+        with module.ema.applied(module.net):
+            samples = draw(step)
+        _send(ctx, samples, f"step-{step:07d}", step)
+    module.to(module.device)
+
+
+def _send(ctx: Any, samples: Samples, name: str, step: int) -> None:
+    """Log the figure and the sounds, which name the weights of this step."""
+    ctx.tracking.log_figure(samples.figure, f"samples/{name}")
+    directory = ctx.scratch / "samples" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    sounds = zip(samples.titles, samples.sounds, samples.made, strict=True)
+    for number, (title, (wave, rate), kind) in enumerate(sounds, 1):
+        words = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
+        path = directory / (f"{number:02d}-{words}.wav" if words else f"{number:02d}.wav")
+        write_wav(path, wave, rate, made_by=kind and MadeBy(f"{ctx.name} after {step} steps", kind))
+        ctx.tracking.log_file(path, f"samples/{name}")
+
+
+S = TypeVar("S", bound=Source)
+Splits = Mapping[str, Mapping[str, float]]  # split → clip id → weight, as in `Order`
 
 
 @dataclass(frozen=True)
@@ -41,14 +108,19 @@ def starting(where: Path, params: Any, ctx: Any) -> str:
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
+def held_out(splits: Splits, weights: Any) -> list[str]:
+    """The validation clips whose loss is measured, by the section `weights`."""
+    return choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
+
+
 def fit_crops(
     module: TrainingModule,
-    source: Source,
-    held_out: HeldOut | None,
-    clip_weights: Mapping[str, float],
+    source: S,
+    unseen_of: Callable[[list[str]], S],
+    splits: Splits,
     params: Any,
     ctx: Any,
-    draw: Callable[[int], Samples],
+    draw_of: Callable[[S], Callable[[int], Samples]],
     *,
     item_seconds: float,
     started_from: str | None,
@@ -56,20 +128,22 @@ def fit_crops(
 ) -> Fitted:
     """Train `module` by the section `params.weights`, and load the weights that its `use` names into the net.
 
-    `clip_weights` as for `Order`; `draw_items(seed, batch_size, step)` draws what `source` crops; others as for `fit_averaged`.
+    `unseen_of` gives the source of held-out clips, and `draw_of` draws samples of that or, without any, of `source`.
+    `draw_items(seed, batch_size, step)` draws what `source` crops; others as for `fit_averaged`.
     """
-    weights = params.weights
+    weights, valid = params.weights, held_out(splits, params.weights)
+    unseen = unseen_of(valid) if valid else None
     fitted = fit_averaged(
         module,
         source,
-        Order(weights.seed, clip_weights, weights.batch_size),
+        Order(weights.seed, splits["train"], weights.batch_size),
         partial(draw_items, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
         item_seconds=item_seconds,
-        held_out=held_out,
+        held_out=unseen and HeldOut(unseen, len(valid)),
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, draw),
+        sampling=sampling(weights.samples_every_steps, ctx, draw_of(unseen or source)),
     )
     fitted.load_into(module, weights.use)
     return fitted
@@ -92,3 +166,92 @@ def publish(
     ctx.show(f"the picture ({grid.name})", partial(show_last, ctx, component.draw, steps, grid))
     trained = {"steps": steps, **fitted.metrics} if fitted else {}
     return {**component.metrics, **trained, **save_metrics}
+
+
+LICENCE = (
+    "these weights have their own licence, which also applies to what is generated with them (AudioLDM's: CC BY-NC-SA 4.0, no "
+    "commercial use)"
+)
+
+
+def find(
+    weights: LoadedParams, files: tuple[str, ...], section: str, home: Path, digests: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """The directory that `weights` names (see hub.find), and the identity of its `files`."""
+    directory, commit = locate(weights, files, section, home)
+    return directory, {"name": weights.name, "revision": commit, "digest": hub.digest(directory, files, digests)}
+
+
+def locate(weights: LoadedParams, files: tuple[str, ...], section: str, home: Path) -> tuple[Path, str | None]:
+    """The directory that `weights` names, and its commit."""
+    remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
+    return hub.find(weights.name, weights.revision, home, files, partial(_missing, files), remedies)
+
+
+def _missing(files: tuple[str, ...], directory: Path) -> str | None:
+    absent = [file for file in files if not (directory / file).is_file()]
+    return f"{', '.join(absent)} (weights in other formats can run code and are not read)" if absent else None
+
+
+def find_saved(
+    weights: LoadedParams, config: type[CodecConfig], network: StageParams, home: Path
+) -> tuple[Path, dict[str, Any]] | None:
+    """The directory that `weights` names, and its identity, if it is a codec of this project, such as a checkpoint's `autoencoder`.
+
+    UserError if it is of another kind than `config`, or another architecture than `network`.
+    """
+    directory = home / Path(weights.name).expanduser()
+    try:
+        if "kind" not in checkpoint.read(directory, "autoencoder"):
+            return None
+    except UserError:  # no codec of this project: what reads published weights explains it
+        return None
+    saved = checkpoint.load_config(directory, config, "autoencoder")
+    theirs = saved.network.model_dump()
+    compare(directory, {key: (theirs[key], value) for key, value in network.model_dump().items()}, "autoencoder.network")
+    return directory, {"name": weights.name, "revision": None, "digest": saved.digest}
+
+
+def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> None:
+    """UserError if `values` differ: key → (value in the configuration, expected value)."""
+    differing = [f"{key} is {value}, {other} has {expected}" for key, (value, expected) in values.items() if value != expected]
+    if differing:
+        raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
+
+
+def pretrained(kind: Any, directory: Path) -> Any:
+    """A network of a library's class in evaluation mode and float32, from a directory in the library's layout.
+
+    UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter.
+    """
+    import torch
+
+    with explained(directory):  # without `dtype`, transformers rounds to that of config.json
+        net, loading = kind.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    if missing or unknown or loading["mismatched_keys"]:
+        problem, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
+        raise UserError(
+            f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
+            "its files do not belong together: download them again"
+        )
+    return net.eval()
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turn the libraries' errors into a UserError, and silence their warnings and progress bars."""
+    from diffusers.utils import logging as diffusers_logging
+    from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{directory}: cannot be loaded ({type(error).__name__}: {reason})") from None

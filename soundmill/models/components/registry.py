@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from soundmill import hub
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
-from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, LatentsParams, Vocoder
 from soundmill.params import StageParams, did_you_mean, parse_section, section
 from soundmill.training import checkpoint
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
 AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
-WAVES = "soundmill.models.components.waves.sounding"
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "diffwave": Kind("soundmill.models.components.diffwave.vocoder"),
     "hifigan": Kind("soundmill.models.components.hifigan.vocoder"),
@@ -28,12 +26,10 @@ VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "unet1d": Kind("soundmill.models.components.unet1d.vocoder.vocoder"),
 }
 CODECS = {
-    "encodec": Kind("soundmill.models.components.encodec.codec", WAVES),
-    "mel_autoencoder": Kind(
-        "soundmill.models.components.mel_autoencoder.autoencoder", "soundmill.models.components.mel_autoencoder.codec"
-    ),
-    "oobleck": Kind("soundmill.models.components.oobleck.codec", WAVES),
-    "rave": Kind("soundmill.models.components.rave.codec", WAVES),
+    "encodec": Kind("soundmill.models.components.encodec.codec", latents=True),
+    "mel_autoencoder": Kind("soundmill.models.components.mel_autoencoder.autoencoder", latents=True),
+    "oobleck": Kind("soundmill.models.components.oobleck.codec", latents=True),
+    "rave": Kind("soundmill.models.components.rave.codec", latents=True),
     "unet1d": Kind("soundmill.models.components.unet1d.codec.codec"),
 }
 
@@ -58,8 +54,7 @@ def code(components: dict[str, Any]) -> list[str]:
     if components.get("vocoder") in VOCODERS:  # otherwise Griffin-Lim, or none
         modules.append(VOCODERS[components["vocoder"]].component)
     if components.get("codec") in CODECS:
-        kind = CODECS[components["codec"]]
-        modules += filter(None, (kind.component, kind.sounding))
+        modules.append(CODECS[components["codec"]].component)
     return modules
 
 
@@ -91,21 +86,39 @@ def vocoder_in(directory: Path, spec: MelSpec) -> Vocoder | None:
     return load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
+def chosen_vocoder(sampling: Any, directory: Path, spec: MelSpec | None) -> Vocoder | None:
+    """The vocoder in `directory`, if `sampling` uses one; UserError if it is not for `spec` (None: latents of waves)."""
+    if sampling.vocoder is None:
+        return vocoder_in(directory, spec)
+    if sampling.vocoder != "trained":
+        return None
+    if spec is None:
+        raise UserError(
+            "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (`latents=mel_autoencoder`)"
+        )
+    return load_vocoder(directory / VOCODER, spec)
+
+
+def latent_components(sampling: Any, directory: Path, whole: Path) -> dict[str, Any]:
+    """The fields of a model over latents that its checkpoint's components make; `whole` has those that adapters lack."""
+    autoencoder = load_latent_codec(whole / AUTOENCODER)
+    return {"autoencoder": autoencoder, "vocoder": chosen_vocoder(sampling, directory, autoencoder.spec)}
+
+
 def load_codec(directory: Path) -> Encoder:
     """Load a codec of any kind."""
     return codec(_kind_of(directory, "autoencoder")).load(directory)
 
 
-def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
-    """Load the codec of a family that diffuses its latents; also returns its kind. UserError if the kind has no `sounding`."""
+def load_latent_codec(directory: Path) -> LatentCodec:
+    """Load the codec of a family that diffuses its latents; UserError if its kind is for others."""
     name = _kind_of(directory, "autoencoder")
-    kind = codec(name)
-    if not kind.sounding:
-        fitting = ", ".join(other for other in CODECS if CODECS[other].sounding)
+    if not codec(name).latents:
+        fitting = ", ".join(other for other in CODECS if CODECS[other].latents)
         raise UserError(
             f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
         )
-    return kind, kind.load(directory)
+    return load_codec(directory)
 
 
 def codec_params(document: dict[str, Any], family: str) -> Any:
@@ -117,12 +130,12 @@ def codec_params(document: dict[str, Any], family: str) -> Any:
 def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
     """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
     if params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
-        kind.maker.check(params.weights, params.network, spec, home)
+        kind.module.check(params.weights, params.network, spec, home)
 
 
 def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
     """(channels, frames, bands) of the latents that a family is trained on, by the content of a params.yaml."""
-    spec = parse_section(document, f"spectrogram.{document['latent_families'][family]['mel']}", SpectrogramParams).spec
+    spec = _spec(document, document["latent_families"][family]["mel"])
     num_samples = parse_section(document, f"{family}.latents", LatentsParams).num_samples
     return codec_params(document, family).latent_shape(spec, num_samples)
 
@@ -132,11 +145,15 @@ def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str
     made = {}
     if item := document["latent_families"].get(family):
         params, channels = codec_params(document, family), document["clips"][item["clips"]]["channels"]
-        made[codec_name] = codec(params.kind).network(params, document["spectrogram"][item["mel"]], channels)
+        made[codec_name] = codec(params.kind).network(params, _spec(document, item["mel"]), channels)
     if item := document["vocoder_families"].get(family):
         params = parse_section(document, "vocoder", params_of_vocoder(document["vocoder"]))
-        made[VOCODER] = vocoder(params.kind).network(params, document["spectrogram"][item["mel"]])
+        made[VOCODER] = vocoder(params.kind).network(params, _spec(document, item["mel"]), 1)
     return made
+
+
+def _spec(document: dict[str, Any], name: str) -> MelSpec:
+    return parse_section(document, f"spectrogram.{name}", SpectrogramParams).spec
 
 
 def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:

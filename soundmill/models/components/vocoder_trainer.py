@@ -1,7 +1,13 @@
-"""Training a vocoder on the corpus's training clips, and measuring it beside Griffin-Lim."""
+"""Training a vocoder on the corpus's training clips, also against discriminators, and measuring it beside Griffin-Lim.
+
+HiFi-GAN and MelGAN differ in their networks and adversarial losses. Real clips have the level that their log-mels were computed
+from: `MelSpec.peak` applies to both. The discriminators are of several periods and scales as in HiFi-GAN (Kong, Kim & Bae 2020), or
+of scales only as in MelGAN. Each returns the scores [B, positions] of a wave [B, 1, T] and its feature maps. At the paper's width
+of 32, those of periods have 41,105,770 parameters and those of scales 29,618,821, including weight normalisation.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +15,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from soundmill import terminal
 from soundmill.audio import figures, mel
@@ -20,13 +29,208 @@ from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
-from soundmill.models.components.making import MadeComponent, fit_crops, size, starting
+from soundmill.models.components.making import MadeComponent, Samples, Splits, fit_crops, size, starting
 from soundmill.models.components.waves.source import Pairs, gather_waves
-from soundmill.models.samples import Samples
-from soundmill.training.device import pick_device
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted
-from soundmill.training.module import TrainingModule
-from soundmill.training.monitoring import HeldOut
+from soundmill.training.loader import Batch
+from soundmill.training.module import (
+    Phase,
+    PhasedModule,
+    TrainingModule,
+    Turn,
+    discriminator_loss,
+    feature_loss,
+    generator_loss,
+    rebuilt,
+)
+
+Output = tuple[Tensor, list[Tensor]]  # scores, feature maps
+
+PERIODS = (2, 3, 5, 7, 11)  # primes, so that they overlap as little as possible
+SCALES = 3  # each at half the rate of the one before
+SLOPE = 0.1  # of the leaky ReLUs
+
+
+class Convolutions(nn.Module):
+    """Convolutions and a last one to a single channel; the output of each is a feature map."""
+
+    def __init__(self, layers: list[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, signal: Tensor) -> Output:
+        features = []
+        for layer in self.layers[:-1]:
+            signal = nn.functional.leaky_relu(layer(signal), SLOPE)
+            features.append(signal)
+        signal = self.layers[-1](signal)
+        return signal.flatten(1), [*features, signal]
+
+
+class PeriodDiscriminator(nn.Module):
+    """Convolutions along every `period`-th sample of a wave reshaped to [B, 1, T / period, period]."""
+
+    def __init__(self, period: int, width: int):
+        super().__init__()
+        self.period = period
+        widths = [1, width, 4 * width, 16 * width, 32 * width, 32 * width]
+        strides = [3, 3, 3, 3, 1]
+        layers = [
+            weight_norm(nn.Conv2d(below, above, (5, 1), (stride, 1), (2, 0)))
+            for below, above, stride in zip(widths, widths[1:], strides, strict=False)
+        ]
+        self.stack = Convolutions([*layers, weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), 1, (1, 0)))])
+
+    def forward(self, wave: Tensor) -> Output:
+        missing = -wave.shape[2] % self.period
+        wave = nn.functional.pad(wave, (0, missing), mode="reflect")
+        return self.stack(wave.unflatten(2, (-1, self.period)))
+
+
+class ScaleDiscriminator(nn.Module):
+    """Grouped convolutions of the wave with increasing width."""
+
+    def __init__(self, width: int, norm: Callable[[nn.Module], nn.Module]):
+        super().__init__()
+        base = 4 * width
+        plan = [  # channels in and out, kernel, stride, groups
+            (1, base, 15, 1, 1),
+            (base, base, 41, 2, 4),
+            (base, 2 * base, 41, 2, 16),
+            (2 * base, 4 * base, 41, 4, 16),
+            (4 * base, 8 * base, 41, 4, 16),
+            (8 * base, 8 * base, 41, 1, 16),
+            (8 * base, 8 * base, 5, 1, 1),
+            (8 * base, 1, 3, 1, 1),
+        ]
+        self.stack = Convolutions(
+            [
+                norm(nn.Conv1d(below, above, kernel, stride, kernel // 2, groups=groups))
+                for below, above, kernel, stride, groups in plan
+            ]
+        )
+
+    def forward(self, wave: Tensor) -> Output:
+        return self.stack(wave)
+
+
+class Discriminators(nn.Module):
+    """All period and scale discriminators, with separate weights; `width`, a multiple of 4, is 32 in HiFi-GAN's paper."""
+
+    def __init__(self, width: int, periods: Sequence[int] = PERIODS):
+        super().__init__()
+        self.arguments = width, periods
+        self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in periods])
+        norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # as in the paper's code: spectral norm for the first, on raw waves
+        self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
+        self.halve = nn.AvgPool1d(4, 2, padding=2)
+
+    def __reduce__(self) -> Any:
+        return rebuilt, (Discriminators, self.arguments, self.state_dict())
+
+    def forward(self, wave: Tensor) -> list[Output]:
+        """Outputs of each discriminator for waves [B, T], always in the same order."""
+        wave = wave[:, None]
+        outputs = [period(wave) for period in self.periods]
+        for number, scale in enumerate(self.scales):
+            wave = wave if number == 0 else self.halve(wave)
+            outputs.append(scale(wave))
+        return outputs
+
+
+Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
+Scores = Sequence[Tensor]  # one tensor per discriminator
+
+
+class LogMel(nn.Module):
+    """Differentiable `mel.log_mel` of waves [B, T] whose peak is already set."""
+
+    def __init__(self, spec: MelSpec):
+        super().__init__()
+        self.spec = spec
+        self.mel = mel.mel_spectrogram(spec)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        with torch.autocast(wave.device.type, enabled=False):
+            return self.mel(wave.float()).clamp_min(self.spec.floor).log()
+
+
+class VocoderModule(PhasedModule):
+    """A batch: log-mels and waves of crops; `synthesise` generates waves from the log-mels.
+
+    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`.
+    `discriminator_loss` and `generator_loss` are the adversarial losses: least squares or hinge.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        net: nn.Module,
+        build: Callable[[], nn.Module],
+        spec: MelSpec,
+        synthesise: Synthesise,
+        discriminator: nn.Module,
+        discriminator_loss: Callable[[Scores, Scores], Tensor] = discriminator_loss,
+        generator_loss: Callable[[Scores], Tensor] = generator_loss,
+    ):
+        super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
+        self.log_mel, self.synthesise = LogMel(spec), synthesise
+        self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
+        self.arguments = params, build, spec, synthesise, discriminator, discriminator_loss, generator_loss
+
+    def __reduce__(self) -> Any:
+        return rebuilt, (_rebuilt, self.arguments, self.state_dict())
+
+    def phases(self) -> list[Phase]:
+        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+
+    def valid_loss(self, step: int, batch: Batch) -> Tensor:
+        """The weighted log-mel error (unweighted if its weight is 0); adversarial losses are not comparable between steps."""
+        log_mel, real = batch.values
+        fake = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
+        return (self.params.mel_weight or 1.0) * self._spectral(fake, real)
+
+    def _spectral(self, fake: Tensor, real: Tensor) -> Tensor:
+        return (self.log_mel(fake) - self.log_mel(real)).abs().mean()
+
+    def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        log_mel, real = batch.values
+        fake = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
+        real_outputs, fake_outputs = self.discriminator(real), self.discriminator(fake.detach())
+        yield self.discriminator_loss([scores for scores, _ in real_outputs], [scores for scores, _ in fake_outputs])
+
+        real_outputs, fake_outputs = self.discriminator(real), self.discriminator(fake)
+        features = feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
+        adversarial = self.generator_loss([scores for scores, _ in fake_outputs])
+        yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
+
+
+def _rebuilt(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:
+    return VocoderModule(params, build(), build, *others)
+
+
+def normed(build: Callable[[], nn.Module]) -> nn.Module:
+    return with_norms(build())
+
+
+def convolutions(net: nn.Module) -> list[nn.Module]:
+    return [module for module in net.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
+
+
+def with_norms(net: nn.Module) -> nn.Module:
+    """Apply weight normalisation (Salimans & Kingma 2016), as in training."""
+    for layer in convolutions(net):
+        weight_norm(layer)
+    return net
+
+
+def without_norms(net: nn.Module) -> nn.Module:
+    """Fold weight normalisation into the kernels, if there is any."""
+    for layer in filter(parametrize.is_parametrized, convolutions(net)):
+        parametrize.remove_parametrizations(layer, "weight")
+    return net
+
 
 MEASURED_CLIPS = 16  # held-out clips, at most
 SILENCE = 0.1  # nepers above the floor that still count as silence
@@ -46,7 +250,7 @@ class VocoderTrainer:
     clips: Path
     mels: Path
     spec: MelSpec
-    splits: Mapping[str, Mapping[str, float]]  # split → clip id → weight, as in `Order`
+    splits: Splits
     level: Level
 
     @classmethod
@@ -54,13 +258,25 @@ class VocoderTrainer:
         """`level` makes the wave [T] to train on from a clip's."""
         spec = read_spec(mels)
         params.check_spec(spec)
+        use_threads(params.hardware.threads)
+        if params.weights.kind == "train":
+            torch.manual_seed(params.weights.seed)
         return cls(params, ctx, clips, mels, spec, read_weights(catalog), level)
 
-    def start(self, model: Any, load: Callable[[Path, None], Any], kept: Sequence[str] = ()) -> str | None:
-        """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
+    def made(
+        self, model: Any, load: Callable[[Path, None], Any], module: Callable[[], TrainingModule], kept: Sequence[str] = ()
+    ) -> MadeComponent:
+        """Train `module()`, whose net is that of `model`, from `weights.start_from` if that names one.
 
-        Copies the attributes `kept`, too. UserError as `params.check_start`.
+        Copies the attributes `kept` of that, too. UserError as `params.check_start`.
         """
+        started_from = self._start(model, load, kept)
+        fitted, facts = self._train(module(), model, started_from)
+        without_norms(model.net).eval()
+        return self.result(model, facts, fitted)
+
+    def _start(self, model: Any, load: Callable[[Path, None], Any], kept: Sequence[str]) -> str | None:
+        """Print what is trained, and load weights into `model.net`; returns their digest, or None."""
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
         terminal.say(
             f"{ctx.name}: {len(self.splits['train'])} clips, {size(model.net):,} parameters, {weights.steps} steps of "
@@ -75,20 +291,17 @@ class VocoderTrainer:
             setattr(model, name, getattr(start, name))
         return starting(where, self.params, ctx)
 
-    def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
-        """Train `module`, whose net is that of `model`; also returns facts for the config."""
-        weights, ctx = self.params.weights, self.ctx
-        pairs = self.training_pairs()
-        valid = choose_by_hash(list(self.splits["valid"]), weights.validate_batches * weights.batch_size)
-        unseen = self._pairs(valid) if valid else None
+    def _train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
+        """Its training, and facts for the config."""
+        weights = self.params.weights
         fitted = fit_crops(
             module,
-            pairs,
-            unseen and HeldOut(unseen, len(unseen.log_mels)),
-            self.splits["train"],
+            self.training_pairs(),
+            self._pairs,
+            self.splits,
             self.params,
-            ctx,
-            self._draw(model, (unseen or pairs).log_mels),
+            self.ctx,
+            lambda pairs: self._draw(model, pairs.log_mels),
             item_seconds=weights.crop_frames * self.spec.hop_length / self.spec.sample_rate,
             started_from=started_from,
         )
@@ -96,7 +309,7 @@ class VocoderTrainer:
         facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
         return fitted, facts | start
 
-    def result(self, model: Any, facts: Mapping[str, Any], fitted: Fitted | None) -> MadeComponent:
+    def result(self, model: Any, facts: Mapping[str, Any], fitted: Fitted | None = None) -> MadeComponent:
         """The vocoder for its stage to publish; `facts` are for its config, and `fitted` is None if it was loaded."""
         split = "valid" if self.splits["valid"] else "train"
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)

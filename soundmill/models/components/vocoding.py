@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import OnItsDevice, Vocoder
+from soundmill.models.components.contracts import Saved, Vocoder
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 
 PIECE_FRAMES = 1024  # that the net processes at once
 
 
 @dataclass
-class FrameVocoder(OnItsDevice):
+class FrameVocoder(Saved):
     """A `Vocoder` (components/contracts.py) whose net computes the samples of a frame from it and its neighbours, in one pass.
 
     The net is in evaluation mode and float32, without weight norms.
@@ -31,9 +32,10 @@ class FrameVocoder(OnItsDevice):
         """Frames on either side that the samples of a frame depend on."""
         return self.network.context
 
-    def synthesise(self, log_mels: Tensor) -> Tensor:
+    @staticmethod
+    def synthesise(net: nn.Module, log_mels: Tensor, hop_length: int) -> Tensor:
         """Waves [N, frames · hop_length] of log-mels [N, n_mels, frames]."""
-        return self.net(log_mels)
+        return net(log_mels)
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
@@ -43,7 +45,7 @@ class FrameVocoder(OnItsDevice):
         """`vocode` piece by piece, each computed with its context."""
         for piece in pieces([log_mels], PIECE_FRAMES, self.context):
             with torch.no_grad():
-                yield piece.inner(self.synthesise(piece.values)[:, None], self.spec.hop_length)
+                yield piece.inner(self.synthesise(self.net, piece.values, self.spec.hop_length)[:, None], self.spec.hop_length)
 
 
 def to_waves(
@@ -66,3 +68,16 @@ def to_waves(
             ]
         )
     return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1) if seeds else waves.clamp(-1, 1)
+
+
+def vocoder_of(sampling: Any, trained: Vocoder | None, spec: MelSpec | None) -> Vocoder | None:
+    """The vocoder that `sampling` asks for: Griffin-Lim or the `trained` one; None if latents become waves without one."""
+    if spec is None:
+        return None
+    if sampling.vocoder == "griffin_lim" or (sampling.vocoder is None and trained is None):
+        return GriffinLim(spec, sampling)
+    if trained is None:
+        raise UserError(
+            "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
+        )
+    return trained

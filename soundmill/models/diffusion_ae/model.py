@@ -6,9 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from soundmill.models.components.unet1d.codec import codec as codecs
-from soundmill.models.components.unet1d.prior import training
+from soundmill.models.components.unet1d.prior import model as training
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
-from soundmill.models.diffusion_ae.params import SamplingParams, TrainParams
+from soundmill.models.diffusion_ae import SamplingParams, TrainParams
 from soundmill.models.family import Run
 
 FAMILY = "diffusion_ae"

@@ -20,7 +20,7 @@ from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderModule, VocoderNet
 from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
-from soundmill.models.diffusion_vocoder.params import TrainParams
+from soundmill.models.diffusion_vocoder import TrainParams
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, rehearsal

@@ -26,7 +26,7 @@ from soundmill.models.components.diffwave import SamplingParams, vocoder
 from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveModule, DiffWaveNet, schedule
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.waves.source import Pairs, WaveCrops, deviation_of, gather_waves, log_mels_of
-from soundmill.models.diffwave.params import TrainParams
+from soundmill.models.diffwave import TrainParams
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, rehearsal

@@ -27,9 +27,8 @@ from soundmill.models.components.log_mels.source import Crops, LogMels, gather_l
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, places_of, rehearsal
-from soundmill.models.projected_gan.discriminators import Chosen, Discriminators, choose
-from soundmill.models.projected_gan.generator import Generator
-from soundmill.models.projected_gan.params import SamplingParams, TrainParams
+from soundmill.models.projected_gan import SamplingParams, TrainParams
+from soundmill.models.projected_gan.networks import Chosen, Discriminators, Generator, choose
 from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare
@@ -43,7 +42,6 @@ EMBEDDERS = ("vggish", "tagger")  # projectors whose networks are also embedders
 MEAN_OF = 4096  # latents that estimate the mean style for truncation
 CONTEXT = 32  # frames of circular padding at both ends of a loop for the vocoder
 FADE_SECONDS = 0.02  # crossfade of a loop's end into the sound before its start
-AT_ONCE = 32  # clips per batch when measuring mean and deviation
 
 
 class LoopPicture(nn.Module):
@@ -207,7 +205,7 @@ class ProjectedGan(TrainedModel):
         return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.mel_spec.hop_length, self.num_samples, fade))
 
     def tensors(self) -> dict[str, Tensor]:
-        return _nets(self.net, self.picture).state_dict()
+        return nn.ModuleDict({"net": self.net, "picture": self.picture}).state_dict()
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -216,7 +214,7 @@ class ProjectedGan(TrainedModel):
 
         def made() -> nn.ModuleDict:
             picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
-            return _nets(build_net(params, len(config.labels)), picture)
+            return nn.ModuleDict({"net": build_net(params, len(config.labels)), "picture": picture})
 
         nets = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
         more = config.projectors, config.trained_against, registry.vocoder_in(directory, spec)
@@ -229,11 +227,6 @@ def build_net(params: TrainParams, num_labels: int) -> Generator:
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> Generator:
     return build_net(params, num_labels)
-
-
-def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
-    """Both as one module, whose weights are saved together."""
-    return nn.ModuleDict({"net": net, "picture": picture})
 
 
 load = ProjectedGan.load
@@ -311,7 +304,7 @@ def prepare(
         compare(params.start_from, theirs, {"mel_spec": spec.model_dump(), "num_samples": picture.num_samples})
         picture.load_state_dict(start.picture.state_dict())
     else:
-        picture.measure(_all(log_mels, picture))
+        picture.measure(log_mels.beginnings(picture.frames, picture.silence))
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         return known.labelled(Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence), clip_ids)
@@ -339,12 +332,6 @@ def _length(log_mels: LogMels, spec: mel.MelSpec, params: TrainParams, mels: Pat
             f"`loops`, as families.{FAMILY}.clips has them"
         )
     return frames.pop() * spec.hop_length
-
-
-def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
-    for first in range(0, len(log_mels), AT_ONCE):
-        items = range(first, min(first + AT_ONCE, len(log_mels)))
-        yield log_mels.crops(items, [0.0] * len(items), picture.frames, picture.silence).float()
 
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: Generator, labels: int) -> Rehearsal:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import parse_edits
-from soundmill.models.components.unet1d.prior import training
+from soundmill.models.components.unet1d.prior import model as training
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.family import Request, Run
-from soundmill.models.rave.params import TrainParams
+from soundmill.models.rave import TrainParams
 
 FAMILY = "rave"
 

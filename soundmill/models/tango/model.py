@@ -23,16 +23,16 @@ from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.catalog import no_training_clip
 from soundmill.models.components import registry
-from soundmill.models.components.choice import latent_components, load_vocoder, vocoder_of
-from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder, read_codec
+from soundmill.models.components.contracts import Codec, LatentCodec, Vocoder, read_codec
 from soundmill.models.components.latents.store import LatentsAbout, Posteriors, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.components.vocoding import vocoder_of
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
 from soundmill.models.sounds import in_precision, sampled
-from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
+from soundmill.models.tango import SamplingParams, TrainParams, UNetParams
 from soundmill.models.trained import TrainedModel
 from soundmill.training.loader import Batch, Joined, Order, Source
 from soundmill.training.module import TrainingModule
@@ -85,7 +85,6 @@ class Tango(TrainedModel):
 
     config, weights, channels = Config, "unet.safetensors", 1
 
-    kind: Kind  # of the autoencoder
     autoencoder: LatentCodec
     frames: int  # of the generated log-mels, or of latents if the codec has no log-mels
     vocoder: Vocoder | None = None  # None: Griffin-Lim
@@ -104,13 +103,8 @@ class Tango(TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and a text → latents → waves, through log-mels if the codec has them."""
-        captions = [request.caption for request in requests]
-        if self.texts is not None:
-            states, null = [self.texts.of(caption) for caption in captions], self.texts.null
-        else:
-            *states, empty = text_states.encode(self.text, [*captions, ""], run.home, run.scratch, run.digests)
-            null = text_states.null_of(self.params.null_text, empty)
-        seeds = [request.seed for request in requests]
+        *states, empty = self.states([*(request.caption for request in requests), ""], run)
+        null, seeds = text_states.null_of(self.params.null_text, empty), [request.seed for request in requests]
         return self.codec(run).decode(sample_latents(self, states, null, seeds, run), seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
@@ -127,11 +121,11 @@ class Tango(TrainedModel):
 
     def codec(self, run: Run) -> Codec:
         """The autoencoder, with the vocoder of the run if it needs one."""
-        return self.kind.sound(self.autoencoder, self.vocoder_for(run), self.frames, run.sampling.grain, run.device)
+        return self.autoencoder.sounding(self.vocoder_for(run), self.frames, run.sampling.grain, run.device)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
-        return latent_components(config.params.sampling, directory, whole)
+        return registry.latent_components(config.params.sampling, directory, whole)
 
     @classmethod
     def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> TextUNet:
@@ -256,12 +250,12 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         posteriors = Posteriors(gather_posteriors(directories, ids, ctx.scratch))
         return Captioned(posteriors, known.captions_of(ids), known.texts.padded, params.text_dropout)
 
-    kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
+    autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     frames = about.num_samples // autoencoder.samples_per_frame
     torch.manual_seed(params.seed)
     net = build_net(params, autoencoder.latent_shape(frames))
-    vocoder = load_vocoder(params.sampling, parts, autoencoder.spec)
-    model = Tango(params, net, kind, autoencoder, frames, vocoder, **known.conditions)
+    vocoder = registry.chosen_vocoder(params.sampling, parts, autoencoder.spec)
+    model = Tango(params, net, autoencoder, frames, vocoder, **known.conditions)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
     return known.prepared(

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec, save_vocoder
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.tango import TrainParams
 from soundmill.models.tango.model import FAMILY, Tango, build_net
-from soundmill.models.tango.params import TrainParams
 from soundmill.training import torch_weights
 
 SUFFIX = "/"  # a directory
@@ -46,8 +45,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     params = strict.parse(TrainParams, section["train"] | {"use": "last"}, f"{path}: {FAMILY}.train")
     network, shape = registry.codec_params(document, FAMILY).network, registry.latent_shape(document, FAMILY)
     sizes = strict.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], f"{path}: vocoder").network
-    kind = registry.codec(CODEC)
-    codecs, vocoders = import_module(kind.component), import_module(registry.vocoder(VOCODER).component)
+    codecs, vocoders = registry.codec(CODEC).module, registry.vocoder(VOCODER).module
     of_stft = {"filter_length": "n_fft", "hop_length": "hop_length", "win_length": "win_length", "n_mel_channels": "n_mels"}
     of_stft |= {"sampling_rate": "sample_rate", "mel_fmin": "f_min", "mel_fmax": "f_max"}
     stft = _config(path / STFT)
@@ -76,7 +74,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
 
     autoencoder = codecs.Autoencoder(network, spec, vae.eval(), 0.0, 1.0, scaling, residual=[0.0] * spec.n_mels)
     encoder, vocoder = _text_encoder(path / MAIN, document["text"][FAMILY]), vocoders.HifiGan(sizes, spec, vocoder.eval())
-    model = Tango(params, net, kind, autoencoder, frames, vocoder, text=encoder)
+    model = Tango(params, net, autoencoder, frames, vocoder, text=encoder)
     imported = {"name": name, "digest": hub.digest(path, FILES), "licence": None}
     return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, _save
 

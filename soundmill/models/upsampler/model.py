@@ -15,15 +15,14 @@ from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.models.components.unet1d.network import PathModule, UNet1d
-from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, places_of, rehearsal
-from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.sounds import in_precision, noise_of, sampled
 from soundmill.models.trained import TrainedModel
-from soundmill.models.upsampler.params import TrainParams
+from soundmill.models.upsampler import TrainParams
 from soundmill.training.loader import Batch
 
 FAMILY = "upsampler"

@@ -16,14 +16,13 @@ from soundmill.diffusion.sampling import Condition, Draw, Steps, guided, inpaint
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import PathModule, UNet1d
-from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.sounds import in_precision, noise_of, sampled
 from soundmill.models.trained import TrainedModel
-from soundmill.models.waveform_unet.params import SamplingParams, TrainParams
+from soundmill.models.waveform_unet import SamplingParams, TrainParams
 from soundmill.training.loader import Arrays, Batch, Source
 from soundmill.training.seeds import seed_of
 
@@ -120,11 +119,7 @@ class WaveformUNet(TrainedModel):
             weights = self.vectors(requests, run).to(run.device)
             return (weights,), (torch.zeros_like(weights),)
         captions = [request.caption for request in requests]
-        if self.texts is not None:
-            states = [self.texts.of(caption) for caption in captions]
-        else:
-            states = text_states.encode(self.text, captions, run.home, run.scratch, run.digests)
-        values, mask = text_states.pad(states)
+        values, mask = text_states.pad(self.states(captions, run))
         text = values.float().to(run.device), mask.to(run.device)
         dropped = torch.tensor([not caption for caption in captions], device=run.device)
         return (*text, dropped), (*text, torch.ones_like(dropped))

@@ -1,13 +1,11 @@
 """Convert checkpoints of tiny-audio-diffusion: the same network (from a-unet) with other tensor names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,9 +15,9 @@ from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.waveform_unet import TrainParams
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
-from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.training import torch_weights
 
 REMEDY = (
@@ -115,7 +113,7 @@ class Described:
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, theirs: Mapping[str, Tensor]) -> Described:
+    def of(cls, theirs: Mapping[str, Tensor]) -> Self:
         published, ours = "blocks.2.net.", "levels."
         described = cls(theirs[f"{published}block.blocks.0.block.weight"].shape[1])
         while published:

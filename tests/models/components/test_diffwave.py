@@ -19,10 +19,10 @@ from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
+from soundmill.models import importing as files
 from soundmill.models import registry
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams, WeightsParams
-from soundmill.models.components.diffwave import published as files
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.vocoder import (
     DiffWave,
@@ -36,8 +36,8 @@ from soundmill.models.components.diffwave.vocoder import (
     schedule,
     strides,
 )
+from soundmill.models.diffwave import TrainParams
 from soundmill.models.diffwave.model import Generating
-from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Request, Run
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch

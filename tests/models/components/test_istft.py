@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from soundmill.audio.invert import corrected, griffin_lim, mel_to_linear, speckle
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, make
+from soundmill.models.components.contracts import LoadedParams, save_vocoder
+from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams
+from soundmill.models.components.istft import vocoder as make
 from soundmill.models.components.istft.vocoder import (
     SPECKLE_MEDIAN,
     SPECKLE_SPREAD,
@@ -23,7 +24,6 @@ from soundmill.models.components.istft.vocoder import (
     drawn,
     load,
 )
-from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
 from tests import recorded

@@ -13,15 +13,13 @@ from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components import encodec, oobleck, registry
-from soundmill.models.components.contracts import save_codec
-from soundmill.models.components.encodec import make
+from soundmill.models.components.contracts import LoadedParams, save_codec
+from soundmill.models.components.encodec import codec as make
 from soundmill.models.components.encodec.codec import EncodecCodec
 from soundmill.models.components.encodec.codec import build as build_encodec
-from soundmill.models.components.loaded import LoadedParams
-from soundmill.models.components.oobleck.codec import OobleckCodec
+from soundmill.models.components.oobleck.codec import OobleckCodec, kl_divergence
 from soundmill.models.components.oobleck.codec import build as build_oobleck
-from soundmill.models.components.oobleck.make import kl_divergence
-from soundmill.models.components.oobleck.make import load_published as load_oobleck
+from soundmill.models.components.oobleck.codec import load_published as load_oobleck
 from tests.imports import ROOT
 
 OOBLECK = oobleck.NetworkParams(
@@ -66,7 +64,7 @@ def test_the_published_oobleck_has_the_published_rate():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        codec = OobleckCodec(section.network, registry.codec("oobleck").network(section, {}))
+        codec = OobleckCodec(section.network, registry.codec("oobleck").network(section, None, 2))
     assert (codec.sample_rate, codec.channels, codec.latent_shape(7)) == (44_100, 2, (64, 7, 1))
     assert codec.latent_rate == pytest.approx(21.533, abs=1e-3)
     assert section.latent_shape(SPEC, document["audio_dit"]["latents"]["num_samples"]) == (64, 1024, 1)
@@ -76,7 +74,7 @@ def test_the_sizes_of_conf_are_musicgen_s():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "codec@audio_dit.autoencoder=encodec"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        net = registry.codec("encodec").network(section, {})
+        net = registry.codec("encodec").network(section, None, 1)
     assert sum(weight.numel() for weight in net.parameters()) == 56_884_674
     assert (net.quantizer.num_quantizers, net.quantizer.codebook_size) == (4, 2048)
     codec = EncodecCodec(section.network, section.bandwidth, net)
@@ -122,9 +120,9 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path, name
     else:
         codec, waves, frames, channels = EncodecCodec(ENCODEC, 8.0, publish_encodec(tmp_path / "published")), MONO, 101, 8
     save_codec(codec, tmp_path / "codec", {"kind": "train"})
-    kind, loaded = registry.load_latent_codec(tmp_path / "codec")
+    loaded = registry.load_latent_codec(tmp_path / "codec")
     assert (loaded.digest, loaded.scaling_factor) == (codec.digest, 0.5 if name == "oobleck" else 1.0)
-    sounding = kind.sound(loaded, None, frames, 0.0, torch.device("cpu"))
+    sounding = loaded.sounding(None, frames, 0.0, torch.device("cpu"))
     latents = sounding.encode(waves)
     assert latents.shape == (2, channels, frames, 1)
     longer = torch.nn.functional.pad(waves, (0, 8 * frames - waves.shape[2]))

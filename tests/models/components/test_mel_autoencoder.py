@@ -10,13 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import read_codec, save_codec
-from soundmill.models.components.loaded import LoadedParams
-from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams, make
+from soundmill.models.components.contracts import LoadedParams, read_codec, save_codec
+from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, sample_posterior
-from soundmill.models.components.mel_autoencoder.codec import with_grain
-from soundmill.models.components.mel_autoencoder.make import kl_divergence, reconstruction_error
+from soundmill.models.components.mel_autoencoder import autoencoder as make
+from soundmill.models.components.mel_autoencoder.autoencoder import (
+    Autoencoder,
+    build_autoencoder,
+    kl_divergence,
+    reconstruction_error,
+    sample_posterior,
+    with_grain,
+)
 from soundmill.params import compose, parse
 from tests.mels import spec_with
 

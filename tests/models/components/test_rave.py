@@ -20,16 +20,18 @@ from soundmill.models.components.rave import (
     RaveParams,
     network,
 )
-from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
-from soundmill.models.components.rave.make import (
+from soundmill.models.components.rave.codec import (
     AugmentedCrops,
     Discriminators,
+    RaveCodec,
     RaveModule,
     distance,
     draw_crops,
+    edited,
     features_loss,
     kl_divergence,
     magnitudes,
+    parse_edits,
     phase_mangled,
 )
 from soundmill.models.components.rave.network import Pqmf, RaveNet, parts_of_noise

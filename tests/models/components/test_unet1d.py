@@ -15,9 +15,9 @@ from soundmill.models import registry
 from soundmill.models.components.unet1d.codec import AutoencoderParams
 from soundmill.models.components.unet1d.codec.codec import AutoencoderNet, DiffusionCodec, GaussianDenoiser
 from soundmill.models.components.unet1d.network import InverseStft, Item, Joined, Patches, Stft, UNet1d
-from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import SamplingParams, TransformParams, UNet1dParams
 from soundmill.models.family import Request
+from soundmill.models.sounds import noise_of
 from tests.imports import ROOT
 from tests.mels import spec_with
 

@@ -14,7 +14,7 @@ import torch
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
-from soundmill.models.components import vocoder_adversary, vocoding
+from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
@@ -22,7 +22,14 @@ from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.log_mels.source import gather_log_mels
 from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGanNet
-from soundmill.models.components.vocoder_adversary import PERIODS, Discriminators, LogMel, PeriodDiscriminator
+from soundmill.models.components.vocoder_trainer import (
+    PERIODS,
+    Discriminators,
+    LogMel,
+    PeriodDiscriminator,
+    with_norms,
+    without_norms,
+)
 from soundmill.models.components.waves.source import Pairs, gather_waves, wave_deviation, wave_deviation_per_frequency
 from soundmill.params import compose, parse
 from soundmill.training.loader import Arrays, Described, gather
@@ -86,10 +93,10 @@ def test_log_mels_with_a_gradient_are_those_without(power):
 
 def test_norms_change_how_a_net_is_trained_and_not_what_it_says(model):
     plain = set(model.net.state_dict())
-    vocoder_adversary.with_norms(model.net)
+    with_norms(model.net)
     log_mel = torch.randn(1, 16, 8)
     normed = model.vocode(log_mel)
-    vocoder_adversary.without_norms(model.net)
+    without_norms(model.net)
     assert set(model.net.state_dict()) == plain
     torch.testing.assert_close(model.vocode(log_mel), normed)
 

@@ -15,6 +15,7 @@ envelope of 1 it is DiffWave.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 
 from soundmill.audio import mel
 from soundmill.audio.invert import mel_to_linear
-from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank, of_unit_peak
+from soundmill.audio.mel import MelSpec, mel_filterbank, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.paths import Discrete, Net, alpha_bar_to_betas, error, linear
 from soundmill.diffusion.solvers import aligned_timesteps, ancestral_step
-from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import Saved, VocoderConfig, restore_vocoder
 from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
-from soundmill.training import checkpoint
+from soundmill.models.components.making import MadeComponent
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import TrainingParams
@@ -187,26 +189,23 @@ UPSAMPLED = 2  # receptive field of the upsampler on either side, in frames
 
 
 class DiffWaveConfig(VocoderConfig):
-    kind: Literal["diffwave"]
+    kind: Literal["diffwave"] = "diffwave"
     network: NetworkParams
     noise: NoiseParams
     sampling: SamplingParams
 
 
 @dataclass
-class DiffWave(OnItsDevice):
-    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
+class DiffWave(Saved):
+    """A `Vocoder` (components/contracts.py)."""
+
+    config = DiffWaveConfig
 
     network: NetworkParams
     noise: NoiseParams
     sampling: SamplingParams
     spec: MelSpec
     net: DiffWaveNet
-
-    def config(self, source: dict[str, Any]) -> DiffWaveConfig:
-        return DiffWaveConfig(
-            kind="diffwave", network=self.network, noise=self.noise, sampling=self.sampling, mel_spec=self.spec, source=source
-        )
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] from log-mels [N, n_mels, frames]; all start from the same noise."""
@@ -285,14 +284,11 @@ def conditioner(log_mels: Tensor, spec: MelSpec) -> Tensor:
     return ((decibels - energy - TOP_DB + RANGE_DB) / RANGE_DB).clamp(0, 1)
 
 
-def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
-    return DiffWaveNet(params.network, SpectrogramParams(**spec).spec)
+def network(params: DiffWaveParams, spec: MelSpec, channels: int) -> DiffWaveNet:
+    return DiffWaveNet(params.network, spec)
 
 
-def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    saved = read_vocoder(directory, DiffWaveConfig, spec)
-    net = checkpoint.load_weights(lambda: DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
-    return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)
+load = partial(restore_vocoder, DiffWave, network)
 
 
 class DiffWaveModule(TrainingModule):
@@ -335,3 +331,12 @@ def noise_loss(net: Net, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, ki
     """
     errors = error(Discrete(table), lambda xt, t: net(xt, t.float()), x0, t, noise).abs()
     return (errors if kind == "l1" else errors.square()).flatten(1).mean(1)
+
+
+def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    level = whitened if params.noise.prior == "mel" else mel.levelled
+    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog, level)
+    schedule(params.noise, params.sampling)  # raises before the training if they do not fit
+    net = DiffWaveNet(params.network, trainer.spec)
+    model = DiffWave(params.network, params.noise, params.sampling, trainer.spec, net)
+    return trainer.made(model, load, lambda: DiffWaveModule(params.weights, net, params.noise, params.weights.steps, trainer.spec))

@@ -1,11 +1,13 @@
 """EnCodec as a `LatentCodec` (components/contracts.py).
 
 Latents are the encoder's output before quantisation; decoding rounds them to codes, so a sound that is encoded and decoded is the
-library's. Its weights have transformers' names.
+library's. Its weights have transformers' names. They are taken in that library's layout, as MusicGen's, or as a codec of this
+project.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.models.components.contracts import CodecConfig
+from soundmill import terminal
+from soundmill.audio.mel import MelSpec
+from soundmill.models.catalog import read_weights
+from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
 from soundmill.models.components.encodec import EncodecParams, NetworkParams
-from soundmill.models.components.waves.sounding import NetworkCodec, padded
-from soundmill.training import checkpoint
+from soundmill.models.components.making import MadeComponent, compare, explained, find, find_saved, locate, pretrained, size
+from soundmill.models.components.waves.source import NetworkCodec, check_waves, of_clips, padded
+from soundmill.training.device import pick_device, use_threads
 
 NO_VARIANCE = -30.0  # ln; latents have no distribution, and minus infinity does not survive arithmetic
 
 
 class EncodecConfig(CodecConfig):
-    kind: Literal["encodec"]
+    kind: Literal["encodec"] = "encodec"
     network: NetworkParams
     bandwidth: float
     scaling_factor: float = 1.0  # always 1
@@ -30,16 +36,13 @@ class EncodecConfig(CodecConfig):
 
 @dataclass
 class EncodecCodec(NetworkCodec):
-    """The network, in evaluation mode and float32."""
+    config = EncodecConfig
 
     network: NetworkParams
     bandwidth: float  # kbit/s
     net: Any  # transformers' EncodecModel
     scaling_factor: float = 1.0
     digest: str = field(default="")  # set when saved
-
-    def config(self, source: dict[str, Any]) -> EncodecConfig:
-        return EncodecConfig(kind="encodec", network=self.network, bandwidth=self.bandwidth, source=source, digest=self.digest)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class EncodecCodec(NetworkCodec):
         return torch.stack([mean, torch.full_like(mean, NO_VARIANCE)], 1)[..., None]
 
 
-def network(params: EncodecParams, spec: dict[str, Any], channels: int = 1) -> Any:
+def network(params: EncodecParams, spec: MelSpec, channels: int) -> Any:
     return build(params.network)
 
 
@@ -87,7 +90,56 @@ def build(params: NetworkParams) -> Any:
     return EncodecModel(library_config(params)).eval()
 
 
-def load(directory: Path) -> EncodecCodec:
-    saved = checkpoint.load_config(directory, EncodecConfig, "autoencoder")
-    net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
-    return EncodecCodec(saved.network, saved.bandwidth, net, digest=saved.digest)
+load = partial(restore_codec, EncodecCodec, network)
+
+
+LICENCE = "these weights have their own licence (MusicGen's: CC BY-NC 4.0, no commercial use); it also applies to what they make"
+FILES = ("config.json", "model.safetensors")
+
+
+def make(params: EncodecParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    splits, network = read_weights(catalog), params.network
+    use_threads(params.hardware.threads)
+    check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
+    net, facts = load_published(params.weights, network, ctx.home, ctx.digests)
+    terminal.say(f"{ctx.name}: {LICENCE}")
+    device = pick_device(params.hardware.accelerator)
+    model = EncodecCodec(network, params.bandwidth, net).to(device)
+    metrics = {
+        "parameters": size(net),
+        "latent_rate": model.latent_rate,
+        "latent_values_per_second": model.latent_rate * network.latent_channels,
+        "bandwidth": params.bandwidth,
+    }
+    draw = partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device)
+    return MadeComponent(partial(save_codec, model, source={"kind": "load", **facts}), metrics, draw)
+
+
+def load_published(
+    weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The network that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
+    from transformers import EncodecModel
+
+    if saved := find_saved(weights, EncodecConfig, network, home):
+        return load(saved[0]).net, saved[1]
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    _check_config(directory, network)
+    return pretrained(EncodecModel, directory), facts
+
+
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    if not find_saved(weights, EncodecConfig, network, home):
+        _check_config(locate(weights, FILES, "autoencoder", home)[0], network)
+
+
+def _check_config(directory: Path, network: NetworkParams) -> None:
+    from transformers import EncodecConfig, PreTrainedConfig
+
+    with explained(directory):
+        stated, _ = EncodecConfig.get_config_dict(directory, local_files_only=True)
+        theirs = EncodecConfig().to_dict() | stated
+    ours, general = library_config(network).to_dict(), PreTrainedConfig().to_dict()
+    keys = [key for key in ours if key not in general or key == "model_type"]
+    compare(directory, {key: (theirs[key], ours[key]) for key in keys}, "autoencoder.network")

@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import AdversaryParams, NetVocoderParams, check_hop
-from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.contracts import AdversaryParams, LoadedParams, NetVocoderParams, check_hop
 from soundmill.params import StageParams
 
 

@@ -1,37 +1,51 @@
-"""HiFi-GAN, by transformers, as a vocoder; its weights have transformers' names."""
+"""HiFi-GAN, by transformers, as a vocoder; its weights have transformers' names. It is trained as in the paper, or AudioLDM's."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from soundmill import terminal
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
+from soundmill.models.components.making import LICENCE, MadeComponent, compare, explained, find, locate, pretrained
+from soundmill.models.components.vocoder_trainer import (
+    Discriminators,
+    VocoderModule,
+    VocoderTrainer,
+    convolutions,
+    normed,
+    with_norms,
+)
 from soundmill.models.components.vocoding import FrameVocoder
-from soundmill.training import checkpoint
 
 
 class HifiGanConfig(VocoderConfig):
-    kind: Literal["hifigan"]
+    kind: Literal["hifigan"] = "hifigan"
     network: NetworkParams
 
 
 class HifiGan(FrameVocoder):
     """A `Vocoder` (components/contracts.py)."""
 
+    config = HifiGanConfig
+
     network: NetworkParams
 
-    def config(self, source: dict[str, Any]) -> HifiGanConfig:
-        return HifiGanConfig(kind="hifigan", network=self.network, mel_spec=self.spec, source=source)
+    @staticmethod
+    def synthesise(net: nn.Module, log_mels: Tensor, hop_length: int) -> Tensor:
+        """As `FrameVocoder.synthesise`.
 
-    def synthesise(self, log_mels: Tensor) -> Tensor:
-        return synthesise(self.net, log_mels, self.spec.hop_length)
+        A kernel that differs from its rate by an odd number adds samples at the end (32 at AudioLDM's sizes), which are cut.
+        """
+        return net(log_mels.transpose(1, 2))[:, : log_mels.shape[2] * hop_length]
 
 
-def network(params: HifiGanParams, spec: dict[str, Any]) -> Any:
-    return build_vocoder(params.network, spec["n_mels"], spec["sample_rate"])
+def network(params: HifiGanParams, spec: MelSpec, channels: int) -> Any:
+    return build_vocoder(params.network, spec.n_mels, spec.sample_rate)
 
 
 def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
@@ -52,15 +66,68 @@ def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
     )
 
 
-def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
-    """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames].
+load = partial(restore_vocoder, HifiGan, network)
 
-    A kernel that differs from its rate by an odd number adds samples at the end (32 at AudioLDM's sizes), which are cut.
+
+FILES = ("vocoder/config.json", "vocoder/model.safetensors")
+
+
+def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
+    spec = trainer.spec
+    if isinstance(weights, LoadedParams):
+        model, facts = load_published(weights, params.network, spec, ctx.home, ctx.digests)
+        terminal.say(f"{ctx.name}: {LICENCE}")
+        return trainer.result(model, facts)
+    build = partial(build_vocoder, params.network, spec.n_mels, spec.sample_rate)
+    model = HifiGan(params.network, spec, build())
+    for layer in convolutions(model.net):  # transformers' scale suits 512 channels, and a narrow network would start silent
+        layer.reset_parameters()
+
+    def module() -> VocoderModule:
+        net, discriminators = with_norms(model.net), Discriminators(weights.discriminator_width)
+        return VocoderModule(weights, net, partial(normed, build), spec, model.synthesise, discriminators)
+
+    return trainer.made(model, load, module)
+
+
+def load_published(
+    weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
+) -> tuple[HifiGan, dict[str, Any]]:
+    """The vocoder that `weights` names, and the identity of its files.
+
+    UserError if its architecture differs from `network`, or its mel spec from `spec`.
     """
-    return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
+    from transformers import SpeechT5HifiGan
+
+    directory, facts = find(weights, FILES, "vocoder", home, digests)
+    net = pretrained(SpeechT5HifiGan, directory / "vocoder")
+    _check_config(net.config, directory / "vocoder", network, spec)
+    return HifiGan(network, spec, net), facts
 
 
-def load(directory: Path, spec: MelSpec | None) -> HifiGan:
-    saved = read_vocoder(directory, HifiGanConfig, spec)
-    made = partial(build_vocoder, saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
-    return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(made, directory / checkpoint.WEIGHTS))
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    from transformers import SpeechT5HifiGanConfig
+
+    directory = locate(weights, FILES, "vocoder", home)[0] / "vocoder"
+    with explained(directory):
+        config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
+    _check_config(config, directory, network, spec)
+
+
+def _check_config(config: Any, directory: Path, params: NetworkParams, spec: MelSpec) -> None:
+    # Sample rate, bands and hop are the only mel parameters of a transformers configuration.
+    required = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": math.prod(config.upsample_rates)}
+    more = ["log-mels normalised by the vocoder's constants"] if config.normalize_before else []
+    check_vocoder_spec(str(directory), required, spec, more)
+    sizes = {
+        "channels": config.upsample_initial_channel,
+        "rates": list(config.upsample_rates),
+        "kernels": list(config.upsample_kernel_sizes),
+        "resblock_kernels": list(config.resblock_kernel_sizes),
+        "resblock_dilations": [list(dilations) for dilations in config.resblock_dilation_sizes],
+    }
+    compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
+    expected = build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope
+    compare(directory, {"leaky_relu_slope": (config.leaky_relu_slope, expected)}, "this program")

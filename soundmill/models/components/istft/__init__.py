@@ -6,8 +6,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import AdversaryParams, CropsParams, NetVocoderParams
-from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.contracts import AdversaryParams, CropsParams, LoadedParams, NetVocoderParams
 from soundmill.params import StageParams
 
 

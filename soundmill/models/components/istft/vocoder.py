@@ -1,23 +1,36 @@
-"""The vocoder with an inverse STFT; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
+"""The vocoder with an inverse STFT; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos).
+
+Magnitudes are trained by maximum likelihood, waves against discriminators. A published Vocos is `config.yaml`, and weights in
+`pytorch_model.bin` or `model.safetensors`.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
+from torchaudio.transforms import Spectrogram
 
+from soundmill import hub
+from soundmill import params as strict
 from soundmill.audio.invert import corrected, griffin_lim, mel_to_linear, speckle
-from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.audio.mel import MelSpec, mel_filterbank
 from soundmill.audio.pieces import pieces
+from soundmill.errors import UserError
 from soundmill.models.components import vocoding
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder
-from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams
+from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
+from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, edge
+from soundmill.models.components.making import MadeComponent, compare
+from soundmill.models.components.vocoder_trainer import Discriminators, VocoderModule, VocoderTrainer
 from soundmill.models.components.vocoding import FrameVocoder
-from soundmill.training import checkpoint
+from soundmill.training import checkpoint, torch_weights
+from soundmill.training.loader import Batch
+from soundmill.training.module import TrainingModule, hinge_discriminator_loss, hinge_generator_loss
 from soundmill.training.seeds import seed_of
 
 KERNEL = 7  # frames
@@ -125,7 +138,7 @@ PHASE_SEED = 0  # the phases that Griffin-Lim starts from are the same for every
 
 
 class IstftConfig(VocoderConfig):
-    kind: Literal["istft"]
+    kind: Literal["istft"] = "istft"
     network: NetworkParams
     sampling: SamplingParams | None
 
@@ -133,6 +146,8 @@ class IstftConfig(VocoderConfig):
 @dataclass
 class Istft(FrameVocoder):
     """A `Vocoder` (components/contracts.py)."""
+
+    config = IstftConfig
 
     network: NetworkParams
     sampling: SamplingParams | None  # of magnitudes; None: the net makes waves
@@ -142,11 +157,9 @@ class Istft(FrameVocoder):
         windows = 0 if self.sampling else -(-self.spec.n_fft // self.spec.hop_length)  # frames that the inverse STFT overlaps
         return super().context + windows
 
-    def config(self, source: dict[str, Any]) -> IstftConfig:
-        return IstftConfig(kind="istft", network=self.network, sampling=self.sampling, mel_spec=self.spec, source=source)
-
-    def synthesise(self, log_mels: Tensor) -> Tensor:
-        return self.net(ended(log_mels))
+    @staticmethod
+    def synthesise(net: nn.Module, log_mels: Tensor, hop_length: int) -> Tensor:
+        return net(ended(log_mels))
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped. `seed`: of the grain."""
@@ -190,11 +203,125 @@ def build(params: NetworkParams, spec: MelSpec) -> nn.Module:
     return MagnitudeNet(params, spec) if params.head == "magnitude" else VocosNet(params, spec)
 
 
-def network(params: IstftParams, spec: dict[str, Any]) -> nn.Module:
-    return build(params.network, SpectrogramParams(**spec).spec)
+def network(params: IstftParams, spec: MelSpec, channels: int) -> nn.Module:
+    return build(params.network, spec)
 
 
-def load(directory: Path, spec: MelSpec | None) -> Istft:
-    saved = read_vocoder(directory, IstftConfig, spec)
-    net = checkpoint.load_weights(lambda: build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
-    return Istft(saved.network, saved.mel_spec, net, saved.sampling)
+load = partial(restore_vocoder, Istft, network)
+
+
+QUIETEST = 1e-4  # magnitude, below the rounding noise of 16 bits
+CONFIG = "config.yaml"
+FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
+FLOOR = 1e-7  # of its log-mels
+FEATURES = "vocos.feature_extractors.MelSpectrogramFeatures"
+FILTERS = "feature_extractor.mel_spec.mel_scale.fb"
+WINDOWS = ("feature_extractor.mel_spec.spectrogram.window", "head.istft.window")
+REMEDY = "fetch it again, or train one (`vocoder=vocos`)"
+
+
+def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
+    spec = trainer.spec
+    if isinstance(weights, LoadedParams):
+        return trainer.result(*load_published(weights, params.network, spec, ctx.home, ctx.digests))
+    make_net = partial(build, params.network, spec)
+    model = Istft(params.network, spec, make_net(), params.sampling)
+    if params.sampling:
+        return trainer.made(model, load, lambda: LikelihoodModule(weights, model.net, spec))
+    return trainer.made(model, load, lambda: against_discriminators(weights, model.net, make_net, spec))
+
+
+class LikelihoodModule(TrainingModule):
+    """A batch: log-mels of crops [B, n_mels, frames] and their waves [B, frames · hop_length].
+
+    The loss is the mean of −ln p − ln 2 over log-magnitudes, where p is a Laplace distribution. Silence, whose density would grow
+    without bound, and bins outside all bands are left out, as are the frames at the ends of a crop, whose windows reach beyond it.
+    """
+
+    def __init__(self, params: Any, net: nn.Module, spec: MelSpec):
+        super().__init__(net, params, params.steps)
+        self.hop, self.ends = spec.hop_length, edge(spec)
+        self.spectrogram = Spectrogram(spec.n_fft, spec.win_length, spec.hop_length, power=1.0)
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        log_mel, wave = batch.values
+        inner = slice(self.ends, log_mel.shape[2] - self.ends)
+        with torch.autocast(wave.device.type, enabled=False):
+            real = self.spectrogram(wave.float())[..., inner]
+        median, spread = (values[..., inner] for values in self.net(log_mel.float()))
+        counted = (real > QUIETEST) & (median > 0)
+        distance = (real.clamp_min(QUIETEST).log() - median.clamp_min(1e-12).log()).abs() / spread + spread.log()
+        return torch.where(counted, distance, 0).sum() / counted.sum().clamp_min(1)
+
+
+def against_discriminators(params: Any, net: nn.Module, build: Callable[[], nn.Module], spec: MelSpec) -> VocoderModule:
+    """Hinge, feature maps and log-mels (Siuzdak 2024, sec. 3.3), against HiFi-GAN's discriminators; `build` makes another `net`."""
+    discriminators = Discriminators(params.discriminator_width)
+    losses = hinge_discriminator_loss, hinge_generator_loss
+    return VocoderModule(params, net, build, spec, Istft.synthesise, discriminators, *losses)
+
+
+def load_published(
+    source: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
+) -> tuple[Istft, dict[str, Any]]:
+    """Load the vocoder that `source` names; also returns the identity of its files.
+
+    UserError if its sizes differ from `network`, or the spec of its log-mels from `spec`.
+    """
+    directory, commit = _locate(source, home)
+    _check_config(directory, network, spec)
+    path = next(directory / file for file in FILES if (directory / file).is_file())
+    tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else torch_weights.read_checkpoint(path, remedy=REMEDY)
+    net = VocosNet(network, spec)
+    torch_weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
+    facts = {"name": source.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
+    return Istft(network, spec, net.eval(), None), facts
+
+
+def check(source: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    _check_config(_locate(source, home)[0], network, spec)
+
+
+def _locate(source: LoadedParams, home: Path) -> tuple[Path, str | None]:
+    remedies = f"put {CONFIG} and {FILES[1]} into a directory and set vocoder.weights.name to that, or train one (`vocoder=vocos`)"
+    return hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
+
+
+def _missing(directory: Path) -> str | None:
+    if not (directory / CONFIG).is_file():
+        return CONFIG
+    return None if any((directory / file).is_file() for file in FILES) else " or ".join(FILES)
+
+
+def _check_config(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
+    """UserError if the configuration is of a net with other sizes, or for other log-mels."""
+    path = directory / CONFIG
+    config = strict.read_yaml(path)
+    try:
+        features, backbone, head = (config[part]["init_args"] for part in ("feature_extractor", "backbone", "head"))
+        kind = config["feature_extractor"]["class_path"]
+        sizes = {key: backbone[name] for key, name in (("layers", "num_layers"), ("width", "dim"), ("hidden", "intermediate_dim"))}
+        n_fft, hop, bands, rate = (features[key] for key in ("n_fft", "hop_length", "n_mels", "sample_rate"))
+        fits = (n_fft, hop, bands, sizes["width"]) == (head["n_fft"], head["hop_length"], backbone["input_channels"], head["dim"])
+        padding = {features["padding"], head["padding"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: no configuration of Vocos ({type(error).__name__}: {error}); {REMEDY}") from None
+    if kind != FEATURES or padding != {"center"} or not fits:
+        raise UserError(f"{path}: only a Vocos for log-mels with centred windows can be loaded (vocos-mel-24khz is one); {REMEDY}")
+    required = {"sample_rate": rate, "n_fft": n_fft, "win_length": n_fft, "hop_length": hop, "n_mels": bands}
+    required |= {"f_min": 0.0, "f_max": rate / 2, "mel_scale": "htk", "norm": "none", "power": 1.0, "floor": FLOOR, "peak": None}
+    check_vocoder_spec(str(directory), required, spec)
+    here = network.model_dump()
+    compare(path, {key: (value, here[key]) for key, value in ({"head": "wave"} | sizes).items()}, "vocoder.network")
+
+
+def _of_net(tensors: Mapping[str, Tensor], spec: MelSpec, path: Path) -> dict[str, Tensor]:
+    """The tensors without mel filters and windows; UserError if these differ from those of `spec`."""
+    filters, window = mel_filterbank(spec), torch.hann_window(spec.win_length)
+    for name, expected in ((FILTERS, filters), *((name, window) for name in WINDOWS)):
+        found = tensors.get(name)
+        if found is not None and not (found.shape == expected.shape and torch.allclose(found.float(), expected, atol=1e-5)):
+            raise UserError(f"{path}: {name} differs from that of the spectrogram; {REMEDY}")
+    return {name: value for name, value in tensors.items() if name not in {FILTERS, *WINDOWS}}

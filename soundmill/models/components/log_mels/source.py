@@ -13,6 +13,8 @@ from soundmill.audio import log_mels
 from soundmill.errors import UserError
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
+AT_ONCE = 32  # items per batch when all are measured
+
 
 class LogMels:
     """Log-mels of chosen clips, float16 [n_mels, frames] each."""
@@ -36,6 +38,12 @@ class LogMels:
             crop[:, : part.shape[1]] = part
             crop[:, part.shape[1] :] = fill
         return torch.from_numpy(batch)
+
+    def beginnings(self, frames: int, fill: float) -> Iterator[Tensor]:
+        """Batches [B, n_mels, frames] of all items in order, float32, from the start of each."""
+        for first in range(0, len(self), AT_ONCE):
+            items = range(first, min(first + AT_ONCE, len(self)))
+            yield self.crops(items, [0.0] * len(items), frames, fill).float()
 
 
 def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:

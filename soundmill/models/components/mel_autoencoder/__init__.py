@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import CodecTrainingParams, ComponentParams
-from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.contracts import CodecTrainingParams, ComponentParams, LoadedParams
 from soundmill.params import StageParams
 
 

@@ -1,6 +1,7 @@
 """MelGAN as a vocoder."""
 
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
 
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import VocoderConfig, restore_vocoder
+from soundmill.models.components.making import MadeComponent
 from soundmill.models.components.melgan import MelGanParams, NetworkParams
+from soundmill.models.components.vocoder_trainer import Discriminators, VocoderModule, VocoderTrainer, normed, with_norms
 from soundmill.models.components.vocoding import FrameVocoder
-from soundmill.training import checkpoint
+from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 
 SLOPE = 0.2  # of the leaky ReLUs
 ENDS = 7  # kernel size of the first and the last convolution
@@ -68,24 +71,34 @@ def _mirrored(x: Tensor, size: int) -> Tensor:
 
 
 class MelGanConfig(VocoderConfig):
-    kind: Literal["melgan"]
+    kind: Literal["melgan"] = "melgan"
     network: NetworkParams
 
 
 class MelGan(FrameVocoder):
     """A `Vocoder` (components/contracts.py)."""
 
+    config = MelGanConfig
+
     network: NetworkParams
 
-    def config(self, source: dict[str, Any]) -> MelGanConfig:
-        return MelGanConfig(kind="melgan", network=self.network, mel_spec=self.spec, source=source)
+
+def network(params: MelGanParams, spec: MelSpec, channels: int) -> nn.Module:
+    return MelGanNet(params.network, spec.n_mels)
 
 
-def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:
-    return MelGanNet(params.network, spec["n_mels"])
+load = partial(restore_vocoder, MelGan, network)
 
 
-def load(directory: Path, spec: MelSpec | None) -> MelGan:
-    saved = read_vocoder(directory, MelGanConfig, spec)
-    net = checkpoint.load_weights(lambda: MelGanNet(saved.network, saved.mel_spec.n_mels), directory / checkpoint.WEIGHTS)
-    return MelGan(saved.network, saved.mel_spec, net)
+def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
+    trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
+    build = partial(MelGanNet, params.network, trainer.spec.n_mels)
+    model = MelGan(params.network, trainer.spec, build())
+
+    def module() -> VocoderModule:
+        net, discriminators = with_norms(model.net), Discriminators(weights.discriminator_width, periods=())
+        losses = hinge_discriminator_loss, hinge_generator_loss
+        return VocoderModule(weights, net, partial(normed, build), trainer.spec, model.synthesise, discriminators, *losses)
+
+    return trainer.made(model, load, module)

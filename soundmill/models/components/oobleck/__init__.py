@@ -5,8 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.contracts import WaveCodecParams, WaveCodecTrainingParams
-from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.contracts import LoadedParams, WaveCodecParams, WaveCodecTrainingParams
 from soundmill.params import SampleRate, StageParams
 
 

@@ -1,39 +1,57 @@
-"""Oobleck as a `LatentCodec` (components/contracts.py); its weights have diffusers' names."""
+"""Oobleck as a `LatentCodec` (components/contracts.py); its weights have diffusers' names.
+
+It is trained, or taken in diffusers' layout, the directory `vae` of Stable Audio Open, or as a codec of this project.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from soundmill.models.components.contracts import CodecConfig
-from soundmill.models.components.oobleck import NetworkParams, OobleckParams
-from soundmill.models.components.waves.sounding import NetworkCodec, padded
-from soundmill.training import checkpoint
+from soundmill import params as strict
+from soundmill import terminal
+from soundmill.audio.mel import MelSpec
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
+from soundmill.models.components.making import (
+    MadeComponent,
+    compare,
+    explained,
+    find,
+    find_saved,
+    fit_crops,
+    locate,
+    pretrained,
+    size,
+    starting,
+)
+from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
+from soundmill.models.components.waves.source import NetworkCodec, WaveCrops, check_waves, deviation, gather_waves, of_clips, padded
+from soundmill.training.device import pick_device, use_threads
+from soundmill.training.fitting import Fitted
+from soundmill.training.loader import Batch
+from soundmill.training.module import TrainingModule
 
 
 class OobleckConfig(CodecConfig):
-    kind: Literal["oobleck"]
+    kind: Literal["oobleck"] = "oobleck"
     network: NetworkParams
 
 
 @dataclass
 class OobleckCodec(NetworkCodec):
-    """The network, in evaluation mode and float32."""
+    config = OobleckConfig
 
     network: NetworkParams
     net: Any  # diffusers' AutoencoderOobleck
     scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
     digest: str = field(default="")  # set when saved
-
-    def config(self, source: dict[str, Any]) -> OobleckConfig:
-        return OobleckConfig(
-            kind="oobleck", network=self.network, scaling_factor=self.scaling_factor, source=source, digest=self.digest
-        )
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -53,7 +71,7 @@ class OobleckCodec(NetworkCodec):
         return torch.stack([found.mean.float(), found.logvar.float()], 1)[..., None]
 
 
-def network(params: OobleckParams, spec: dict[str, Any], channels: int = 1) -> Any:
+def network(params: OobleckParams, spec: MelSpec, channels: int) -> Any:
     return build(params.network)
 
 
@@ -74,7 +92,141 @@ def build(params: NetworkParams) -> Any:
         )
 
 
-def load(directory: Path) -> OobleckCodec:
-    saved = checkpoint.load_config(directory, OobleckConfig, "autoencoder")
-    net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
-    return OobleckCodec(saved.network, net, saved.scaling_factor, saved.digest)
+load = partial(restore_codec, OobleckCodec, network)
+
+
+SCALING_CLIPS = 64
+LICENCE = "these weights have their own licence, which also applies to what is generated with them: read it where they are from"
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+KEYS = ("encoder_hidden_size", "downsampling_ratios", "channel_multiples", "decoder_channels", "decoder_input_channels")
+KEYS += ("audio_channels", "sampling_rate")
+
+
+class OobleckModule(TrainingModule):
+    """A batch: waves [b, channels, T], encoded, sampled from their posteriors and decoded.
+
+    The distance is auraloss's spectral one; the published codec also had discriminators.
+    """
+
+    def __init__(self, params: TrainedParams, net: nn.Module):
+        from auraloss.freq import MultiResolutionSTFTLoss
+
+        super().__init__(net, params, params.steps)
+        self.distance = MultiResolutionSTFTLoss(fft_sizes=[2048, 512, 128], hop_sizes=[512, 128, 32], win_lengths=[2048, 512, 128])
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        (waves,) = batch.values
+        waves = waves.float()
+        posterior = self.net.encode(waves).latent_dist
+        noise = self.noise_like(posterior.mean.float(), self.rng("posterior", step))
+        rebuilt = self.net.decode(posterior.mean + posterior.std * noise).sample.float()
+        with torch.autocast(waves.device.type, enabled=False):
+            return self.distance(rebuilt, waves) + self.params.kl_weight * kl_divergence(posterior)
+
+
+def kl_divergence(posterior: Any) -> Tensor:
+    """KL divergence from the standard normal in nats, summed over the channels of a latent; mean over latents."""
+    return 0.5 * posterior.kl().float()
+
+
+def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    splits, network, weights = read_weights(catalog), params.network, params.weights
+    use_threads(params.hardware.threads)
+    check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
+    device = pick_device(params.hardware.accelerator)
+    shown = list(splits["valid"] or splits["train"])
+    if weights.kind == "load":
+        (model, facts), fitted = load_published(weights, network, ctx.home, ctx.digests), None
+        terminal.say(f"{ctx.name}: {LICENCE}")
+    elif weights.steps:
+        model, fitted, facts = _train(params, ctx, clips, splits)
+    else:
+        model, fitted, facts = load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
+    model.to(device)
+    metrics = {
+        "parameters": size(model.net),
+        "scaling_factor": model.scaling_factor,
+        "latent_rate": model.latent_rate,
+        "latent_values_per_second": model.latent_rate * network.latent_channels,
+    }
+    save = partial(save_codec, model, source={"kind": weights.kind, **facts})
+    return MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
+
+
+def _train(
+    params: OobleckParams, ctx: Any, clips: Path, splits: dict[str, dict[str, float]]
+) -> tuple[OobleckCodec, Fitted, dict[str, Any]]:
+    network, weights = params.network, params.weights
+
+    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=network.audio_channels), weights.num_samples)
+
+    torch.manual_seed(weights.seed)
+    model = OobleckCodec(network, build(network))
+    module = OobleckModule(weights, model.net)
+    started_from = None
+    if weights.start_from:
+        where = params.check_start(ctx.home)
+        module.start_from(load(where).net.state_dict(), weights.start_from)
+        started_from = starting(where, params, ctx)
+    parameters = size(model.net)
+    train = list(splits["train"])
+    terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
+    device = pick_device(params.hardware.accelerator)
+    fitted = fit_crops(
+        module,
+        source_of(train),
+        source_of,
+        splits,
+        params,
+        ctx,
+        lambda crops: partial(of_clips, model, clips, crops.waves.ids, device),
+        item_seconds=weights.num_samples / network.sample_rate,
+        started_from=started_from,
+    )
+    model.net.eval()
+    model.to(device)
+    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
+    return model, fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
+
+
+def load_published(
+    weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
+) -> tuple[OobleckCodec, dict[str, Any]]:
+    """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
+    from diffusers import AutoencoderOobleck
+
+    if saved := find_saved(weights, OobleckConfig, network, home):
+        return load(saved[0]), saved[1]
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    _check_config(directory / "vae", network)
+    net = pretrained(AutoencoderOobleck, directory / "vae")
+    return OobleckCodec(network, net), facts
+
+
+def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
+    """The sizes that `vae/config.json` states; UserError names the file if they are not supported."""
+    values = {
+        "channels": config.get("decoder_channels"),
+        "ratios": config.get("downsampling_ratios"),
+        "multiples": config.get("channel_multiples"),
+        "latent_channels": config.get("decoder_input_channels"),
+        "audio_channels": config.get("audio_channels"),
+        "sample_rate": config.get("sampling_rate"),
+    }
+    return strict.parse(NetworkParams, values, str(file))
+
+
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    if not find_saved(weights, OobleckConfig, network, home):
+        _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
+
+
+def _check_config(directory: Path, network: NetworkParams) -> None:
+    from diffusers import AutoencoderOobleck
+
+    with explained(directory), torch.device("meta"):
+        theirs = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(directory, local_files_only=True)).config
+        ours = build(network).config
+    compare(directory, {key: (theirs[key], ours[key]) for key in KEYS}, "autoencoder.network")

@@ -1,7 +1,7 @@
 """RAVE's encoder (bands of a wave to a posterior) and decoder (latents to bands): Caillon & Esling 2021, and its authors' v2.
 
 Every convolution is zero-padded to keep the length divided by its stride; a causal one only at the start. The lookahead of a layer
-beyond the end of a frame (`ahead`) becomes its delay when streaming (streaming.py).
+beyond the end of a frame (`ahead`) becomes its delay when streaming (models/live.py).
 """
 
 import math

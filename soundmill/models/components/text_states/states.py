@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,16 +68,6 @@ def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: 
     if stored != width:
         raise UserError(f"{directory}: text states are {stored} wide; set train.{key} to that, it is {width}")
     return Texts(states, null_of(null_text, states.read(len(captions))))
-
-
-def states_of(config: TextConfig, texts: Texts | None, captions: Sequence[str], run: Any) -> list[np.ndarray | None]:
-    """States [tokens, width] of each caption, None for ""; stored ones if there are `texts`, else encoded for a `Run`."""
-    given = [caption for caption in captions if caption]
-    if texts is not None:
-        found = iter([texts.of(caption) for caption in given])
-    else:
-        found = iter(encode(config, given, run.home, run.scratch, run.digests) if given else [])
-    return [next(found) if caption else None for caption in captions]
 
 
 def vectors(states: Iterable[np.ndarray | None], width: int) -> Tensor:

@@ -120,7 +120,7 @@ class Item(nn.Module):
 
     def __init__(self, params: UNet1dParams, width: int, latents: int, heads: tuple[int, int] | None, text: int | None):
         super().__init__()
-        self.block = nn.Sequential(*(part for _ in range(2) for part in _convolution(params.groups, width)))
+        self.block = convolutions(width, params.groups)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(params.modulation, 2 * width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.latents = nn.Conv1d(width + latents, width, 1) if latents else None
@@ -140,8 +140,10 @@ class Item(nn.Module):
         return x
 
 
-def _convolution(groups: int, width: int) -> tuple[nn.Module, ...]:
-    return nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv1d(width, width, 3, padding=1)
+def convolutions(width: int, groups: int) -> nn.Sequential:
+    """Two convolutions, each after normalisation and activation."""
+    parts = (part for _ in range(2) for part in (nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv1d(width, width, 3, padding=1)))
+    return nn.Sequential(*parts)
 
 
 class Attention(nn.Module):

@@ -1,22 +1,30 @@
-"""Waves as a training source, alone or with their log-mels."""
+"""Waves as a training source, alone or with their log-mels; and what codecs of waves have in common.
+
+For families that diffuse 2-D latents, these have a single band, and need no vocoder.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from soundmill import manifest, shards
-from soundmill.audio import mel
+from soundmill.audio import figures, mel
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
-from soundmill.models.catalog import waves_of
+from soundmill.models.catalog import beginnings, waves_of
+from soundmill.models.components.contracts import LatentCodec, Saved, Vocoder
 from soundmill.models.components.log_mels.source import LogMels
+from soundmill.models.components.making import Samples
 from soundmill.training.checkpoint import compare
+from soundmill.training.device import evaluating
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
 WINDOW = 512  # samples of a window of Welch's method
@@ -167,3 +175,136 @@ def gather_waves(
             yield clip_id, level(wave.mean(axis=0) if channels is None else wave).astype("<f2")
 
     return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")
+
+
+class WaveCodec(LatentCodec, Protocol):
+    latent_rate: float  # latents per second
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """Scaled latents [N, latent channels, frames] of waves [N, channels, frames · samples_per_frame]."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waves in [−1, 1] of scaled latents."""
+
+
+@dataclass(frozen=True)
+class Sounding:
+    """A `Codec` (components/contracts.py): latents [N, latent channels, frames, 1], scaled; waves of `frames` latents."""
+
+    codec: WaveCodec
+    frames: int
+    device: torch.device
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.codec.channels
+
+    @property
+    def latent_rate(self) -> float:
+        return self.codec.latent_rate
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """Latents, on the CPU; waves are padded with silence or cut to the length of `frames` latents."""
+        codec, length = self.codec.to(self.device), self.frames * self.codec.samples_per_frame
+        padded = F.pad(waves, (0, length - waves.shape[2]))
+        return torch.cat([codec.encode(wave[None].to(self.device)).cpu() for wave in padded])[..., None]
+
+    def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Waves [N, channels, T] in [−1, 1], on the CPU; `seeds` are ignored, as there is no vocoder."""
+        codec = self.codec.to(self.device)
+        return torch.cat([codec.decode(latent[None, ..., 0].to(self.device)).cpu() for latent in latents])
+
+
+def padded(waves: Sequence[np.ndarray], num_samples: int, samples_per_frame: int) -> Tensor:
+    """Waves [N, channels, num_samples] in float32, padded with silence or cut. UserError unless the length is whole latents."""
+    if num_samples % samples_per_frame:
+        nearest = num_samples // samples_per_frame * samples_per_frame
+        raise UserError(
+            f"num_samples {num_samples} must be a multiple of {samples_per_frame}, the samples of a latent: "
+            f"{nearest} or {nearest + samples_per_frame}"
+        )
+    cut = [np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves]
+    return torch.from_numpy(np.stack(cut).astype(np.float32))
+
+
+class SavedWaveCodec(Saved):
+    """The part of a `WaveCodec` that follows from the sizes of its network."""
+
+    network: Any  # sizes: samples_per_latent, latent_channels
+    spec = None  # uses no log-mels
+
+    @property
+    def latent_channels(self) -> int:
+        return self.network.latent_channels
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.network.samples_per_latent
+
+    @property
+    def latent_rate(self) -> float:
+        return self.sample_rate / self.samples_per_frame
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of `frames` latents."""
+        return self.latent_channels, frames, 1
+
+    def sounding(self, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Sounding:
+        """See components/contracts.py; `grain` is ignored."""
+        return Sounding(self, frames, device)
+
+
+class NetworkCodec(SavedWaveCodec):
+    """A codec whose network states the form of its waves: sample_rate and audio_channels."""
+
+    @property
+    def sample_rate(self) -> int:
+        return self.network.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.network.audio_channels
+
+
+SHOWN = 4
+
+
+def check_waves(clips: Path, clip_ids: Sequence[str], channels: int, sample_rate: int) -> None:
+    """UserError if the first of the clips has other channels or another rate than the codec."""
+    _, (wave, rate) = next(waves_of(clips, set(clip_ids)))
+    if (rate, len(wave)) != (sample_rate, channels):
+        raise UserError(
+            f"{clips} has {len(wave)} channels at {rate} Hz, but autoencoder.network has {channels} at {sample_rate}; "
+            "make them agree"
+        )
+
+
+@torch.no_grad()
+def deviation(model: Any, source: WaveCrops) -> float:
+    """Standard deviation of the latents of whole clips, by a codec that does not scale them yet."""
+    device = next(model.net.parameters()).device
+    latents = [model.encode(crops.to(device)).flatten() for crops in source.whole()]
+    return max(float(torch.cat(latents).double().std()), 1e-6)
+
+
+def of_clips(model: Any, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
+    """The first `SHOWN` clips beside what the codec, a `WaveCodec` with a `net`, makes of them."""
+    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
+    waves = waves.mean(1, keepdim=True) if model.channels == 1 else waves
+    padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))
+    model.to(device)
+    with evaluating(model.net):
+        decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
+    return beside_real(waves, decoded, model.sample_rate, step)
+
+
+def beside_real(real: Tensor, decoded: Tensor, sample_rate: int, step: int) -> Samples:
+    """Each real wave and what the codec makes of it, both [N, C, T]."""
+    sounds = [(wave.numpy(), sample_rate) for pair in zip(real, decoded, strict=True) for wave in pair]
+    titles = ["real", "decoded"] * len(real)
+    figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
+    return Samples(figure, titles, sounds, [None, CHANGED] * len(real))

@@ -12,17 +12,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank, mel_spectrogram
+from soundmill import terminal
+from soundmill.audio.log_mels import read_spec
+from soundmill.audio.mel import MelSpec, mel_filterbank, mel_spectrogram
 from soundmill.diffusion import solvers
-from soundmill.diffusion.paths import on_unit_variance, scaled
+from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import CodecConfig, OnItsDevice
+from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.components.contracts import CodecConfig, Saved, restore_codec, save_codec
+from soundmill.models.components.making import MadeComponent, Samples, fit_crops, held_out, size, starting
 from soundmill.models.components.pca import Pca
 from soundmill.models.components.unet1d.codec import AutoencoderParams, EncoderParams
-from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.network import PathModule, UNet1d, convolutions
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
-from soundmill.training import checkpoint
+from soundmill.models.components.waves.source import WaveCrops, beside_real, deviation, gather_waves, wave_deviation
+from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.loader import Batch
 
 LEAST_POWER = 1e-6  # of a bin, relative to white noise of unit variance
 
@@ -70,7 +76,7 @@ class Encoder(nn.Module):
         width = params.channels
         self.first = nn.Conv1d(channels * spec.n_mels, width, 3, padding=1)
         self.down = nn.Conv1d(width, width, 2 * params.factor + 1, stride=params.factor, padding=params.factor)
-        self.blocks = nn.ModuleList(_block(width, params.groups) for _ in range(params.blocks))
+        self.blocks = nn.ModuleList(convolutions(width, params.groups) for _ in range(params.blocks))
         self.last = nn.Conv1d(width, params.latent_channels, 1)
         self.pca = Pca(channels * spec.n_mels, params.factor, params.latent_channels) if params.pca else None
         if params.pca:
@@ -140,17 +146,11 @@ def _mels(spec: MelSpec, device: torch.device) -> nn.Module:
     return mel_spectrogram(spec).to(device)
 
 
-def _block(width: int, groups: int) -> nn.Sequential:
-    """Two convolutions, each after normalisation and activation."""
-    parts = (part for _ in range(2) for part in (nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv1d(width, width, 3, padding=1)))
-    return nn.Sequential(*parts)
-
-
 CERTAIN = -30.0  # ln variance of a posterior: the encoder is deterministic
 
 
 class DiffusionCodecConfig(CodecConfig):
-    kind: Literal["unet1d"]
+    kind: Literal["unet1d"] = "unet1d"
     params: AutoencoderParams
     mel_spec: MelSpec
     channels: int
@@ -158,8 +158,8 @@ class DiffusionCodecConfig(CodecConfig):
 
 
 @dataclass
-class DiffusionCodec(OnItsDevice):
-    """The networks, in evaluation mode and float32."""
+class DiffusionCodec(Saved):
+    config = DiffusionCodecConfig
 
     params: AutoencoderParams
     spec: MelSpec
@@ -184,10 +184,6 @@ class DiffusionCodec(OnItsDevice):
     @property
     def latent_channels(self) -> int:
         return self.params.encoder.latent_channels
-
-    def config(self, source: dict[str, Any]) -> DiffusionCodecConfig:
-        built = {"params": self.params, "mel_spec": self.spec, "channels": self.channels, "sigma_data": self.sigma_data}
-        return DiffusionCodecConfig(kind="unet1d", scaling_factor=self.scaling_factor, source=source, digest=self.digest, **built)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -218,13 +214,86 @@ class DiffusionCodec(OnItsDevice):
         return torch.stack([mean, torch.full_like(mean, CERTAIN)], 1)
 
 
-def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> AutoencoderNet:
-    return AutoencoderNet(params, SpectrogramParams(**spec).spec, channels)
+network = AutoencoderNet
 
 
-def load(directory: Path) -> DiffusionCodec:
-    saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
-    net = checkpoint.load_weights(
-        lambda: AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS
+load = partial(restore_codec, DiffusionCodec, lambda saved, spec, channels: AutoencoderNet(saved.params, spec, channels))
+
+
+SHOWN, SCALING_CLIPS = 4, 64
+
+
+class AutoencoderModule(PathModule):
+    """A batch: waves [b, channels, T]; encoder and U-Net are trained jointly."""
+
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
+        (waves,) = batch.values
+        latents = self.net.encoder(waves)
+        return lambda xt, level: self.net(xt, level, latents), waves
+
+
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    splits, spec, weights = read_weights(catalog), read_spec(mels), params.weights
+    params.check_spec(spec)
+    use_threads(params.hardware.threads)
+    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    if rate != spec.sample_rate:
+        raise UserError(f"{clips} has {rate} Hz, but the autoencoder's mels have {spec.sample_rate}; make them agree")
+
+    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=len(wave)), weights.num_samples)
+
+    torch.manual_seed(weights.seed)
+    net = AutoencoderNet(params, spec, len(wave))
+    model = DiffusionCodec(params, spec, len(wave), net)
+    parameters, count = size(net), len(splits["train"])
+    terminal.say(f"{ctx.name}: {count} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
+    module = AutoencoderModule(net, weights, weights.steps)
+    started_from = None
+    if weights.start_from:
+        where = params.check_start(ctx.home, mel_spec=spec)
+        start = load(where)
+        module.start_from(start.net.state_dict(), weights.start_from)
+        model.sigma_data = start.sigma_data
+        started_from = starting(where, params, ctx)
+    train = list(splits["train"])
+    if weights.unit_variance and not started_from:
+        model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
+    module.sigma_data = model.sigma_data
+    if params.encoder.pca and not started_from:
+        net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
+    draw = partial(samples, model, clips, held_out(splits, weights) or train, pick_device(params.hardware.accelerator))
+    fitted = fit_crops(
+        module,
+        source_of(train),
+        source_of,
+        splits,
+        params,
+        ctx,
+        lambda crops: draw,
+        item_seconds=weights.num_samples / rate,
+        started_from=started_from,
     )
-    return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.sigma_data, saved.scaling_factor, saved.digest)
+    net.eval()
+    model.to(pick_device(params.hardware.accelerator))
+    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
+    facts = fitted.codec_facts(weights, started_from, len(train), parameters)
+    metrics = {
+        "parameters": parameters,
+        "scaling_factor": model.scaling_factor,
+        "latent_rate": model.latent_rate,
+        "latent_values_per_second": model.latent_rate * model.latent_channels,
+    }
+    return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
+
+
+def samples(model: DiffusionCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
+    """Real clips and their reconstructions."""
+    stride = model.params.network.stride
+    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
+    waves = waves[..., : max(stride, min(waves.shape[2], 4 * model.params.weights.num_samples) // stride * stride)]
+    waves = torch.nn.functional.pad(waves, (0, -waves.shape[2] % stride))
+    model.to(device)
+    with evaluating(model.net):
+        decoded = model.decode(model.encode(waves.to(device))).cpu()
+    return beside_real(waves, decoded, model.sample_rate, step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,16 +11,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
+from soundmill.audio.mel import MelSpec, of_unit_peak
 from soundmill.audio.pieces import equal_power, faded, window_starts
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
-from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import Saved, VocoderConfig, restore_vocoder
+from soundmill.models.components.making import MadeComponent
 from soundmill.models.components.unet1d.network import PathModule, UNet1d
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder import DiffusionVocoderParams
-from soundmill.training import checkpoint
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
+from soundmill.models.components.waves.source import wave_deviation
 from soundmill.training.loader import Batch
 
 LOWEST = -11.512925464970229  # ln 1e-5: lower limit of ln magnitudes
@@ -68,25 +71,23 @@ class VocoderModule(PathModule):
 
 
 class DiffusionVocoderConfig(VocoderConfig):
-    kind: Literal["unet1d"]
+    kind: Literal["unet1d"] = "unet1d"
     network: UNet1dParams
     sampling: SamplingParams
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
-class DiffusionVocoder(OnItsDevice):
-    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
+class DiffusionVocoder(Saved):
+    """A `Vocoder` (components/contracts.py)."""
+
+    config = DiffusionVocoderConfig
 
     network: UNet1dParams
     sampling: SamplingParams
     spec: MelSpec
     net: VocoderNet
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-
-    def config(self, source: dict[str, Any]) -> DiffusionVocoderConfig:
-        parts = {"network": self.network, "sampling": self.sampling, "sigma_data": self.sigma_data}
-        return DiffusionVocoderConfig(kind="unet1d", mel_spec=self.spec, source=source, **parts)
 
     @torch.no_grad()
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
@@ -107,11 +108,21 @@ class DiffusionVocoder(OnItsDevice):
         return (block[:, None] for block in faded(blocks, overlap * hop, equal_power))
 
 
-def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
-    return VocoderNet(params.network, SpectrogramParams(**spec).spec)
+def network(params: DiffusionVocoderParams, spec: MelSpec, channels: int) -> VocoderNet:
+    return VocoderNet(params.network, spec)
 
 
-def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
-    net = checkpoint.load_weights(lambda: VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
-    return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net, saved.sigma_data)
+load = partial(restore_vocoder, DiffusionVocoder, network)
+
+
+def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog)
+    weights, net = params.weights, VocoderNet(params.network, trainer.spec)
+    model = DiffusionVocoder(params.network, params.sampling, trainer.spec, net)
+
+    def module() -> VocoderModule:
+        if weights.unit_variance and not weights.start_from:
+            model.sigma_data = wave_deviation(trainer.training_pairs().waves, "vocoder.weights.unit_variance")
+        return VocoderModule(net, weights, weights.steps, sigma_data=model.sigma_data)
+
+    return trainer.made(model, load, module, kept=("sigma_data",))
