@@ -21,7 +21,7 @@ from soundmill.models.components.contracts import save_codec, save_vocoder
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.tango import TrainParams
 from soundmill.models.tango.model import FAMILY, Tango, build_net
-from soundmill.training import torch_weights
+from soundmill.training import checkpoint, torch_weights
 
 SUFFIX = "/"  # a directory
 CODEC, VOCODER = "mel_autoencoder", "hifigan"  # by name: no stage that runs this family with others depends on them
@@ -88,12 +88,10 @@ def _config(file: Path) -> dict[str, Any]:
 
 def _tensors(path: Path, stem: str) -> tuple[Path, dict[str, Tensor]]:
     """The file of weights called `stem`, and its tensors in float32."""
-    from safetensors.torch import load_file
-
     file = next((path / name.format(stem) for name in WEIGHTS if (path / name.format(stem)).is_file()), None)
     if file is None:
         raise UserError(f"{path}: has no {' or '.join(name.format(stem) for name in WEIGHTS)}; {REMEDY}")
-    state = load_file(file) if file.suffix == ".safetensors" else torch_weights.read_state(file, "declare-lab/tango")
+    state = checkpoint.read_weights(file) if file.suffix == ".safetensors" else torch_weights.read_state(file, "declare-lab/tango")
     tensors = {key: value.float() for key, value in state.items() if isinstance(value, Tensor)}
     if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
         raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {REMEDY}")

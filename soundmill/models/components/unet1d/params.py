@@ -18,10 +18,10 @@ class TransformParams(StageParams):
 
     @model_validator(mode="after")
     def _window_fits(self) -> Self:
-        if self.kind in ("learned", "stft") and (self.samples < self.size or (self.samples - self.size) % 2):
+        if self.kind == "learned" and (self.samples < self.size or (self.samples - self.size) % 2):
             raise ValueError(f"window {self.window} must be size {self.size} or longer by an even number")
-        if self.kind == "stft" and self.samples % (4 * self.size):
-            raise ValueError(f"window {self.window}: stft needs a multiple of 4 · size {self.size}, so that windows overlap evenly")
+        if self.kind == "stft" and (self.size % 2 or self.samples % (4 * self.size)):
+            raise ValueError(f"size {self.size}, window {self.samples}: stft needs an even size and a multiple of 4 · size")
         return self
 
     @property
