@@ -9,23 +9,11 @@ from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
+from soundmill.training import tagger as taggers
 from soundmill.training.checkpoint import write_trained_on
-from soundmill.training.tagger import (
-    TaggerParams,
-    Targets,
-    caption_words,
-    cluster,
-    evaluate,
-    from_names,
-    num_steps,
-    save_tagger,
-    torch_threads,
-    train_tagger,
-    write_curve,
-)
 
 
-def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
+def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
     """Write the trained tagger and its learning curve; the metrics have its classes and accuracy."""
     spec = read_spec(mels)
     rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
@@ -48,14 +36,16 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
             f"tagger: too few clips have labels; its classes, and its scores, are of {len(targets.classes)} {targets.kind} instead"
         )
     ctx.tracking.log_dataset("training clips", hashing.file_digest(catalog), len(usable["train"]), catalog, "training")
-    steps = num_steps(params, len(usable["train"]))
+    steps = taggers.num_steps(params, len(usable["train"]))
     with ctx.tracking.system_metrics(), ctx.progress(steps, ctx.name, "step") as tick:
-        net, curve = train_tagger(params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick)
-    digest = save_tagger(net, params, spec, targets, tagger)
+        net, curve = taggers.train_tagger(
+            params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick
+        )
+    digest = taggers.save_tagger(net, params, spec, targets, tagger)
     write_trained_on(tagger, catalog, usable["train"])
-    write_curve(curve, curves)
-    with torch_threads(params.threads):
-        scores = {split: evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}
+    taggers.write_curve(curve, curves)
+    with taggers.torch_threads(params.threads):
+        scores = {split: taggers.evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}
     return {
         "targets": targets.kind,
         "classes": len(targets.classes),
@@ -68,26 +58,26 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
 
 
 def choose_targets(
-    params: TaggerParams, rows: Sequence[dict[str, Any]], training: Sequence[str], log_mels: dict[str, np.ndarray]
-) -> Targets:
+    params: taggers.TaggerParams, rows: Sequence[dict[str, Any]], training: Sequence[str], log_mels: dict[str, np.ndarray]
+) -> taggers.Targets:
     """Labels if at least half of the training clips have one; else caption words, under the same rule; else clusters of sounds."""
-    targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
+    targets = taggers.from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
     if targets is None or _share(targets, training) < 0.5:
         captions = {row["clip_id"]: row["captions"] for row in rows}
-        targets = from_names(caption_words(captions, training, params.max_words), training, "caption words")
+        targets = taggers.from_names(taggers.caption_words(captions, training, params.max_words), training, "caption words")
     if targets is None or _share(targets, training) < 0.5:
         wide = ((row["clip_id"], log_mels[row["clip_id"]].astype(np.float64)) for row in rows)
         # Mean and standard deviation over time of every band.
         statistics = {clip_id: np.concatenate([values.mean(1), values.std(1)]) for clip_id, values in wide}
-        targets = cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
+        targets = taggers.cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
     return targets
 
 
-def _share(targets: Targets, training: Sequence[str]) -> float:
+def _share(targets: taggers.Targets, training: Sequence[str]) -> float:
     return sum(clip_id in targets.of_clip for clip_id in training) / len(training)
 
 
-def _at_most(params: TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _at_most(params: taggers.TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most `max_clips` rows, ordered by clip id: those with the smallest hashes, so a growing corpus changes few of them."""
     kept = sorted(rows, key=lambda row: hashing.digest(params.seed, row["clip_id"]))[: params.max_clips]
     return sorted(kept, key=lambda row: row["clip_id"])

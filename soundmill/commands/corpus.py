@@ -6,17 +6,7 @@ from typing import Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import (
-    TAKES_IDS,
-    Clips,
-    Root,
-    Split,
-    check_apart,
-    progress_bar,
-    sample_rate_of,
-    tables,
-    writable_file,
-)
+from soundmill.commands import project
 from soundmill.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Inspect a corpus before using it. Only outputs that you name are written.")
@@ -52,7 +42,7 @@ def check_corpus(
         raise UserError(f"{path}: would be overwritten; choose another file")
     if missing:
         check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
-    with progress_bar(None, "tags and headers", "file") as tick:
+    with project.progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)
         else:
@@ -70,7 +60,7 @@ def corpus_duplicates(
         Path, typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included.")
     ],
     json: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
+        Path | None, typer.Option(callback=project.writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
     ] = None,
     threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
@@ -81,7 +71,7 @@ def corpus_duplicates(
 
     from soundmill.corpora import duplicates
 
-    with progress_bar(None, "fingerprints", "file") as tick:
+    with project.progress_bar(None, "fingerprints", "file") as tick:
         result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, tick, follow_links)
     for pair in result.pairs:
         terminal.say(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
@@ -105,16 +95,16 @@ def export_corpus(
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],
-    split: Split = None,
-    variant: Clips = "default",
-    root: Root = None,
+    split: project.Split = None,
+    variant: project.Clips = "default",
+    root: project.Root = None,
 ) -> None:
     """Write the prepared clips in another tool's format."""
     from soundmill import exports
 
-    check_apart(directory, root)
-    with progress_bar(None, f"export {format}", "clip") as tick:
-        where, rate = tables(root, variant), sample_rate_of(root, variant)
+    project.check_apart(directory, root)
+    with project.progress_bar(None, f"export {format}", "clip") as tick:
+        where, rate = project.tables(root, variant), project.sample_rate_of(root, variant)
         result = exports.export(where, format, directory, rate, split=split, progress=tick)
     terminal.say(f"{directory}: {result.written} clips as {format}")
     if result.left_out:
@@ -132,17 +122,17 @@ Text = Annotated[str | None, typer.Option("--text", help="Only clips with this t
 
 @clips_app.command("list")
 def list_clips(
-    split: Split = None,
+    split: project.Split = None,
     label: Label = None,
     text: Text = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most this many (0: all).")] = 50,
-    variant: Clips = "default",
-    root: Root = None,
+    variant: project.Clips = "default",
+    root: project.Root = None,
 ) -> None:
     """List clips: id, split, source, labels, first caption."""
     from soundmill import clips
 
-    rows = clips.find(tables(root, variant), split=split, label=label, text=text)
+    rows = clips.find(project.tables(root, variant), split=split, label=label, text=text)
     shown = rows[:limit] if limit else rows
     width = max((len(row["clip_id"]) for row in shown), default=0)
     for row in shown:
@@ -152,16 +142,16 @@ def list_clips(
     terminal.say(f"{len(shown)} of {len(rows)} clips" + ("; --limit 0 shows all" if len(shown) < len(rows) else ""), error=True)
 
 
-@clips_app.command("show", context_settings=TAKES_IDS)
-def show_clip(clip_id: str, variant: Clips = "default", root: Root = None) -> None:
+@clips_app.command("show", context_settings=project.TAKES_IDS)
+def show_clip(clip_id: str, variant: project.Clips = "default", root: project.Root = None) -> None:
     """Show a clip's facts, including the recording and the second that it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
 
-    row = clips.get(tables(root, variant), clip_id)
+    row = clips.get(project.tables(root, variant), clip_id)
     wave = flac.decode_flac(row["audio"]["bytes"])
     peak = float(abs(wave).max(initial=0.0))
-    sample_rate = sample_rate_of(root, variant)
+    sample_rate = project.sample_rate_of(root, variant)
     clips.check_rate(row, sample_rate)
     facts = {
         "clip": row["clip_id"],
@@ -180,25 +170,25 @@ def show_clip(clip_id: str, variant: Clips = "default", root: Root = None) -> No
     terminal.say(f"hear it:   soundmill clips export {option}{clip_id}")
 
 
-@clips_app.command("export", context_settings=TAKES_IDS)
+@clips_app.command("export", context_settings=project.TAKES_IDS)
 def export_clips(
     clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids (default: all that the options select).")] = None,
-    split: Split = None,
+    split: project.Split = None,
     label: Label = None,
     text: Text = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("clips"),
-    variant: Clips = "default",
-    root: Root = None,
+    variant: project.Clips = "default",
+    root: project.Root = None,
 ) -> None:
     """Write clips as WAV files."""
     from soundmill import clips
 
-    where = tables(root, variant)
+    where = project.tables(root, variant)
     for clip_id in clip_ids or []:
         clips.get(where, clip_id)
     selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
     if not selected:
         raise UserError("no clip matches; `soundmill clips list` shows all clips")
-    check_apart(output, root)
-    for path in clips.export(where, selected, output, sample_rate_of(root, variant)):
+    project.check_apart(output, root)
+    for path in clips.export(where, selected, output, project.sample_rate_of(root, variant)):
         terminal.say(path)

@@ -24,15 +24,7 @@ from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, SourceType
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import adapted, registry
-from soundmill.models.catalog import (
-    choose_balanced,
-    choose_by_hash,
-    durations_of,
-    read_labels,
-    read_left_out,
-    track_sounds,
-    waves_of,
-)
+from soundmill.models import catalog as catalogs
 from soundmill.models.family import (
     Capability,
     Model,
@@ -118,12 +110,12 @@ def run(
     terminal.say(f"{ctx.name}: {used}")
     facts = origin(model)
     settings = Settings(params, params.sampling_of(trained.params, ctx.family), ctx.home, ctx.scratch, ctx.digests, facts)
-    labels = read_labels(catalog)
+    labels = catalogs.read_labels(catalog)
     judged = _judged(params, ctx, labels)
     requests: dict[str, Request] = {}
     codec_ids: list[str] = []
     if can(trained, "generate"):
-        seconds = durations_of(clips, judged)
+        seconds = catalogs.durations_of(clips, judged)
         longest, limit = max(seconds.values()), (trained.num_samples or math.inf) / trained.sample_rate
         if longest > limit and not kind.longer:
             cut = f"the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut"
@@ -135,11 +127,11 @@ def run(
         _write_base(ctx, trained, model, catalog, lengths, settings, codec)
     else:
         with ctx.progress(len(judged), f"{ctx.name}: reconstruct") as tick:
-            sounds = reconstruct_each(trained, waves_of(clips, set(judged)), settings.run(tick), whole=True)
+            sounds = reconstruct_each(trained, catalogs.waves_of(clips, set(judged)), settings.run(tick), whole=True)
             _write(generated, sounds, trained.sample_rate, settings.maker(CHANGED))
         codec.mkdir(parents=True)
-    if left_out := choose_by_hash(read_left_out(catalog), params.transfers):
-        sounds = _transferred(trained, waves_of(clips, set(left_out)), settings.run())
+    if left_out := catalogs.choose_by_hash(catalogs.read_left_out(catalog), params.transfers):
+        sounds = _transferred(trained, catalogs.waves_of(clips, set(left_out)), settings.run())
         _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate, settings.maker(CHANGED))
     about = {
         **facts,
@@ -151,7 +143,7 @@ def run(
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
     ctx.show("the spectrograms", partial(_show_spectrograms, ctx, judged, requests, generated, about["made_by"]))
-    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(judged, TRACKED), generated))
+    ctx.show("the sounds to hear", partial(catalogs.track_sounds, ctx, clips, catalogs.choose_balanced(judged, TRACKED), generated))
     conditioned = sum(bool(describe(request)) for request in requests.values())
     return {"generated": len(judged), "conditioned": conditioned, "codec": len(codec_ids), "threads": params.threads}
 
@@ -159,7 +151,7 @@ def run(
 def _judged(params: FamilyGenerateParams, ctx: Any, labels: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
     """The clips to make sounds for, with their labels: `count` of the test split, or of another if it is too small."""
     split = manifest.judged_split(split for split, found in labels.items() for _ in found)
-    clip_ids = choose_balanced(labels[split], params.count)
+    clip_ids = catalogs.choose_balanced(labels[split], params.count)
     if split != "test":
         terminal.say(
             f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction"
@@ -203,11 +195,11 @@ def _write_codec_line(
 ) -> list[str]:
     """Write real clips through the model's codec; returns their ids, none if it has no codec."""
     params = settings.params
-    clip_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
+    clip_ids = catalogs.choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
     if not clip_ids:
         terminal.say(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
     with ctx.progress(len(clip_ids), f"{ctx.name}: codec") as tick:
-        coded = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick))
+        coded = reconstruct_each(trained, catalogs.waves_of(clips, set(clip_ids)), settings.run(tick))
         _write(codec, coded, trained.sample_rate, settings.maker(CHANGED))
     return clip_ids
 
@@ -265,7 +257,7 @@ def base_of(name: str, directory: Path, home: Path) -> Path | None:
 def _show_spectrograms(
     ctx: Any, judged: dict[str, list[str]], requests: Mapping[str, Request], generated: Path, heading: str
 ) -> None:
-    shown = choose_balanced(judged, SHOWN)
+    shown = catalogs.choose_balanced(judged, SHOWN)
     titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
     paths = [generated / f"{clip_id}.wav" for clip_id in shown]
     ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, heading), "generated_spectrograms")

@@ -13,21 +13,7 @@ from typing import Any
 
 from soundmill import hashing, provenance
 from soundmill.errors import reason, report_failure
-from soundmill.tracking import journal
-from soundmill.tracking.stores import (
-    MAX_PARAM,
-    MAX_TAG,
-    PARENT,
-    STATE_FOLDER,
-    TRIAL,
-    experiment,
-    flatten,
-    is_off,
-    numbers,
-    remember,
-    say,
-    store,
-)
+from soundmill.tracking import journal, stores
 
 RESTART_SECONDS = 30.0
 
@@ -51,7 +37,7 @@ class StageRun:
             try:
                 open()
             except OSError as error:
-                say(f"tracking: {error}: this run is not recorded; its metrics files are kept")
+                stores.say(f"tracking: {error}: this run is not recorded; its metrics files are kept")
 
     @property
     def id(self) -> str | None:
@@ -63,13 +49,13 @@ class StageRun:
 
     def log_metrics_tree(self, metrics: dict[str, Any]) -> None:
         """Log nested metrics: numbers as metrics with dotted keys, and everything as the file `metrics.json`."""
-        self._send({"op": "metrics", "values": numbers(metrics), "time": journal.now()})
+        self._send({"op": "metrics", "values": stores.numbers(metrics), "time": journal.now()})
         if self._fills_parent:
             self._send({"op": "metrics", "values": _of_stage(self._stage, metrics), "time": journal.now(), "on": "parent"})
         self._send_content(json.dumps(metrics, indent=2, sort_keys=True, default=str) + "\n", "metrics.json")
 
     def log_curve(self, values: dict[str, float], step: int) -> None:
-        self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": journal.now()})
+        self._send({"op": "metrics", "values": stores.numbers(values), "step": int(step), "time": journal.now()})
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:
@@ -108,7 +94,7 @@ class StageRun:
 
         `inputs` are example columns for `soundmill/models/serving.py`, `outputs` an example of its result ([N, ...], N is free).
         """
-        if not self._journal or os.environ.get(TRIAL):
+        if not self._journal or os.environ.get(stores.TRIAL):
             return
         example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape)}
         identity = {"registered": registered_as(name), "digest": hashing.model_digest(directory)}
@@ -121,11 +107,11 @@ class StageRun:
     def log_model_attribution(self, digest: str, name: str, table: Path, tags: dict[str, str]) -> None:
         """Log the table of credits; add it and tags to the registered versions of a model with this hashing.model_digest."""
         identity = {"registered": registered_as(name), "digest": digest}
-        of_versions = {key: value[:MAX_TAG] for key, value in tags.items()}
+        of_versions = {key: value[: stores.MAX_TAG] for key, value in tags.items()}
         self._send_file(table, "", table.name, {"op": "attributed", **identity, "tags": of_versions})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
-        self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})
+        self._send({"op": "tags", "values": {key: str(value)[: stores.MAX_TAG] for key, value in tags.items()}})
 
     def describe(self, markdown: str) -> None:
         self.set_tags({"mlflow.note.content": markdown})
@@ -146,13 +132,13 @@ class StageRun:
     def _send_state(self, state: provenance.State, on: str = "stage") -> None:
         for name in state.left_out:
             if name.endswith(provenance.SECRET):
-                say(f"tracking: {name}; its changes are not recorded")
+                stores.say(f"tracking: {name}; its changes are not recorded")
         self._send(_state_tags(state) | {"on": on})
-        self._send_content(state.params, "params.yaml", STATE_FOLDER, on)
-        self._send_content(state.lock, "dvc.lock", STATE_FOLDER, on)
-        self._send_content(state.diff, "uncommitted.diff", STATE_FOLDER, on)
+        self._send_content(state.params, "params.yaml", stores.STATE_FOLDER, on)
+        self._send_content(state.lock, "dvc.lock", stores.STATE_FOLDER, on)
+        self._send_content(state.diff, "uncommitted.diff", stores.STATE_FOLDER, on)
         not_kept = "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
-        self._send_content(not_kept, "not_kept.txt", STATE_FOLDER, on)
+        self._send_content(not_kept, "not_kept.txt", stores.STATE_FOLDER, on)
 
 
 class PipelineRun(StageRun):
@@ -165,7 +151,7 @@ class PipelineRun(StageRun):
 
     def browser(self, port: int) -> str:
         """Address of MLflow's web page: its server, or `make browse` at this port."""
-        where = store(self.home)
+        where = stores.store(self.home)
         return where.shown if where.is_server else f"http://127.0.0.1:{port}"
 
     def page(self, port: int) -> str | None:
@@ -190,7 +176,7 @@ class PipelineRun(StageRun):
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables by which the stages' processes find this run."""
-        return {PARENT: self.id} if self.id else {}
+        return {stores.PARENT: self.id} if self.id else {}
 
     def mirror(self, root: Path, metrics: list[Path]) -> None:
         """Record the project's state at `root`, and these metrics files, as DVC runs no stage that is up to date."""
@@ -202,7 +188,7 @@ class PipelineRun(StageRun):
             try:
                 tree = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                say(f"tracking: {path} is not readable as JSON ({error}); not recorded")
+                stores.say(f"tracking: {path} is not readable as JSON ({error}); not recorded")
                 continue
             if isinstance(tree, dict):
                 self._send({"op": "metrics", "values": _of_stage(name, tree), "time": journal.now()})
@@ -211,7 +197,7 @@ class PipelineRun(StageRun):
 
 def _of_stage(name: str, metrics: dict[str, Any]) -> dict[str, float]:
     """The metrics of a stage for its parent run: only the outermost ones, named so that they sort after the scores."""
-    return numbers({f"stages/{name}/{key}": value for key, value in metrics.items() if not isinstance(value, dict)})
+    return stores.numbers({f"stages/{name}/{key}": value for key, value in metrics.items() if not isinstance(value, dict)})
 
 
 def registered_as(name: str) -> str:
@@ -255,7 +241,7 @@ def stage_run(
         if not parent_id:
             run._send_state(state, on="parent")
 
-    run = StageRun(None if is_off() else open, name, root if system_metrics else None)
+    run = StageRun(None if stores.is_off() else open, name, root if system_metrics else None)
     with _recorded(run, home, start):
         yield run
 
@@ -285,7 +271,7 @@ def pipeline_run(
         _begin(run, home, title, {"kind": "pipeline", **what, **(tags or {})}, parent, listed)
         run._send_state(state)
 
-    run = PipelineRun(None if is_off() else open)
+    run = PipelineRun(None if stores.is_off() else open)
     run.home = home
     with _recorded(run, home):
         yield run
@@ -299,19 +285,19 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
         above = {"id": parent.id} if parent and parent.id else None
         _begin(run, home, name, {"kind": kind, "mlflow.source.name": f"soundmill {kind}", **tags}, above, {})
 
-    run = StageRun(None if is_off() else open)
+    run = StageRun(None if stores.is_off() else open)
     with _recorded(run, home):
         yield run
 
 
 def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
-    opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
-    run._journal = journal.Writer(store(home).journals, opening)
+    opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": stores.experiment()}
+    run._journal = journal.Writer(stores.store(home).journals, opening)
     try:
-        remember(home)
+        stores.remember(home)
         journal.start(home)
     except OSError as error:  # a thread tries to start it again
-        say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
+        stores.say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
     threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
 
 
@@ -323,9 +309,9 @@ def _restart_uploader(home: Path, closed: threading.Event) -> None:
 
 
 def _given_parent() -> str | None:
-    parent_id = os.environ.get(PARENT)
+    parent_id = os.environ.get(stores.PARENT)
     if parent_id and not re.fullmatch(r"[0-9a-f-]{1,64}", parent_id):
-        say(f"tracking: {PARENT}={parent_id}: not the id of a journal; this run has no parent")
+        stores.say(f"tracking: {stores.PARENT}={parent_id}: not the id of a journal; this run has no parent")
         return None
     return parent_id
 
@@ -346,7 +332,7 @@ def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
     finally:
         if run._journal:
             status, reason = run._outcome
-            run._send({"op": "end", "status": status, "reason": reason[:MAX_TAG], "time": journal.now()})
+            run._send({"op": "end", "status": status, "reason": reason[: stores.MAX_TAG], "time": journal.now()})
             run._journal.close()
             with suppress(OSError):
                 journal.start(home)  # in case it was killed
@@ -375,7 +361,7 @@ def _params_of(state: provenance.State) -> dict[str, str]:
 
 
 def _texts(params: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:MAX_PARAM] for key, value in flatten(params).items()}
+    return {key: str(value)[: stores.MAX_PARAM] for key, value in stores.flatten(params).items()}
 
 
 def corpus_name(document: dict[str, Any]) -> str:
@@ -426,7 +412,7 @@ def _watch(log: Callable[[dict[str, float], int], None], place: Path, ended: thr
                 log(_of_machine(place, network) | _of_gpus(gpus), step)
             step += 1
     except Exception as error:  # whatever the system refuses: the training goes on
-        say(f"tracking: no more system metrics: {reason(error)}")
+        stores.say(f"tracking: no more system metrics: {reason(error)}")
 
 
 def _of_machine(place: Path, network_before: Any) -> dict[str, float]:

@@ -231,7 +231,8 @@ def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring, tmp_p
 
 def test_names_and_values_that_mlflow_takes() -> None:
     assert tracking.flatten({"a": {"b@c": 1, "d": {}}, "e": [1]}) == {"a.b_c": 1, "a.d": {}, "e": [1]}
-    assert recording.numbers({"a": np.int64(3), "b": "x", "c": None, "d": [1, 2], "e": {"f": True}}) == {"a": 3.0, "e.f": 1.0}
+    numbers = recording.stores.numbers({"a": np.int64(3), "b": "x", "c": None, "d": [1, 2], "e": {"f": True}})
+    assert numbers == {"a": 3.0, "e.f": 1.0}
     assert recording.metrics_name(Path("/x/data/metrics/evaluate/tiny.json")) == "evaluate/tiny"
     assert recording.metrics_name(Path("elsewhere/scores.json")) == "scores"
 

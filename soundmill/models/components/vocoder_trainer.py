@@ -31,19 +31,10 @@ from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.making import MadeComponent, Samples, Splits, fit_crops, size, starting
 from soundmill.models.components.waves.source import Pairs, gather_waves
+from soundmill.training import module as modules
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted
 from soundmill.training.loader import Batch
-from soundmill.training.module import (
-    Phase,
-    PhasedModule,
-    TrainingModule,
-    Turn,
-    discriminator_loss,
-    feature_loss,
-    generator_loss,
-    rebuilt,
-)
 
 Output = tuple[Tensor, list[Tensor]]  # scores, feature maps
 
@@ -127,7 +118,7 @@ class Discriminators(nn.Module):
         self.halve = nn.AvgPool1d(4, 2, padding=2)
 
     def __reduce__(self) -> Any:
-        return rebuilt, (Discriminators, self.arguments, self.state_dict())
+        return modules.rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, wave: Tensor) -> list[Output]:
         """Outputs of each discriminator for waves [B, T], always in the same order."""
@@ -156,7 +147,7 @@ class LogMel(nn.Module):
             return self.mel(wave.float()).clamp_min(self.spec.floor).log()
 
 
-class VocoderModule(PhasedModule):
+class VocoderModule(modules.PhasedModule):
     """A batch: log-mels and waves of crops; `synthesise` generates waves from the log-mels.
 
     `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`.
@@ -171,8 +162,8 @@ class VocoderModule(PhasedModule):
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
-        discriminator_loss: Callable[[Scores, Scores], Tensor] = discriminator_loss,
-        generator_loss: Callable[[Scores], Tensor] = generator_loss,
+        discriminator_loss: Callable[[Scores, Scores], Tensor] = modules.discriminator_loss,
+        generator_loss: Callable[[Scores], Tensor] = modules.generator_loss,
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise = LogMel(spec), synthesise
@@ -180,10 +171,10 @@ class VocoderModule(PhasedModule):
         self.arguments = params, build, spec, synthesise, discriminator, discriminator_loss, generator_loss
 
     def __reduce__(self) -> Any:
-        return rebuilt, (_rebuilt, self.arguments, self.state_dict())
+        return modules.rebuilt, (_rebuilt, self.arguments, self.state_dict())
 
-    def phases(self) -> list[Phase]:
-        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+    def phases(self) -> list[modules.Phase]:
+        return [modules.Phase((modules.Turn("discriminator"), modules.Turn("net")), self.losses)]
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """The weighted log-mel error (unweighted if its weight is 0); adversarial losses are not comparable between steps."""
@@ -201,7 +192,7 @@ class VocoderModule(PhasedModule):
         yield self.discriminator_loss([scores for scores, _ in real_outputs], [scores for scores, _ in fake_outputs])
 
         real_outputs, fake_outputs = self.discriminator(real), self.discriminator(fake)
-        features = feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
+        features = modules.feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
         adversarial = self.generator_loss([scores for scores, _ in fake_outputs])
         yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
 
@@ -264,7 +255,7 @@ class VocoderTrainer:
         return cls(params, ctx, clips, mels, spec, read_weights(catalog), level)
 
     def made(
-        self, model: Any, load: Callable[[Path, None], Any], module: Callable[[], TrainingModule], kept: Sequence[str] = ()
+        self, model: Any, load: Callable[[Path, None], Any], module: Callable[[], modules.TrainingModule], kept: Sequence[str] = ()
     ) -> MadeComponent:
         """Train `module()`, whose net is that of `model`, from `weights.start_from` if that names one.
 
@@ -291,7 +282,7 @@ class VocoderTrainer:
             setattr(model, name, getattr(start, name))
         return starting(where, self.params, ctx)
 
-    def _train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
+    def _train(self, module: modules.TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
         """Its training, and facts for the config."""
         weights = self.params.weights
         fitted = fit_crops(

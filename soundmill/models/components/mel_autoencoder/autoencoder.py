@@ -23,31 +23,9 @@ from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components import vocoding
-from soundmill.models.components.contracts import (
-    CodecConfig,
-    GriffinLimParams,
-    LoadedParams,
-    Saved,
-    Vocoder,
-    restore_codec,
-    save_codec,
-)
+from soundmill.models.components import contracts, making, vocoding
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
-from soundmill.models.components.making import (
-    LICENCE,
-    MadeComponent,
-    Samples,
-    Splits,
-    compare,
-    explained,
-    find,
-    fit_crops,
-    locate,
-    pretrained,
-    size,
-)
 from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams, TrainedParams
 from soundmill.models.components.pca import Pca
 from soundmill.training.device import evaluating, pick_device, use_threads
@@ -115,7 +93,7 @@ class PcaAutoencoder(nn.Module):
         return decoded
 
 
-class AutoencoderConfig(CodecConfig):
+class AutoencoderConfig(contracts.CodecConfig):
     """Architecture, mel spec and standardisation of the log-mels."""
 
     kind: Literal["mel_autoencoder"] = "mel_autoencoder"
@@ -127,7 +105,7 @@ class AutoencoderConfig(CodecConfig):
 
 
 @dataclass
-class Autoencoder(Saved):
+class Autoencoder(contracts.Saved):
     config = AutoencoderConfig
 
     network: AutoencoderNetParams
@@ -173,7 +151,7 @@ class Autoencoder(Saved):
         device = next(self.net.parameters()).device
         return torch.stack(self.encode(log_mels.to(device)), 1)
 
-    def sounding(self, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> "MelCodec":
+    def sounding(self, vocoder: contracts.Vocoder | None, frames: int, grain: float, device: torch.device) -> "MelCodec":
         """See components/contracts.py."""
         if vocoder is None:
             raise ValueError("log-mels need a vocoder")
@@ -215,7 +193,7 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
-load = partial(restore_codec, Autoencoder, network)
+load = partial(contracts.restore_codec, Autoencoder, network)
 
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
@@ -224,10 +202,10 @@ CONTRASTED = (4, 8, 16)  # sides of the squares of the contrast errors
 SCALING_CLIPS = 64  # at most, to measure the scaling factor
 MEASURED_CLIPS = 64  # held-out clips, at most
 DRAWN_CLIPS = 4
-AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # for the samples
+AUDIBLE = contracts.GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # for the samples
 
 
-def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> making.MadeComponent:
     splits, weights, spec, fitted = read_weights(catalog), params.weights, read_spec(mels), None
     use_threads(params.hardware.threads)
     params.check_spec(spec)
@@ -237,7 +215,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         model, fitted, facts = train(params, ctx, mels, splits)
     else:
         model, facts = load_published(weights, params.network, spec, ctx.home, ctx.digests)
-        terminal.say(f"{ctx.name}: {LICENCE}")
+        terminal.say(f"{ctx.name}: {making.LICENCE}")
     model.to(pick_device(params.hardware.accelerator))
 
     split = "valid" if splits["valid"] else "train"
@@ -247,36 +225,36 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     if taken:
         model.residual = residual  # a constant of the codec, whose digest must stay that of its source
     metrics = {
-        "parameters": size(model.net),
+        "parameters": making.size(model.net),
         "scaling_factor": model.scaling_factor,
         "measured_clips": len(log_mels),
         f"{split}_l1_db": measured["l1_db"],
         "kl": measured["kl"],
         "latent_std": measured["latent_std"],
     }
-    save = partial(save_codec, model, source={"kind": weights.kind, **facts})
-    return MadeComponent(save, metrics, partial(samples, model, log_mels), fitted)
+    save = partial(contracts.save_codec, model, source={"kind": weights.kind, **facts})
+    return making.MadeComponent(save, metrics, partial(samples, model, log_mels), fitted)
 
 
 def load_published(
-    weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
+    weights: contracts.LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
 ) -> tuple[Autoencoder, dict[str, Any]]:
     """The autoencoder that `weights` names (see hub.find), and the identity of its files.
 
     Its log-mels are not standardised. UserError if its architecture differs from `network`.
     """
-    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    directory, facts = making.find(weights, FILES, "autoencoder", home, digests)
     net, scaling_factor = _load_vae(directory / "vae", network)
     return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
 
 
-def check(weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
+def check(weights: contracts.LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load_published`, from the configuration alone."""
     from diffusers import AutoencoderKL
 
     network.check_spec(spec)
-    directory = locate(weights, FILES, "autoencoder", home)[0] / "vae"
-    with explained(directory), torch.device("meta"):
+    directory = making.locate(weights, FILES, "autoencoder", home)[0] / "vae"
+    with making.explained(directory), torch.device("meta"):
         net = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))
     _check_config(net, directory, network)
 
@@ -285,10 +263,10 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     """The network and its scaling factor, which belongs to these weights."""
     from diffusers import AutoencoderKL
 
-    with explained(directory):
+    with making.explained(directory):
         config = strict.read_json(directory / "config.json", "download it again")
         scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
-    net = pretrained(AutoencoderKL, directory)
+    net = making.pretrained(AutoencoderKL, directory)
     if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
         raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
     _check_config(net, directory, network)
@@ -299,7 +277,7 @@ def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams
     expected = build_autoencoder(network).config
     keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
-    compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
+    making.compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
     shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
     if shifts:
         raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
@@ -354,7 +332,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: Splits) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
+def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: making.Splits) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
     """The trained autoencoder, its training and facts."""
     weights, network, spec, train_ids = params.weights, params.network, read_spec(mels), list(splits["train"])
     log_mels = gather_log_mels(mels, train_ids, ctx.scratch)
@@ -364,7 +342,7 @@ def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: Splits) -> tu
     net = build_autoencoder(network)
     if network.pca and not start:
         net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
-    parameters = size(net)
+    parameters = making.size(net)
     terminal.say(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
         f"{weights.steps} steps of {weights.batch_size}"
@@ -375,7 +353,7 @@ def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: Splits) -> tu
         module.start_from(start.net.state_dict(), weights.start_from)
     model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
     crops = partial(Crops, frames=weights.crop_frames, fill=math.log(spec.floor))
-    fitted = fit_crops(
+    fitted = making.fit_crops(
         module,
         crops(log_mels),
         lambda clip_ids: crops(gather_log_mels(mels, clip_ids, ctx.scratch)),
@@ -455,7 +433,7 @@ def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
     }
 
 
-def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
+def samples(model: Autoencoder, log_mels: LogMels, step: int) -> making.Samples:
     """Some clips and their reconstructions, as figure and, by Griffin-Lim, as sounds."""
     with evaluating(model.net):
         real = list(islice(whole_clips(model, log_mels), DRAWN_CLIPS))
@@ -465,7 +443,7 @@ def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
     titles = [title for clip_id in log_mels.arrays.ids[: len(real)] for title in (clip_id, "rebuilt")]
     figure = figures.draw_log_mels(pictures.numpy(), titles, model.spec, 2, f"autoencoder after {step} steps")
     waves = vocoding.to_waves(GriffinLim(model.spec, AUDIBLE), pictures, torch.device("cpu"))
-    return Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves], [None, CHANGED] * len(real))
+    return making.Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves], [None, CHANGED] * len(real))
 
 
 GRAIN_SEED = 0
@@ -476,7 +454,7 @@ class MelCodec:
     """Latents [N, channels, frames / factor, n_mels / factor], scaled; mono waves of `frames` · hop_length samples."""
 
     autoencoder: Autoencoder
-    vocoder: Vocoder
+    vocoder: contracts.Vocoder
     frames: int  # of the log-mels; shorter ones are padded with silence, longer ones cut
     grain: float  # share of the noise lost in reconstruction that decoding adds back
     device: torch.device

@@ -18,19 +18,8 @@ from soundmill import params as strict
 from soundmill import terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components import making
 from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
-from soundmill.models.components.making import (
-    MadeComponent,
-    compare,
-    explained,
-    find,
-    find_saved,
-    fit_crops,
-    locate,
-    pretrained,
-    size,
-    starting,
-)
 from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.waves.source import NetworkCodec, WaveCrops, check_waves, deviation, gather_waves, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
@@ -129,7 +118,7 @@ def kl_divergence(posterior: Any) -> Tensor:
     return 0.5 * posterior.kl().float()
 
 
-def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> making.MadeComponent:
     splits, network, weights = read_weights(catalog), params.network, params.weights
     use_threads(params.hardware.threads)
     check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
@@ -144,13 +133,13 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         model, fitted, facts = load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
     model.to(device)
     metrics = {
-        "parameters": size(model.net),
+        "parameters": making.size(model.net),
         "scaling_factor": model.scaling_factor,
         "latent_rate": model.latent_rate,
         "latent_values_per_second": model.latent_rate * network.latent_channels,
     }
     save = partial(save_codec, model, source={"kind": weights.kind, **facts})
-    return MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
+    return making.MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
 
 
 def _train(
@@ -168,12 +157,12 @@ def _train(
     if weights.start_from:
         where = params.check_start(ctx.home)
         module.start_from(load(where).net.state_dict(), weights.start_from)
-        started_from = starting(where, params, ctx)
-    parameters = size(model.net)
+        started_from = making.starting(where, params, ctx)
+    parameters = making.size(model.net)
     train = list(splits["train"])
     terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     device = pick_device(params.hardware.accelerator)
-    fitted = fit_crops(
+    fitted = making.fit_crops(
         module,
         source_of(train),
         source_of,
@@ -196,11 +185,11 @@ def load_published(
     """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
     from diffusers import AutoencoderOobleck
 
-    if saved := find_saved(weights, OobleckConfig, network, home):
+    if saved := making.find_saved(weights, OobleckConfig, network, home):
         return load(saved[0]), saved[1]
-    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    directory, facts = making.find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory / "vae", network)
-    net = pretrained(AutoencoderOobleck, directory / "vae")
+    net = making.pretrained(AutoencoderOobleck, directory / "vae")
     return OobleckCodec(network, net), facts
 
 
@@ -219,14 +208,14 @@ def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load_published`, from the configuration alone."""
-    if not find_saved(weights, OobleckConfig, network, home):
-        _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
+    if not making.find_saved(weights, OobleckConfig, network, home):
+        _check_config(making.locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
 
 
 def _check_config(directory: Path, network: NetworkParams) -> None:
     from diffusers import AutoencoderOobleck
 
-    with explained(directory), torch.device("meta"):
+    with making.explained(directory), torch.device("meta"):
         theirs = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(directory, local_files_only=True)).config
         ours = build(network).config
-    compare(directory, {key: (theirs[key], ours[key]) for key in KEYS}, "autoencoder.network")
+    making.compare(directory, {key: (theirs[key], ours[key]) for key in KEYS}, "autoencoder.network")

@@ -22,17 +22,10 @@ from soundmill.audio import figures
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, durations_of, read_weights, waves_of
+from soundmill.models.components import rave
 from soundmill.models.components.contracts import CodecConfig, restore_codec, save_codec
 from soundmill.models.components.making import MadeComponent, fit_crops, held_out, size, starting
 from soundmill.models.components.pca import Components, components
-from soundmill.models.components.rave import (
-    AugmentationParams,
-    DiscriminatorsParams,
-    FeaturesParams,
-    NetworkParams,
-    RaveParams,
-    WeightsParams,
-)
 from soundmill.models.components.rave.network import Normed, RaveNet
 from soundmill.models.components.waves.source import SavedWaveCodec, WaveCrops, gather_waves, of_clips, padded
 from soundmill.training.device import evaluating, pick_device, use_threads
@@ -85,7 +78,7 @@ def edited(latents: Tensor, edits: Sequence[Edit]) -> Tensor:
 
 class RaveConfig(CodecConfig):
     kind: Literal["rave"] = "rave"
-    network: NetworkParams
+    network: rave.NetworkParams
     sample_rate: int
     phase: Literal[1, 2]  # in which the weights were trained
     fidelity: float
@@ -99,7 +92,7 @@ class RaveCodec(SavedWaveCodec):
 
     config = RaveConfig
 
-    network: NetworkParams
+    network: rave.NetworkParams
     sample_rate: int
     net: RaveNet
     phase: int
@@ -159,7 +152,7 @@ class RaveCodec(SavedWaveCodec):
         return torch.stack([mean[:, : self.rank], variance[:, : self.rank].log()], 1)[..., None]
 
 
-def network(params: RaveParams, spec: MelSpec, channels: int) -> RaveNet:
+def network(params: rave.RaveParams, spec: MelSpec, channels: int) -> RaveNet:
     """The network as trained, so that the parameters of weight normalisation count."""
     return RaveNet(params.network).with_norms()
 
@@ -211,7 +204,7 @@ class Discriminators(nn.Module):
     Three scales with 64 channels and four layers have 7,751,619 weights.
     """
 
-    def __init__(self, params: DiscriminatorsParams):
+    def __init__(self, params: rave.DiscriminatorsParams):
         super().__init__()
         self.scales = nn.ModuleList(Discriminator(params.channels, params.layers, 1) for _ in range(params.scales))
         self.periods = nn.ModuleList(Discriminator(params.channels, params.layers, period) for period in params.periods)
@@ -231,7 +224,7 @@ class RaveModule(PhasedModule):
     The generator's learning rate decays over phase 1 and stays in phase 2, over which the discriminators' rate decays.
     """
 
-    def __init__(self, params: WeightsParams, net: RaveNet):
+    def __init__(self, params: rave.WeightsParams, net: RaveNet):
         discriminators = params.discriminators
         adversaries = {"discriminators": (Discriminators(discriminators), discriminators.optimiser)}
         super().__init__(net, adversaries, params, params.steps)
@@ -314,7 +307,7 @@ class RaveModule(PhasedModule):
         return None if noise is None else self.share(noise)
 
 
-def describe_training(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
+def describe_training(minutes: float, clips: int, params: rave.WeightsParams, sample_rate: int) -> list[str]:
     """Lines to print before training: how much sound there is, how often each second is used, and when phase 2 begins."""
     crop = params.num_samples / sample_rate
     times = params.steps * params.batch_size * crop / (60 * minutes)
@@ -326,7 +319,7 @@ def describe_training(minutes: float, clips: int, params: WeightsParams, sample_
     return [sound, phase_2]
 
 
-def phase_of(params: WeightsParams, facts: dict[str, Any]) -> int:
+def phase_of(params: rave.WeightsParams, facts: dict[str, Any]) -> int:
     """The phase in which the used weights were trained; `facts` are those of `Fitted`."""
     used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
     return 2 if used > params.phase_1_steps else 1
@@ -363,7 +356,7 @@ def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
     return (mean.square() + variance - variance.log() - 1).sum(1).mean()
 
 
-def features_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], params: FeaturesParams) -> Tensor:
+def features_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], params: rave.FeaturesParams) -> Tensor:
     """Unweighted feature matching: mean absolute difference of feature maps, averaged over maps and discriminators."""
     pairs = [pair for maps in zip(real, fake, strict=True) for pair in list(zip(*maps, strict=True))[params.skip :]]
     differences = [(x - y).abs().mean() / (x.abs().mean() + LEAST_MAGNITUDE if params.relative else 1) for x, y in pairs]
@@ -377,7 +370,7 @@ LOWEST_HZ, HIGHEST_HZ = 20.0, 2000.0  # of the all-pass filter's poles
 RADIUS = 0.99
 
 
-def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, weights = read_weights(catalog), params.weights
     use_threads(params.hardware.threads)
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
@@ -434,7 +427,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
 
 
-def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
+def _taken(params: rave.RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
     """The codec `weights.start_from`."""
     model = load(params.check_start(ctx.home, sample_rate=rate))
     draw = partial(of_clips, model, clips, shown, pick_device(params.hardware.accelerator))
@@ -442,7 +435,7 @@ def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence
     return MadeComponent(partial(save_codec, model, source=source), {"parameters": size(model.net), **_sizes(model)}, draw)
 
 
-def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
+def _start(net: RaveNet, params: rave.RaveParams, rate: int, ctx: Any) -> str:
     """Load the weights of the codec `weights.start_from`; returns their digest."""
     where = params.check_start(ctx.home, sample_rate=rate)
     net.load_state_dict(load(where).net.state_dict())
@@ -505,7 +498,7 @@ class AugmentedCrops:
 
     crops: WaveCrops
     sample_rate: int
-    augmentation: AugmentationParams | None
+    augmentation: rave.AugmentationParams | None
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
         (waves,) = self.crops.batch(items, drawn[:, 0])
