@@ -11,6 +11,8 @@ import pytest
 from soundmill.corpora.folder import class_label
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
+from soundmill.evaluation.sets import CATEGORIES
+from soundmill.params import read_yaml
 from soundmill.prompts import following
 from soundmill.prompts.following import Ears, Heard, Kind, Prompt, count_events
 from tests.commands.running import soundmill
@@ -190,6 +192,8 @@ def test_the_sets_of_the_package():
     assert list(loaded) == list(following.ORDER)
     assert len(kinds) == 10
     assert set(Counter(name for kind in kinds.values() for name in kind.classes).values()) == {1}  # no class of two kinds
+    audioset = {name.strip() for listed in read_yaml(CATEGORIES)["classes"].values() for name in listed.split(";")}
+    assert {name for one in loaded.values() for kind in one.kinds.values() for name in kind.classes} <= audioset
     assert [prompt.heard for prompt in loaded["plain"].prompts] == [[name] for name in kinds]
     assert all(prompt.absent for prompt in loaded["negation"].prompts)
     assert all(len(prompt.heard) == 2 for prompt in loaded["order"].prompts)
