@@ -89,7 +89,7 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         raise UserError(f"{conf}: {error}") from None
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
     if "experiment" in document and chosen:
-        document["experiment"] = {"name": re.findall(r"\w+", chosen[-1])[-1], **document["experiment"]}
+        document["experiment"] = {"name": re.findall(r"[\w.-]+", chosen[-1])[-1], **document["experiment"]}
     check_urls(document, "params")
     return document
 

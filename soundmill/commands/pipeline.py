@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -469,7 +469,7 @@ def read_experiments(conf: Path) -> dict[str, Experiment]:
     return found
 
 
-def last_scores(root: Path, names: Iterable[str]) -> tuple[dict[str, str], str]:
+def last_scores(root: Path, named: Mapping[str, Experiment]) -> tuple[dict[str, str], str]:
     """The last scores of these experiments as text, by name; and the reason if none could be read."""
     from soundmill import tracking
 
@@ -477,15 +477,15 @@ def last_scores(root: Path, names: Iterable[str]) -> tuple[dict[str, str], str]:
     if not works:
         return {}, where
     try:
-        runs = tracking.last_scores(root)
+        scored = tracking.last_scores(root)
     except UserError as error:
         return {}, str(error)
     texts = {}
-    for name in runs.keys() & set(names):
-        values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(runs[name].scores.items()))
-        document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), runs[name].params
+    for name, run in {name: scored[one.title] for name, one in named.items() if one.title in scored}.items():
+        values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(run.scores.items()))
+        document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), run.params
         now = {key: str(value) for key, value in tracking.flatten(document).items()}
         keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
         changed = keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]
-        texts[name] = f"{values} ({runs[name].name}{'; with other ' + ', '.join(changed) if changed else ''})"
+        texts[name] = f"{values} ({run.name}{'; with other ' + ', '.join(changed) if changed else ''})"
     return texts, ""

@@ -116,7 +116,7 @@ class ScoredRun:
 
 
 def last_scores(home: Path) -> dict[str, ScoredRun]:
-    """The newest scored run of each experiment, by its `experiment.name` in params.yaml; UserError if the store is silent."""
+    """The newest scored run of each experiment, by its `experiment.title` in params.yaml; UserError if the store is silent."""
     client, _ = open_client(home)
     existing = client.get_experiment_by_name(experiment())
     runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS) if existing else []  # newest first
@@ -125,9 +125,9 @@ def last_scores(home: Path) -> dict[str, ScoredRun]:
     for run in runs:
         pipeline = by_id.get(run.data.tags.get("mlflow.parentRunId"), run) if run.data.tags.get("kind") == "stage" else run
         scores = {name: value for name, value in run.data.metrics.items() if SCORES.fullmatch(name)}
-        name = pipeline.data.params.get("experiment.name")
-        if name and scores:
-            found.setdefault(name, ScoredRun(pipeline.info.run_name, scores, pipeline.data.params))
+        title = pipeline.data.params.get("experiment.title")  # `dvc exp run`, which composes without us, records no name
+        if title and scores:
+            found.setdefault(title, ScoredRun(pipeline.info.run_name, scores, pipeline.data.params))
     return found
 
 

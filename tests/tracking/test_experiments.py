@@ -16,7 +16,9 @@ def project(home, monkeypatch):
 
 
 def record(home, overrides, scores, in_a_stage=False):
-    params.write_yaml(params.compose(ROOT / "conf", overrides), home / "params.yaml")
+    document = params.compose(ROOT / "conf", overrides)
+    document.get("experiment", {}).pop("name", None)  # as `dvc exp run` composes it
+    params.write_yaml(document, home / "params.yaml")
     with tracking.pipeline_run(home, "a pipeline") as run:
         if in_a_stage:
             with pytest.MonkeyPatch.context() as patch:
