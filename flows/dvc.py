@@ -323,8 +323,10 @@ def fault_of_lock(path: Path) -> str | None:
         return "its last line is truncated"
     if document.get("schema") != "2.0":
         return "no `schema: '2.0'`"
+    where = "`stages`"
     try:
         for name, entry in (document.get("stages") or {}).items():
+            where = f"stage {name}"
             if not isinstance(entry.get("cmd"), str | list):
                 return f"stage {name} has no command"
             for item in [*entry.get("deps", []), *entry.get("outs", [])]:
@@ -333,8 +335,8 @@ def fault_of_lock(path: Path) -> str | None:
                     return f"stage {name}: the hash of {path} is truncated"
                 if "md5" not in item and item.get("hash", "md5") == "md5":
                     return f"stage {name}: {path} has no hash"
-    except (AttributeError, KeyError, TypeError) as error:
-        return f"its stages are not as DVC writes them ({error})"
+    except (AttributeError, KeyError, TypeError):
+        return f"{where} is not as DVC writes it"
     return None
 
 

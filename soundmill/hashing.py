@@ -208,7 +208,7 @@ def _insert(store: sqlite3.Connection, rows: Iterable[tuple[bytes, str, str]]) -
 
 
 def _seen(path: bytes, linked: bool = False) -> tuple[str, int]:
-    """What distinguishes one state of a file from another, and when it last changed (ns since the epoch); of none, nothing."""
+    """What distinguishes one state of a file from another, and when it last changed (ns since the epoch); "", 0 without one."""
     try:
         status = os.stat(path)
     except OSError:

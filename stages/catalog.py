@@ -23,7 +23,7 @@ OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 class CatalogParams(StageParams):
     caption_templates: list[str] = Field(
-        min_length=1, description="of clips without a caption: the first usable one, others with its fields"
+        min_length=1, description="of clips without a caption: the first with known fields, and others with the same fields"
     )
     min_tag_score: Cosine = Field(description="a word with a lower score (stage `zero_shot`) is no tag")
     min_caption_score: Cosine | None = Field(description="captions with lower scores are left out and quarantined; null: none")

@@ -125,6 +125,8 @@ stages:
         (GOOD.replace("abcdef.dir", "ab"), "the hash of data/first is truncated"),
         (GOOD.replace(", md5: 0123456789abcdef0123456789abcdef.dir, size: 3, nfiles: 1", ""), "data/first has no hash"),
         (GOOD.replace("    cmd: python first.py\n", ""), "no command"),
+        (GOOD.replace("{path: first.py", "{file: first.py"), "stage first is not as"),
+        ("schema: '2.0'\nstages: [first]\n", "`stages` is not as"),
         ("", "expected sections"),
         (GOOD[:-1], "last line is truncated"),
         (GOOD.replace("schema: '2.0'", "schema: '2"), "not readable"),
