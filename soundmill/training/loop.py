@@ -221,7 +221,7 @@ def fit(
                 first and report(*point)
                 ended = _ends_here(module, validation)
             if curve.due(step, module.steps):
-                point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
+                point = curve.point(step, optimisers["net"].param_groups[-1]["lr"])  # of AdamW, the last group
                 first and report(*point)
             if scoring and scoring.due(step, module.steps):
                 report(*scoring.measure(module, progress.label))

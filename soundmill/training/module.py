@@ -107,7 +107,8 @@ def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.Optimizer
     embeddings = {one.weight for one in net.modules() if isinstance(one, nn.Embedding)}
     matrices = [weight for weight in weights if weight.ndim >= 2]
     vectors = [weight for weight in weights if weight.ndim < 2]
-    orthogonal = [weight for weight in matrices if params.muon_rate and weight not in embeddings]
+    # A gain of weight norm, [outputs, 1, 1], is a vector, too.
+    orthogonal = [weight for weight in matrices if params.muon_rate and weight not in embeddings and weight[0].numel() > 1]
     matrices = [weight for weight in matrices if weight not in {*orthogonal}]
     decay = {"weight_decay": params.weight_decay}
     adamw = {"lr": params.learning_rate, "betas": tuple(params.betas), "eps": params.eps}
