@@ -43,7 +43,7 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
         remedy = "name a file or directory that is there"
         path, _ = hub.find(str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, remedy)
         called = f"{name}@{revision}"  # not the directory in the hub's cache
-    if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
+    if path.is_file() and any((path.parent / index).is_file() for index in _reads(DIRECTORY, path.parent)[1].INDICES):
         raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
     family, published = _reads(DIRECTORY, path) if path.is_dir() else _reads(path.suffix)
     if family:

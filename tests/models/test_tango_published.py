@@ -117,6 +117,7 @@ class Command:
         ("pytorch_model_main.bin", {"unet.x": Command()}, "main.bin: cannot be read as weights"),
         ("pytorch_model_vae.bin", {}, "vae.bin: not the weights of AutoencoderKL"),
         ("pytorch_model_vae.bin", None, "has no pytorch_model_vae.safetensors or"),
+        ("pytorch_model_vae.safetensors", "cut", "vae.safetensors: weights cannot be read"),
         ("vae_config.json", "{}", "scale_factor must be a number above 0, found None"),
         ("stft_config.json", '{"filter_length": 512}', "filter_length is 512, which is not"),
         ("main_config.json", '{"text_encoder_name": "a/b"}', "text_encoder_name is 'a/b', must be"),
@@ -124,7 +125,7 @@ class Command:
 )
 def test_what_is_no_such_model_is_named(tango, capfd, name, content, says):
     document, path, _ = tango
-    (path / name).unlink()
+    (path / name).unlink(missing_ok=True)
     if isinstance(content, str):
         (path / name).write_text(content)
     elif content is not None:
@@ -138,3 +139,5 @@ def test_a_directory_is_read_by_the_family_that_knows_its_files(tango, tmp_path)
     """At the published sizes, which these weights do not have."""
     with pytest.raises(UserError, match=r"pytorch_model_main\.bin: not the weights of TextUNet"):
         importing.import_published(str(tango[1]), tmp_path / "new", lambda: ROOT / "conf")
+    with pytest.raises(UserError, match=r"main\.bin: is a part of a model"):
+        importing.import_published(str(tango[1] / "pytorch_model_main.bin"), tmp_path / "new", lambda: ROOT / "conf")
