@@ -211,13 +211,13 @@ def generate(
     in the metadata that samplers read.
     """
     if asked:
-        from soundmill.play import checkpoints, making
+        from soundmill.play import making
 
         if prompt or label or settings or lora:
             raise UserError(f"--from {asked}: that request says what to make; leave out prompts, --label, --set and --lora")
         root = project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
-        terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
+        terminal.say(making.repeat(asked, making.Found(directory.resolve(), root), output))
         return
     loras = _shares(lora)
     if loras and checkpoint is None:

@@ -34,16 +34,18 @@ def play(
 
     Kept sounds go to data/kept, each with its request, from which `soundmill generate --from` makes it again.
     """
-    if host not in (LOCAL, "localhost", "::1") and not password:
+    if host not in (LOCAL, "localhost") and not password:
         raise UserError(f"--host {host}: whoever reaches it could use the page; give --password too")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="soundmill-play-") as place:
         # Read by Gradio when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(Path(place) / "uploads"), HF_HUB_OFFLINE="1")
-        from soundmill.play import checkpoints as found
+        terminal.say("starting…")
+        from soundmill.play import making
+
+        offered = making.find(root, [path.resolve() for path in checkpoints or []])
         from soundmill.play import page
 
-        offered = found.find(root, [path.resolve() for path in checkpoints or []])
-        served = page.serve(page.Play(root, offered, found.Models(models), Path(place)), host, port, password)
+        served = page.serve(page.Play(root, offered, making.Models(models), Path(place)), host, port, password)
         terminal.say(f"open {served.local_url}")
         served.block_thread()

@@ -9,18 +9,21 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
 import soundfile
+from fastapi import Depends, HTTPException, Request
 
-from soundmill import hashing, page
+from soundmill import hashing, page, params
 from soundmill.audio import tags
 from soundmill.audio.pieces import Sound as Recording
 from soundmill.decoding import decode
@@ -29,16 +32,15 @@ from soundmill.listening.answers import FIRST, SAME, SECOND
 from soundmill.listening.side_by_side import match_loudness
 from soundmill.models.preparing import guided_passes
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Section, Sound, draw_section
-from soundmill.params import override
-from soundmill.play import keeping, making
-from soundmill.play.checkpoints import Found, Models
-from soundmill.play.making import Asked
+from soundmill.play import making
+from soundmill.play.making import Asked, Found, Models
 
+LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 24  # sounds of a session, or kept ones, on the page
 MAX_COUNT = 20  # sounds of one press
+ANSWERED = 100  # sounds made through the API that stay
 LARGEST_SEED = 2**31 - 1  # that the die draws
 PROGRESS = gr.Progress()
-LARGEST_UPLOAD = "200mb"
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
 ANSWERS = {"1": FIRST, "same": SAME, "2": SECOND}
 VOTES = [("vote", "1 is better", "1"), ("vote", "no difference", "same"), ("vote", "2 is better", "2")]
@@ -50,10 +52,10 @@ class Stopped(Exception):
 
 @dataclass
 class Session:
-    """One person's open page: its folder has the sounds and requests made on it."""
+    """One person's open page: its folder, which nobody can guess, has the sounds and requests made on it."""
 
     folder: Path
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)  # of the work that began last
     uploads: set[Path] = field(default_factory=set)
     took: dict[str, float] = field(default_factory=dict)  # seconds, by the name of a sound
 
@@ -76,34 +78,40 @@ class Play:
 
     def __init__(self, root: Path, found: dict[str, Found], models: Models, scratch: Path) -> None:
         self.root, self.found, self.models, self.scratch = root, found, models, scratch
+        self.folders = scratch / "sessions"
+        self.folders.mkdir(parents=True)
         self.sessions: dict[str, Session] = {}
+        self.answered: deque[Path] = deque()
 
     def session(self, request: gr.Request) -> Session:
-        name = request.session_hash or ""  # chosen by the browser, so not a safe path
-        session = self.sessions.setdefault(name, Session(self.scratch / "sessions" / hashing.digest(name)))
-        session.folder.mkdir(parents=True, exist_ok=True)
-        return session
+        if request.session_hash not in self.sessions:
+            self.sessions.setdefault(request.session_hash, Session(Path(tempfile.mkdtemp(dir=self.folders))))
+        return self.sessions[request.session_hash]
 
     def end(self, request: gr.Request) -> None:
-        """Delete what a closed page made and uploaded."""
-        session = self.session(request)
-        session.stop.set()
-        del self.sessions[request.session_hash]
-        for path in session.uploads:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(session.folder, ignore_errors=True)
+        """Delete what a closed page made and uploaded, but no upload of equal content of another page: they are one file."""
+        if session := self.sessions.pop(request.session_hash, None):
+            session.stop.set()
+            for path in session.uploads.difference(*(other.uploads for other in list(self.sessions.values()))):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(session.folder, ignore_errors=True)
 
     def stop(self, request: gr.Request) -> None:
         self.session(request).stop.set()
 
+    def begin(self, request: gr.Request) -> Session:
+        """The session, for new work: its event is its own, so that earlier work that was stopped does not go on."""
+        session = self.sessions[request.session_hash] = replace(self.session(request), stop=threading.Event())
+        return session
+
     def choose(self, name: str) -> list[Any]:
         """The fields that a checkpoint has: labels, prompt, steps, guidance, sampler, seconds, kinds of change."""
         with as_sentences(), self.models.lock:
-            model = self.models.load(self.found[name]).model
+            model = self.models.load(self._found(name)).model
             sampling, fields = model.params.sampling, type(model.params.sampling).model_fields
             key = "solver" if "solver" in fields else "sampler"
             samplers = [(value, f"{key}={value}") for value in get_args(fields[key].annotation)] if key in fields else []
-            kinds = [kind for kind in making.kinds_of(model) if kind != "generate"]
+            kinds = making.kinds_of(model)
 
             def trained(key: str) -> Any:
                 return gr.update(visible=key in fields, value=None, info=f"as trained: {getattr(sampling, key, None)}")
@@ -125,14 +133,14 @@ class Play:
         values = {"num_steps": steps, "guidance_scale": guidance, "seconds": seconds}
         settings = [f"{key}={value}" for key, value in values.items() if value is not None]
         settings += [*([sampler] if sampler else []), *(more or "").split()]
-        asked = Asked(checkpoint=name, prompts=_words(prompt), labels=list(labels or []), settings=settings)
+        asked = {"checkpoint": name, "prompts": _words(prompt), "labels": labels or [], "settings": settings}
         yield from self._each(asked, seed, count, request, progress)
 
     def again(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A sound of the session with the next seed."""
         with as_sentences():
-            asked = making.read(self._named(event.name, request).with_suffix(".json"))
-        yield from self._each(asked, asked.seed + 1, 1, request, progress)
+            asked = making.read(self._named(event.name, request))
+        yield from self._each(asked.model_dump(), asked.seed + 1, 1, request, progress)
 
     def change(
         self, name, kind, recording, second, words, amount, start, stop, added, seed, count, request: gr.Request, progress=PROGRESS
@@ -145,55 +153,49 @@ class Play:
                 raise UserError("drop a recording first" if not recording else "interpolate: drop a second recording")
             session = self.session(request)
             uploads = [Path(path) for path in (recording, second if kind == "interpolate" else None) if path]
-            session.uploads |= set(uploads)
+            session.uploads.update(uploads)
             kept = [f"{hashing.tree_digest(path)[:12]}-{number}{path.suffix[:8]}" for number, path in enumerate(uploads, 1)]
             for path, target in zip(uploads, kept, strict=True):
                 shutil.copyfile(path, session.folder / target)
-            asked = Asked(
-                kind=kind,
-                checkpoint=name,
-                prompts=_words(words),
-                recordings=kept,
-                amount=float(amount),
-                start=float(start or 0),
-                stop=float(stop or 0),
-                seconds=float(added or 0),
-                number=making.STEPS // 2 if kind == "interpolate" else 0,
-            )
+        times = {"start": float(start or 0), "stop": float(stop or 0), "seconds": float(added or 0)}
+        asked = {"kind": kind, "checkpoint": name, "prompts": _words(words), "recordings": kept, "amount": float(amount), **times}
+        asked["number"] = making.STEPS // 2 if kind == "interpolate" else 0
         yield from self._each(asked, seed, count, request, progress)
 
-    def _each(self, asked: Asked, seed: Any, count: Any, request: gr.Request, progress: gr.Progress) -> Iterator[str]:
-        session = self.session(request)
-        session.stop.clear()
+    def _each(self, asked: dict[str, Any], seed: Any, count: Any, request: gr.Request, progress: gr.Progress) -> Iterator[str]:
+        session = self.begin(request)
         with as_sentences():
             for number in range(min(int(count or 1), MAX_COUNT)):
-                self.sound(asked.model_copy(update={"seed": int(seed or 0) + number}), session, progress)
+                self.sound({**asked, "seed": int(seed or 0) + number}, session, progress)
                 yield self.made(request)
 
-    def sound(self, asked: Asked, session: Session, progress: Callable[..., Any]) -> Path:
-        """Make one sound into the session's folder."""
-        found, passes, started = self._found(asked.checkpoint), 0, time.monotonic()
+    def sound(self, values: dict[str, Any], session: Session, progress: Callable[..., Any] = lambda *told, **more: None) -> Path:
+        """Make one sound into the session's folder; values that no request can have are a UserError."""
+        asked = params.parse(Asked, values, "request")
+        found, stop, passes, started = self._found(asked.checkpoint), session.stop, 0, time.monotonic()
         with self.models.lock, tempfile.TemporaryDirectory(dir=self.scratch) as place:
             loaded = self.models.load(found)
-            sampling = override(loaded.model.params.sampling, asked.settings, "sampling")
+            sampling = params.override(loaded.model.params.sampling, asked.settings, "sampling")
             told = bool(asked.prompts or asked.labels)
             expected = guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
 
-            def step() -> None:
+            def step(*inputs: Any) -> None:
                 nonlocal passes
                 passes += 1
-                if session.stop.is_set():
+                if stop.is_set():
                     raise Stopped
                 progress((min(passes, expected), expected), desc=f"seed {asked.seed}", unit="steps")
 
-            asked = asked.model_copy(update={"digest": loaded.facts["checkpoint"]})
-            with making.watched(loaded, step):
+            handle = loaded.model.net.register_forward_pre_hook(step)
+            try:
                 made = making.make(asked, loaded, session.folder, Path(place), found.home)
+            finally:
+                handle.remove()
             stem = re.sub(r"-\d{3}$", "", made.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
             target = session.folder / f"{len(session.took) + 1:03d}-{stem}.wav"
-            if (given := made.with_name(f"{made.stem}-input.wav")).is_file():
-                shutil.move(given, target.with_name(f"{target.stem}-input.wav"))
-            asked.write(target.with_suffix(".json"))
+            if (given := making.input_of(made)).is_file():
+                shutil.move(given, making.input_of(target))
+            asked.but(digest=loaded.facts["checkpoint"]).write(target.with_suffix(".json"))
             shutil.move(made, target)
             session.took[target.stem] = time.monotonic() - started
         return target
@@ -209,35 +211,32 @@ class Play:
     def keep(self, event: gr.EventData, request: gr.Request) -> str:
         with as_sentences():
             path = self._named(event.name, request)
-            kept = keeping.keep(path, self._found(making.read(path.with_suffix(".json")).checkpoint), self.root)
+            kept = making.keep(path, self._found(making.read(path).checkpoint), self.root)
             gr.Info(f"kept as {kept.relative_to(self.root)}")
         return self.board()
 
     def board(self) -> str:
         """The kept sounds, the newest first."""
         with as_sentences():
-            kept = keeping.kept_sounds(self.root)[:SHOWN]
+            kept = making.kept_sounds(self.root)[:SHOWN]
             return _cards([_card_of(path) for path in kept], "No sound is kept yet: press Keep below a sound.")
-        return ""
 
     def export(self, request: gr.Request) -> str:
         with as_sentences():
-            return str(keeping.export(self.root, self.found, self.session(request).folder))
+            return str(making.export(self.root, self.found, self.session(request).folder))
 
     def compare(self, one, other, words, seed, blind, request: gr.Request, progress=PROGRESS) -> tuple[Any, Any]:
         """One request to two checkpoints; blind: in an order that the vote shows. Returns the sounds, and this order with them."""
         with as_sentences():
             if one == other:
                 raise UserError("choose two different checkpoints")
-            names = [one, other]
+            names, session = [one, other], self.begin(request)
             if blind:
                 random.SystemRandom().shuffle(names)
-            session = self.session(request)
-            session.stop.clear()
-            asked = Asked(checkpoint="", prompts=_words(words), seed=int(seed or 0))
-            paths = [self.sound(asked.model_copy(update={"checkpoint": name}), session, progress) for name in names]
-            roles = list(zip(["1", "2"] if blind else names, paths, strict=True))
-            card = _card("", asked.words, roles, [f"seed {asked.seed}"])
+            asked = {"prompts": _words(words), "seed": int(seed or 0)}
+            paths = [self.sound({**asked, "checkpoint": name}, session, progress) for name in names]
+            roles = tuple(zip(["1", "2"] if blind else names, paths, strict=True))
+            card = _card("", making.read(paths[0]).words, roles, [f"seed {asked['seed']}"])
             return _cards([card | ({"actions": VOTES} if blind else {})]), (names, card) if blind else None
         return gr.skip(), None
 
@@ -247,7 +246,7 @@ class Play:
             if not pair or event.name not in ANSWERS:
                 raise UserError("this comparison has its vote; make another one")
             names, card = pair
-            path = keeping.vote(self.root, (self._found(names[0]), self._found(names[1])), ANSWERS[event.name])
+            path = making.vote(self.root, (self._found(names[0]), self._found(names[1])), ANSWERS[event.name])
             facts = [f"1 was {names[0]}", f"2 was {names[1]}", f"stored in {path.relative_to(self.root)}"]
         return _cards([card | {"facts": facts}]), None
 
@@ -260,15 +259,16 @@ class Play:
             sound = decode.open_sound(Path(recording))
             text = f"{sound.seconds:.2f} s, {sound.sample_rate} Hz, {sound.channels} channels"
             return f"<div data-marks>{_drawn('', text, [_beginning(sound)])}</div>"
-        return ""
 
-    def answer(self, model: str, words: list[str], seed: int, settings: list[str], request: gr.Request) -> dict[str, Any]:
-        """Make one sound; `file` is where GET /gradio_api/file=… has the WAV until the page's program ends."""
+    def answer(self, model: str, words: list[str], seed: int, settings: list[str]) -> dict[str, Any]:
+        """Make one sound; `file` is where GET /gradio_api/file=… has the WAV until a hundred more are made."""
         with as_sentences():
-            asked = Asked(checkpoint=model, prompts=words, seed=seed, settings=settings)
-            path = self.sound(asked, self.session(request), lambda *told, **more: None)
-            return {"file": str(path), "request": making.read(path.with_suffix(".json")).model_dump()}
-        return {}
+            session = Session(Path(tempfile.mkdtemp(dir=self.folders)))
+            self.answered.append(session.folder)
+            if len(self.answered) > ANSWERED:
+                shutil.rmtree(self.answered.popleft(), ignore_errors=True)
+            path = self.sound({"checkpoint": model, "prompts": words, "seed": seed, "settings": settings}, session)
+            return {"file": str(path), "request": making.read(path).model_dump()}
 
     def _found(self, name: str) -> Found:
         if name not in self.found:
@@ -285,24 +285,24 @@ class Play:
 
 def _card_of(path: Path, *facts: str) -> dict[str, Any]:
     """The card of a sound; that of a changed one has its input too, equally loud."""
-    asked, given = making.read(path.with_suffix(".json")), path.with_name(f"{path.stem}-input.wav")
-    roles = [(asked.kind, path), *([("input", given)] if given.is_file() else [])]
+    asked, given = making.read(path), making.input_of(path)
+    roles = ((asked.kind, path), *([("input", given)] if given.is_file() else []))
     told = [asked.checkpoint, f"seed {asked.seed}", *asked.settings, *facts]
     return _card(path.stem, asked.words, roles, told) | {"wav": str(path)}
 
 
-def _card(name: str, title: str, roles: list[tuple[str, Path]], facts: list[str]) -> dict[str, Any]:
-    article = _drawn_files(name, title, tuple(roles), max(path.stat().st_mtime_ns for _, path in roles))
-    return {"article": article, "facts": facts, "actions": [], "wav": ""}
-
-
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2 * SHOWN)
 def _drawn_files(name: str, title: str, roles: tuple[tuple[str, Path], ...], changed: int) -> str:
     sounds = []
     for role, path in roles:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         sounds.append(Sound(role, wave.T, rate, made_by=tags.read(path)))
     return _drawn(name, title, match_loudness(sounds) if len(sounds) > 1 else sounds)
+
+
+def _card(name: str, title: str, roles: tuple[tuple[str, Path], ...], facts: list[str]) -> dict[str, Any]:
+    article = _drawn_files(name, title, roles, max(path.stat().st_mtime_ns for _, path in roles))
+    return {"article": article, "facts": facts, "actions": [], "wav": ""}
 
 
 def _drawn(name: str, title: str, sounds: Sequence[Sound | None]) -> str:
@@ -330,6 +330,24 @@ def _words(text: str | None) -> list[str]:
 
 def _marked(event: gr.EventData) -> tuple[float, float]:
     return round(event.start, 3), round(event.stop, 3)
+
+
+def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
+    """Refuses what a page of another site sends; with `names`, also what is sent to a name that its owner lets mean this machine.
+
+    Files are those of this machine: Gradio would fetch an address.
+    """
+
+    async def check(request: Request) -> None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if names and urlsplit(f"//{host}").hostname not in names:
+            raise HTTPException(403, f"this page is at {' or '.join(names)} only; for others, start it with --host and --password")
+        if origin and urlsplit(origin).netloc != host:
+            raise HTTPException(403, "requests of other sites are refused")
+        if any(re.match("https?:", str(value), re.IGNORECASE) for value in request.path_params.values()):
+            raise HTTPException(403, "only files of this page can be read")
+
+    return check
 
 
 def build(play: Play) -> gr.Blocks:
@@ -431,9 +449,10 @@ def serve(play: Play, host: str, port: int, password: str | None) -> gr.Blocks:
             enable_monitoring=False,
             run_history=False,
             footer_links=["api"],
-            allowed_paths=[str(play.scratch / "sessions"), str(play.root / keeping.KEPT)],
-            blocked_paths=[str(play.root / keeping.KEPT / keeping.VOTES)],
-            max_file_size=LARGEST_UPLOAD,
+            app_kwargs={"dependencies": [Depends(_only_here(() if password else (*LOCAL, host)))]},
+            allowed_paths=[str(play.folders), str(play.root / making.KEPT)],
+            blocked_paths=[str(play.root / making.VOTES)],
+            max_file_size="200mb",
             head=page.render(__package__, "head.html"),
             prevent_thread_lock=True,
         )

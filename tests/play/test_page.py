@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from mlflow import MlflowClient
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -24,9 +25,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from soundmill import tracking
 from soundmill.listening import answers, scoring
 from soundmill.models import generation
-from soundmill.play import checkpoints, keeping, page
+from soundmill.play import making, page
 from tests.chromium import browser
 from tests.commands.running import soundmill, works
 from tests.mlflow_server import free_port
@@ -62,7 +64,7 @@ def served(trainings: Any, root: Path, tmp_path_factory: pytest.TempPathFactory)
     (home / "data/models/broken/model.safetensors").write_bytes(b"nothing")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch / "uploads"))
-        play = page.Play(home, checkpoints.find(home, [home / MEL]), checkpoints.Models(2), scratch)
+        play = page.Play(home, making.find(home, [home / MEL]), making.Models(2), scratch)
         blocks = page.serve(play, "127.0.0.1", free_port(), None)
         yield Served(home, blocks.local_url, play)
         blocks.close()
@@ -153,8 +155,8 @@ def test_make_hear_keep_and_find_again(served, person, tmp_path):
     person.wait(lambda: len(person.names()) == 2)
     assert person.names()[0].endswith("-8")
     person.shown(f"[data-do=keep][data-name='{name}']").click()
-    person.wait(lambda: keeping.kept_sounds(served.home))
-    (kept,) = keeping.kept_sounds(served.home)
+    person.wait(lambda: making.kept_sounds(served.home))
+    (kept,) = making.kept_sounds(served.home)
     assert kept.read_bytes() == made
     person.chrome.refresh()
     person.wait(lambda: person.shown("#make"))
@@ -163,7 +165,7 @@ def test_make_hear_keep_and_find_again(served, person, tmp_path):
     works("generate", "--from", str(kept.with_suffix(".json")), "--output", str(tmp_path / "again"), cwd=served.home)
     (again,) = (tmp_path / "again").glob("*.wav")
     assert again.read_bytes() == made
-    with zipfile.ZipFile(keeping.export(served.home, served.play.found, tmp_path)) as archive:
+    with zipfile.ZipFile(making.export(served.home, served.play.found, tmp_path)) as archive:
         assert {kept.name, f"{kept.stem}.json"} < set(archive.namelist())
         (credits,) = (one for one in archive.namelist() if one.startswith("ATTRIBUTION"))
         assert b"creator" in archive.read(credits).splitlines()[0]
@@ -257,7 +259,21 @@ def test_two_at_once_change_no_byte(served, tmp_path):
     for number in (0, 3, 6, 9):
         assert made[number] == expected(served, tmp_path / str(number), ["bell"], number)
     assert len(set(made)) == 12
-    assert len(served.play.models) == 2
+    assert len(served.play.models.loaded) == 2
+
+
+def test_a_kept_sound_is_a_run_with_its_request(served, mlflow_tables, tracked, tmp_path):
+    shutil.copy(mlflow_tables, tmp_path / "mlflow.db")
+    answer = Client(served.url, verbose=False).predict(MEL, ["bell"], 7, ["num_steps=2"], api_name="/sound")
+    kept = [making.keep(Path(answer["file"]), served.play.found[MEL], tmp_path) for _ in range(2)][1]
+    assert tracking.sync(tmp_path) == (0, "")
+    client = MlflowClient(tracking.store(tmp_path).uri)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.data.params["seed"] == "7"
+    assert run.data.tags["checkpoint"] == answer["request"]["digest"]
+    for path in (kept, kept.with_suffix(".json")):
+        stored = client.download_artifacts(run.info.run_id, f"kept/{path.name}", str(tmp_path))
+        assert Path(stored).read_bytes() == path.read_bytes()
 
 
 def test_only_what_the_page_made_can_be_read(served):
@@ -268,6 +284,23 @@ def test_only_what_the_page_made_can_be_read(served):
         with pytest.raises(urllib.error.HTTPError):
             served.get(str(path))
     assert not [name for name in client.view_api(return_format="dict")["named_endpoints"] if name != "/sound"]
+
+
+@pytest.mark.parametrize("endpoint", ["upload", "queue/join", "call/sound", "run/sound", "cancel"])
+def test_requests_of_other_sites_are_refused(served, endpoint):
+    elsewhere, here = "elsewhere.example", served.url.strip("/")
+    foreign = {"Origin": f"http://{elsewhere}", "Content-Type": "application/json"}
+    for headers in (foreign, foreign | {"X-Forwarded-Host": elsewhere}, {"Origin": "null"}, {"Host": elsewhere}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(f"{served.url}gradio_api/{endpoint}", b"{}", headers))
+    with pytest.raises(urllib.error.HTTPError, match=r"4(00|22)"):  # read, and found wanting
+        urllib.request.urlopen(urllib.request.Request(f"{served.url}gradio_api/{endpoint}", b"{}", foreign | {"Origin": here}))
+
+
+@pytest.mark.parametrize("path", ["file=https://", "file=HTTP://", "file=%68ttps://", "file/https://", "proxy=https://"])
+def test_no_address_is_fetched(served, path):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{served.url}gradio_api/{path}elsewhere.example/x.wav")
 
 
 def test_a_page_for_others_needs_a_password(served):
