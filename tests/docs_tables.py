@@ -88,6 +88,7 @@ def _replaced(page: str, heading: str, rows: list[list[str]]) -> str:
 LICENCES = ROOT / "docs" / "licences.md"
 SPDX = {  # as packages spell them in classifiers and in the free-text field
     "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",

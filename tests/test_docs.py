@@ -35,7 +35,7 @@ DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
 # What a person puts there: FAMILY, <stage>, {a,b}, *, ${key}.
 PLACEHOLDER = re.compile(r"\$\{[^}]*\}|<[^>]*>|\{[^}]*\}|\*+|(?<![A-Za-z])(?!README)[A-Z]{3,}(?![A-Za-z])")
 OURS = re.compile(r"(?<![\w./-])(?:soundmill|stages|flows|bench|tests|conf|docs)/[\w./{},*<>-]+")
-UNTRACKED = ("data/.work", "data/bench")  # scratch, and results of `make bench`
+UNTRACKED = ("data/.work", "data/bench", "data/kept")  # scratch, results of `make bench`, sounds kept on the page
 
 
 def code(text: str) -> list[str]:
