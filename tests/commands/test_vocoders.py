@@ -12,6 +12,7 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.models import importing as published
 from soundmill.models.components import registry
+from tests import recorded
 from tests.mels import spec_with
 from tests.models.components import test_diffwave as files
 
@@ -33,7 +34,7 @@ def voice(tmp_path):
     """Published weights, imported."""
     weights = files.write(tmp_path / "weights-5.pt")
     said = run("import", weights, "--output", tmp_path / "voices" / "voice")
-    parameters = sum(tensor.numel() for tensor in files.state().values())
+    parameters = sum(tensor.numel() for tensor in recorded.state("diffwave").values())
     assert said.strip() == f"{tmp_path / 'voices' / 'voice'}: {parameters:,} parameters"
     return tmp_path / "voices" / "voice"
 
