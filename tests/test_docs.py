@@ -171,7 +171,7 @@ STANDS_FOR = {
 }  # fmt: skip
 PROGRAMS = ("soundmill", "make", "dvc", "python")
 INSTALLED = ("dask", "mlflow", "prefect")  # with the project; their options are their own
-OTHERS = ("aws", "cp", "docker", "export", "kubectl", "ls", "openssl", "pip", "sed")
+OTHERS = ("aws", "cp", "curl", "docker", "export", "kubectl", "ls", "openssl", "pip", "sed")
 
 
 @dataclass(frozen=True)
