@@ -107,7 +107,7 @@ def test_fourier_coefficients_go_there_and_back_and_keep_the_energy_of_noise(win
     assert Stft(window, 4)(noise).square().mean() == pytest.approx(3 / 8, rel=0.05)  # the mean of the squared window
     tone = Stft(window, 4)(torch.sin(torch.arange(400) * 2 * math.pi * 3 / window)[None, None])[0, :, 50]
     assert torch.hypot(tone[1 : window // 2], tone[window // 2 + 1 :]).argmax() == 3 - 1  # cosines and sines without the ends
-    with pytest.raises(ValueError, match="stft needs a multiple of 4"):
+    with pytest.raises(ValueError, match="stft needs an even size and a multiple of 4"):
         TransformParams(kind="stft", size=4, filters=1, window=24)
 
 
