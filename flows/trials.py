@@ -4,6 +4,7 @@ import argparse
 import os
 import queue
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[
 
 
 @dataclass
-class Trials:
+class Trials(ABC):
     """The rows of a sweep or a bake-off: how one is run, and what comes out."""
 
     home: Path
@@ -116,16 +117,16 @@ class Trials:
     rows: Sequence[Trial]
     came: dict[int, Any] = field(default_factory=dict, kw_only=True)  # of the rows that have ended, by their numbers
 
+    @abstractmethod
     def run(self, index: int, workspace: Path) -> Any:
         """Run a row in a workspace; of several lanes, in a thread."""
-        raise NotImplementedError
 
-    def ended(self) -> None:
+    def ended(self) -> None:  # noqa: B027 (only a sweep does something then)
         """Called after each row, in the flow's own thread."""
 
+    @abstractmethod
     def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
         """Write the table and what belongs to it; also returns the rows that failed."""
-        raise NotImplementedError
 
     def carry_out(self) -> State[Any]:
         """Run the rows in lanes of workspaces, then publish their table; Failed if some failed."""
