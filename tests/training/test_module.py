@@ -381,9 +381,16 @@ def test_weights_of_another_net_are_refused_by_name():
         trained.start_from(other, "there")
 
 
-@pytest.mark.parametrize(("instructions", "used"), [(True, "bf16"), (False, "32")])
+@pytest.mark.parametrize(
+    ("instructions", "used"),
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "32"),
+    ],
+)
 def test_bfloat16_is_left_to_processors_that_have_instructions_for_it(monkeypatch, instructions, used):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     assert usable_precision(torch.device("cpu"), "bf16") == used
     assert usable_precision(torch.device("cpu"), "32") == "32"
     assert usable_precision(torch.device("cuda"), "bf16") == "bf16"
@@ -395,7 +402,7 @@ def test_bfloat16_is_left_to_processors_that_have_instructions_for_it(monkeypatc
 
 
 def test_torch_tells_whether_this_processor_has_them():
-    assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)
+    assert any(name.endswith("bf16") for name in torch.cpu.get_capabilities())
 
 
 def test_fp16_is_a_gpus():
