@@ -62,7 +62,7 @@ class OptimiserParams(StageParams):
     muon_rate: float | None = Field(
         None,  # for checkpoints that lack this key
         gt=0,
-        description="learning rate of Muon (Jordan et al. 2024) for all weights but vectors and embeddings; null: AdamW for all",
+        description="that of Muon (Jordan et al. 2024) for the weights of layers but vectors and embeddings; null: AdamW for all",
     )
     betas: list[Probability] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)

@@ -353,6 +353,7 @@ def test_rate_rises_and_falls():
 
 def test_muon_makes_steps_of_matrices_orthogonal_and_adamw_takes_the_rest():
     net = torch.nn.ModuleDict({"conv": torch.nn.Conv1d(3, 24, 2), "names": torch.nn.Embedding(5, 4)})
+    net.register_parameter("places", torch.nn.Parameter(torch.zeros(1, 4, 3)))
     net["normed"] = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(3, 4, 2))
     muon = OPTIMISER.model_copy(update={"muon_rate": 0.02, "weight_decay": 0.0})
     optimiser = test_loop.Regression(net, PARAMS.model_copy(update={"optimiser": muon}), 10).optimisers()["net"]
@@ -365,7 +366,7 @@ def test_muon_makes_steps_of_matrices_orthogonal_and_adamw_takes_the_rest():
     stretches = torch.linalg.svdvals(steps["conv.weight"].flatten(1)) / (0.02 * (24 / 6) ** 0.5)  # flattened to 24 × 6
     assert stretches.min() > 0.6  # Newton-Schulz makes all about 1
     assert stretches.max() < 1.3
-    for name in ("conv.bias", "names.weight", "normed.parametrizations.weight.original0"):  # AdamW's first step: the rate
+    for name in ("conv.bias", "names.weight", "places", "normed.parametrizations.weight.original0"):  # AdamW's first step: the rate
         torch.testing.assert_close(steps[name].abs(), torch.full_like(steps[name], muon.learning_rate), rtol=1e-3, atol=0.0)
 
 
