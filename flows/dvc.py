@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -105,12 +105,15 @@ def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
     return list(done.values())
 
 
-def section(root: Path, stage: str) -> dict[str, Any]:
-    """The parameters that a stage reads: its section of params.yaml, which dvc.yaml names."""
-    name, _, key = stage.partition("@")
-    graph = params.read_yaml(root / "dvc.yaml")["stages"]
-    listed = graph[name].get("do", graph[name]).get("params", [])
-    return params.section(params.read_yaml(root / "params.yaml"), listed[0].replace("${key}", key), "params.yaml") if listed else {}
+def sections(root: Path, stages: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The parameters that each stage reads: its section of params.yaml, which dvc.yaml names; UserError if it is missing."""
+    graph, document = params.read_yaml(root / "dvc.yaml")["stages"], params.read_yaml(root / "params.yaml")
+    found = {}
+    for stage in stages:
+        name, _, key = stage.partition("@")
+        listed = graph[name].get("do", graph[name]).get("params", [])
+        found[stage] = params.section(document, listed[0].replace("${key}", key), "params.yaml") if listed else {}
+    return found
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:

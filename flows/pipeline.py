@@ -130,7 +130,7 @@ class Work:
         """Digest of what makes a stage's result, except code, which all lanes share."""
         found = next(one for one in self.stages if one.name == stage)
         outs = {name: dvc.entry_of(self.root, name).get("outs") for name in sorted(found.needs)}
-        return hashing.digest(dvc.section(self.root, stage), outs, stage)
+        return hashing.digest(dvc.sections(self.root, [stage])[stage], outs, stage)
 
 
 @task(
@@ -249,8 +249,9 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     if repaired := dvc.keep_lock_intact(root):
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
-    if any(stage.name.startswith("evaluate@") for stage in chosen):
-        protocols.check_weights(read_yaml(root / "params.yaml").get("evaluate", {}).get("protocols") or [])
+    for name, section in dvc.sections(root, [stage.name for stage in chosen]).items():
+        if name.startswith("evaluate@"):
+            protocols.check_weights(section.get("protocols") or [])
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     work = Work(root, chosen, log, runtime.flow_run.name or "", force, retries, wait_seconds)
     changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))

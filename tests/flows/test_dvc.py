@@ -100,9 +100,15 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(tiny):
 
 def test_a_stage_s_parameters_are_those_that_dvc_yaml_names():
     document = params.read_yaml(ROOT / "params.yaml")
-    assert dvc.section(ROOT, "train@ddpm_mel") == document["ddpm_mel"]["train"]
-    assert dvc.section(ROOT, "tagger") == document["tagger"]
-    assert dvc.section(ROOT, "segment@default") == document["clips"]["default"]
+    found = dvc.sections(ROOT, ["train@ddpm_mel", "tagger", "segment@default"])
+    assert [*found.values()] == [document["ddpm_mel"]["train"], document["tagger"], document["clips"]["default"]]
+
+
+def test_a_section_that_is_missing_is_named_with_the_nearest_one(tiny):
+    path = tiny / "params.yaml"
+    path.write_text(path.read_text().replace("evaluate:", "evaluat:"))
+    with pytest.raises(UserError, match=r"section 'evaluate' is missing; did you mean 'evaluat'\?"):
+        dvc.sections(tiny, ["first", "evaluate@tiny"])
 
 
 GOOD = """schema: '2.0'
