@@ -11,6 +11,7 @@ from soundmill.commands.project import (
     Project,
     Root,
     check_apart,
+    given,
     progress_bar,
     project_if_any,
     project_root,
@@ -157,6 +158,7 @@ def export(
 
 @app.command()
 def generate(
+    context: typer.Context,
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
@@ -213,8 +215,9 @@ def generate(
     if asked:
         from soundmill.play import making
 
-        if prompt or label or settings or lora:
-            raise UserError(f"--from {asked}: that request says what to make; leave out prompts, --label, --set and --lora")
+        if others := given(context, ("asked", "checkpoint", "output", "project")):
+            words = ", ".join(one.opts[-1] if one.param_type_name == "option" else "prompts" for one in others)
+            raise UserError(f"--from {asked}: that request says what to make; leave out {words}")
         root = project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
         terminal.say(making.repeat(asked, making.Found(directory.resolve(), root), output))

@@ -2,10 +2,10 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,12 @@ def use_recorded_store(root: Path) -> None:
 
     if line := tracking.use_last_store(root):
         terminal.say(line)
+
+
+def given(context: typer.Context, without: Sequence[str]) -> list[Any]:
+    """The parameters of a command that stand on its command line, `without` some."""
+    words = [one for one in context.command.params if one.name not in without]
+    return [one for one in words if (source := context.get_parameter_source(one.name)) and source.name == "COMMANDLINE"]
 
 
 def tables(root: Path, variant: str):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, Root, Split, progress_bar, project_if_any, tables, writable_file
+from soundmill.commands.project import Project, Root, Split, given, progress_bar, project_if_any, tables, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED
 
@@ -151,10 +151,7 @@ def _again(context: typer.Context) -> str:
     import shlex
 
     words = ["soundmill", context.info_name or ""]
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name)
-        if parameter.name in NOT_SCORES or source is None or source.name != "COMMANDLINE":
-            continue
+    for parameter in given(context, NOT_SCORES):
         value = context.params[parameter.name]
         option = [parameter.opts[0]] if parameter.param_type_name == "option" else []
         if value is True:

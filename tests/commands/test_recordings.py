@@ -171,3 +171,8 @@ def test_a_prompt_without_a_label_is_answered_with_a_command_that_works(built_gr
     assert done.startswith("unknown label 'a cow moos' (labels: bell, bird, ")
     command = shlex.split(re.search(r"this works: soundmill (.+)", done)[1])
     works(*command, "-n", "1", "--set", "num_steps=1", cwd=tmp_path)
+
+
+def test_a_kept_request_says_all_of_what_is_made_again(home):
+    said = refused("generate", "rain", "--from", "kept.json", "--best-of", "2", "-n", "3", "--seed", "0", cwd=home)
+    assert "leave out prompts, --number, --seed, --best-of" in said
