@@ -38,7 +38,7 @@ def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgott
     if not report.counts.get("clips"):
         raise UserError(
             f"none of the {recordings.num_rows} recordings gives a clip: {report.main_reasons}. "
-            "Check the files, or `tail` and `max_seconds` of these clips in params.yaml"
+            "Check the files, or `tail`, `first_seconds` and `max_seconds` of these clips in params.yaml"
         )
     names = ClipNames()
     with shards.ShardWriter(segments, manifest.SEGMENTS) as writer:
@@ -107,7 +107,8 @@ def _plan(
         first = length if params.first_seconds is None else pieces.to_samples(params.first_seconds, params.sample_rate)
         cuts = pieces.plan_cuts(min(length, first), clip_samples, params.tail, min_samples)
         if not cuts:
-            why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}"
+            first = "" if params.first_seconds is None else f"; only the first {params.first_seconds:g} s are cut"
+            why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}{first}"
             raise decode.DecodeError("too short", f"{seconds:.3f} s gives no clip: {why}")
     except decode.DecodeError as error:
         report.reject(row["path"], error.reason, error.detail)

@@ -354,6 +354,9 @@ def test_only_the_first_seconds_of_a_recording_are_cut(tmp_path, first, tail, le
     run_both(tmp_path)
     rows = pq.read_table(tmp_path / "data/clips").to_pylist()
     assert [(row["start"], row["num_samples"]) for row in rows] == [(2.0 * at, 16_000 * n) for at, n in enumerate(lengths)]
+    settle(tmp_path, audio, first_seconds=1.0, tail="drop")
+    with pytest.raises(SystemExit, match="`first_seconds`"):
+        run_both(tmp_path)
 
 
 @pytest.mark.parametrize(
