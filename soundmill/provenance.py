@@ -10,8 +10,8 @@ from pathlib import Path
 
 from soundmill import credentials, hashing
 
-# Of untracked files that the pipeline may run or read.
-KINDS = (".py", ".sh", ".yaml", ".yml", ".toml", ".lock", ".html", ".css", ".js")
+# Of untracked files that the pipeline may run or read. Not .json: keys of cloud accounts are such files.
+KINDS = (".py", ".sh", ".yaml", ".yml", ".toml", ".lock", ".html", ".css", ".js", ".md")
 MAX_UNTRACKED_FILE = 1_000_000  # bytes; larger files are named, not stored
 MAX_DIFF = 50_000_000
 SECRET = "seems to have a password or key in it"

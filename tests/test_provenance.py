@@ -92,6 +92,7 @@ def test_no_secret_is_in_the_diff(home: Path) -> None:
         ".env": "AWS_SECRET_ACCESS_KEY=hush-hush-hush\n",
         "deploy/team.env.old": "MLFLOW_LOGIN=team:hush-hush-hush\n",
         "id.json": "hush-hush-hush",
+        "card.md": "# A new template\n",
         "new.py": "a = 2  # max_tokens = 128\ntoken = tokenizer.encode(text)\n",
         "loud.py": "client = connect('https://me:hush/hush-hush@host/')\n",
         "tracked.py": "a = 1\npassword = 'hush-hush-hush'\n",
@@ -101,5 +102,6 @@ def test_no_secret_is_in_the_diff(home: Path) -> None:
     state = provenance.capture(home)
     assert b"hush" not in state.diff
     assert b"new.py" in state.diff
+    assert b"card.md" in state.diff
     names = {".env", "deploy/team.env.old", "id.json", "loud.py", "tracked.py", "key.yaml"}
     assert {line.partition(":")[0] for line in state.left_out} == names
