@@ -52,10 +52,13 @@ def _listening() -> list[tuple[int, str]]:
     return [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == "0A"]
 
 
-def wait_for(what: Callable[[], object], seconds: float = 300.0, pause: float = 0.002) -> object:
-    """What it gives when that is something; it is asked again until then."""
+def wait_for(
+    what: Callable[[], object], seconds: float = 300.0, pause: float = 0.002, of: subprocess.Popen[str] | None = None
+) -> object:
+    """What it gives when that is something; it is asked again until then, or until the process `of` which it is asked ends."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
+        assert of is None or of.poll() is None, of.communicate()
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(pause)
     return found

@@ -181,7 +181,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     assert run(project)[0] == 0
     unbroken = outputs(project)
     process = start(project)
-    wait_for(lambda: len(shards_done(project)) >= 2, pause=0.05)
+    wait_for(lambda: len(shards_done(project)) >= 2, pause=0.05, of=process)
     process.kill()
     process.wait()
     stamps = {path: path.stat().st_mtime_ns for path in shards_done(project)}
@@ -190,7 +190,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     assert {path: path.stat().st_mtime_ns for path in shards_done(project)} == stamps
     (project / "words").write_text(words)
     process = start(project, PYTHONPATH=f"{ROOT}:{installed(project / 'installed', 'unrelated', '9.9', 'unrelated')}")
-    wait_for(lambda: len(shards_done(project)) > len(stamps), pause=0.05)
+    wait_for(lambda: len(shards_done(project)) > len(stamps), pause=0.05, of=process)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert process.wait() == 0
     assert outputs(project) == unbroken
@@ -200,7 +200,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
 def test_a_second_run_of_a_living_stage_is_refused_by_name(project):
     (project / "words").write_text(" ".join(f"slow{n}" for n in range(60)))
     first = start(project)
-    wait_for(lambda: len(shards_done(project)) >= 1, pause=0.05)
+    wait_for(lambda: len(shards_done(project)) >= 1, pause=0.05, of=first)
     code, _, err = run(project)
     first.kill()
     first.communicate()

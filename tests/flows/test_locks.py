@@ -84,8 +84,10 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny):
         other.wait()
     said: list[str] = []
     assert dvc.repro(tiny, "first", said.append) == "ran"
-    assert "moved to rwlock.unreadable" in said[0]
-    assert said[1:] == ["working on 1"]
+    assert said == [
+        ".dvc/tmp/rwlock was unreadable because `dvc` was killed: moved to rwlock.unreadable next to it",
+        "working on 1",
+    ]
     assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]
 
 

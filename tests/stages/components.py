@@ -208,7 +208,9 @@ _ENCODEC = _of_waves(
 PUBLISHED = {
     "mel_autoencoder": Published(CODECS["mel_autoencoder"], (), _published_mel, {"scaling_factor": 0.93}),
     "oobleck": Published(_OOBLECK, (), test_library_codecs.publish_oobleck, {"latent_rate": 44_100 / 8}),
-    "encodec": Published(_ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "bandwidth": 8.0}),
+    "encodec": Published(
+        _ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "latent_values_per_second": 8000, "bandwidth": 8.0}
+    ),
     "hifigan": Published(
         VOCODERS["hifigan"],
         (f".network={_braced(VOICE.model_dump())}",),
