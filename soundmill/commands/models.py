@@ -84,8 +84,8 @@ def import_weights(
     file: Annotated[
         str,
         typer.Argument(
-            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, a directory of declare-lab/tango, of a "
-            "StableAudioPipeline or of stable-audio-tools, or the id of a StableAudioPipeline on the Hugging Face hub."
+            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, a directory of declare-lab/tango, of an "
+            "AudioLDMPipeline, of a StableAudioPipeline or of stable-audio-tools, or the id of a StableAudioPipeline on the hub."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],

@@ -15,6 +15,8 @@ from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.training import adapters, checkpoint
 
+TEXT_ENCODER = "text_encoder"  # directory of the text encoder within an imported checkpoint
+
 
 @dataclass
 class TrainedModel:
@@ -87,6 +89,8 @@ class TrainedModel:
             adapted.load(net, directory, adapted.read(directory), adapted.ONE)
         accepted = {one.name for one in fields(cls)}
         stored = {name: getattr(config, name) for name in _stored(cls.config) if name in accepted}
+        if stored.get("text") and (whole / TEXT_ENCODER).is_dir():
+            stored["text"] = stored["text"].model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
         return cls(net=net, **stored | components)
 
     @classmethod

@@ -183,7 +183,7 @@ def test_the_command_s_sounds(imported, tmp_path):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("model_index.json", {"_class_name": "AudioLDMPipeline"}, "_class_name is not StableAudioPipeline"),
+        ("model_index.json", {"_class_name": "XPipeline"}, "_class_name is 'XPipeline'; StableAudioPipeline and"),
         ("model_index.json", {"safety": ["diffusers", "X"]}, r"model_index\.json: safety is .* not supported"),
         ("model_index.json", {"scheduler": ["diffusers", "EDMDPMSolverMultistepScheduler"]}, r"model_index\.json: scheduler is "),
         ("model_index.json", {"vae": None}, r"model_index\.json: vae is missing"),

@@ -41,7 +41,6 @@ from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
 FAMILY = "audio_dit"
-TEXT_ENCODER = "text_encoder"  # in imported checkpoints
 STANDARDISING_CLIPS = 512  # at most
 LEAST_DEVIATION = 1e-3  # a channel that varies less carries nothing
 
@@ -192,16 +191,14 @@ class AudioDiT(TrainedModel):
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
         found = registry.latent_components(config.params.sampling, directory, whole)
-        autoencoder, text = found["autoencoder"], config.text
+        autoencoder = found["autoencoder"]
         channels, _, bands = autoencoder.latent_shape(config.frames)
         if {len(config.mean), len(config.deviation)} != {channels * bands}:
             raise UserError(
                 f"{directory / checkpoint.CONFIG}: mean and deviation must have {channels * bands} values, one a channel"
             )
         layout = Layout(bands, torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
-        if text and (whole / TEXT_ENCODER).is_dir():
-            text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
-        return {**found, "layout": layout, "text": text}
+        return {**found, "layout": layout}
 
     @classmethod
     def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> DiT:

@@ -20,11 +20,12 @@ from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models.audio_dit import TrainParams
 from soundmill.models.audio_dit import model as models
-from soundmill.models.audio_dit.model import FAMILY, TEXT_ENCODER, AudioDiT, layout
+from soundmill.models.audio_dit.model import FAMILY, AudioDiT, layout
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Kind, save_codec
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.trained import TEXT_ENCODER
 from soundmill.training import checkpoint, torch_weights
 
 REMEDY = "its files do not belong together: download them again"
@@ -249,7 +250,9 @@ def _check_parts(path: Path) -> None:
     index = path / INDEX
     named = read_config(index)
     if named.get("_class_name") != "StableAudioPipeline":
-        raise UserError(f"{index}: _class_name is not StableAudioPipeline; no other pipeline can be imported")
+        raise UserError(
+            f"{index}: _class_name is {named.get('_class_name')!r}; StableAudioPipeline and AudioLDMPipeline can be imported"
+        )
     for key, value in named.items():
         if key.startswith("_"):
             continue
@@ -436,7 +439,7 @@ TERMS = ("LICENSE*", "NOTICE*", "README.md")  # kept beside the checkpoint
 ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
-INDICES = (INDEX, CONFIG)  # one is in every directory that can be read
+INDICES = ("transformer/config.json", CONFIG)  # one is in every directory that can be read
 HUB_FILES = (*Pipeline.files, *TERMS)  # of a model on the hub
 
 
@@ -519,8 +522,7 @@ def _save(path: Path, model: AudioDiT, directory: Path, facts: dict[str, Any]) -
             raise UserError(str(error).replace(str(encoder), str(path / "text_encoder"))) from None
         digest, tokens = hub.digest(encoder, text.FILES), model.params.network.text_tokens
         model.text = TextConfig(name=TEXT_ENCODER, revision=None, digest=digest, pretrained=True, max_tokens=tokens, scratch=None)
-        model.save(directory, facts, parts=[inputs / AUTOENCODER])
-        shutil.copytree(encoder, directory / TEXT_ENCODER)
+        model.save(directory, facts, parts=[inputs / AUTOENCODER, encoder])
     for source in sorted({file for pattern in TERMS for file in path.glob(pattern) if file.is_file()}):
         shutil.copyfile(source, directory / source.name)
 

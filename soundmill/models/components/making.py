@@ -219,6 +219,11 @@ def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> 
         raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
 
 
+def plain(value: Any) -> Any:
+    """A value of a library's configuration as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def pretrained(kind: Any, directory: Path) -> Any:
     """A network of a library's class in evaluation mode and float32, from a directory in the library's layout.
 

@@ -20,6 +20,12 @@ class UNetParams(StageParams):
     blocks: int = Field(ge=1, description="residual blocks per level")
     groups: int = Field(ge=1, description="groups of the group norms")
     text_width: int = Field(ge=1, description="width of the text encoder's states; conf/text/ sets it with the encoder")
+    class_width: int | None = Field(  # earlier checkpoints lack this key
+        default=None,
+        ge=1,
+        description="as in AudioLDM: width of a vector of the text, which joins the timestep's embedding in place of attention to "
+        "the text's states; null: attention",
+    )
     gradient_checkpointing: bool = Field(description="recompute activations in the backward pass: less memory, a third more time")
 
     @model_validator(mode="after")

@@ -45,13 +45,21 @@ TIMED_TOKENS = 24  # tokens per caption when timing a step
 class TextUNet(nn.Module):
     """diffusers' UNet2DConditionModel, which predicts from (xt, t, states, mask): [B, z, frames, bands], [B], [B, L, text_width],
     boolean [B, L] (true: a token). It has 865,933,768 parameters at TANGO's sizes.
+
+    With `class_width` it is AudioLDM's: the first state becomes CLAP's vector of the text, by layers that are not trained.
     """
 
     def __init__(self, params: UNetParams, latent_channels: int):
         from diffusers import UNet2DConditionModel
 
         super().__init__()
-        levels = range(len(params.widths))
+        levels, width = range(len(params.widths)), params.class_width
+        told = {"cross_attention_dim": params.text_width, "use_linear_projection": True}
+        if width:
+            told = {"cross_attention_dim": params.widths, "class_embed_type": "simple_projection", "class_embeddings_concat": True}
+            told["projection_class_embeddings_input_dim"] = width
+            layers = [nn.Linear(params.text_width, params.text_width), nn.Tanh(), nn.Linear(params.text_width, width)]
+            self.vector = nn.Sequential(*layers, nn.ReLU(), nn.Linear(width, width)).requires_grad_(False)
         self.unet = UNet2DConditionModel(
             in_channels=latent_channels,
             out_channels=latent_channels,
@@ -59,17 +67,19 @@ class TextUNet(nn.Module):
             down_block_types=["CrossAttnDownBlock2D" if level in params.text_levels else "DownBlock2D" for level in levels],
             up_block_types=["CrossAttnUpBlock2D" if level in params.text_levels else "UpBlock2D" for level in reversed(levels)],
             layers_per_block=params.blocks,
-            cross_attention_dim=params.text_width,
             attention_head_dim=params.heads,  # in diffusers this is the number of heads
-            use_linear_projection=True,
             norm_num_groups=params.groups,
             norm_eps=1e-5,
+            **told,
         )
         if params.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
     def forward(self, xt: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        return self.unet(xt, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        if self.unet.class_embedding is None:
+            return self.unet(xt, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        vector = nn.functional.normalize(self.vector(states[:, 0]), dim=1)
+        return self.unet(xt, t, encoder_hidden_states=None, class_labels=vector).sample
 
 
 class Config(FamilyConfig):

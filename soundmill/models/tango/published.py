@@ -1,10 +1,10 @@
 """Convert a model of declare-lab/tango: its U-Net, and AudioLDM's autoencoder and HiFi-GAN, under the names that these had first.
+AudioLDM itself is in `audioldm.py`.
 
 The sizes are the published ones: its json files do not have them all. Files of torch.save are read as tensors alone.
 """
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,17 @@ from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import save_codec, save_vocoder
 from soundmill.models.components.text_states.states import TextConfig
-from soundmill.models.tango import TrainParams
+from soundmill.models.tango import TrainParams, audioldm
+from soundmill.models.tango.audioldm import REMEDY, config_in
 from soundmill.models.tango.model import FAMILY, Tango, build_net
 from soundmill.training import checkpoint, torch_weights
 
 SUFFIX = "/"  # a directory
 CODEC, VOCODER = "mel_autoencoder", "hifigan"  # by name: no stage that runs this family with others depends on them
 MAIN, VAE, STFT = "main_config.json", "vae_config.json", "stft_config.json"
-INDICES = (MAIN,)
+INDICES = (MAIN, audioldm.UNET)  # one is in every directory that can be read
 WEIGHTS = ("{}.safetensors", "{}.bin", "{}.pth")
-REMEDY = "download it again"
 FILES = (MAIN, VAE, STFT, *(name.format("pytorch_model_*") for name in WEIGHTS))
 
 Renaming = list[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -41,6 +40,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     names the file that is missing or of another size.
     """
     path = path.resolve()
+    if (path / audioldm.UNET).is_file():
+        return audioldm.read(path, document, name)
     section, spec = document[FAMILY], strict.parse(SpectrogramParams, document["spectrogram"][FAMILY], f"{path}: spectrogram").spec
     params = strict.parse(TrainParams, section["train"] | {"use": "last"}, f"{path}: {FAMILY}.train")
     network, shape = registry.codec_params(document, FAMILY).network, registry.latent_shape(document, FAMILY)
@@ -48,15 +49,13 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     codecs, vocoders = registry.codec(CODEC).module, registry.vocoder(VOCODER).module
     of_stft = {"filter_length": "n_fft", "hop_length": "hop_length", "win_length": "win_length", "n_mel_channels": "n_mels"}
     of_stft |= {"sampling_rate": "sample_rate", "mel_fmin": "f_min", "mel_fmax": "f_max"}
-    stft = _config(path / STFT)
+    stft = config_in(path / STFT)
     for key, ours in of_stft.items():
         if stft.get(key) != getattr(spec, ours):
             raise UserError(
                 f"{path / STFT}: {key} is {stft.get(key)!r}, which is not supported; it must be {getattr(spec, ours)!r}"
             )
-    scaling = _config(path / VAE).get("scale_factor")
-    if not isinstance(scaling, float) or not 0 < scaling < float("inf"):
-        raise UserError(f"{path / VAE}: scale_factor must be a number above 0, found {scaling!r}; {REMEDY}")
+    scaling = codecs.scaling_in(path / VAE, config_in(path / VAE), "scale_factor")
 
     file, main = _tensors(path, "pytorch_model_main")
     frames = section["latents"]["num_samples"] // spec.hop_length
@@ -76,14 +75,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     encoder, vocoder = _text_encoder(path / MAIN, document["text"][FAMILY]), vocoders.HifiGan(sizes, spec, vocoder.eval())
     model = Tango(params, net, autoencoder, frames, vocoder, text=encoder)
     imported = {"name": name, "digest": hub.digest(path, FILES), "licence": None}
-    return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, _save
-
-
-def _config(file: Path) -> dict[str, Any]:
-    config = strict.read_json(file, REMEDY)
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: is no object; {REMEDY}")
-    return config
+    return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, audioldm.save
 
 
 def _tensors(path: Path, stem: str) -> tuple[Path, dict[str, Tensor]]:
@@ -128,18 +120,9 @@ def _renamed(state: Mapping[str, Tensor], renaming: Renaming) -> dict[str, Tenso
 
 def _text_encoder(file: Path, section: dict[str, Any]) -> TextConfig:
     """The encoder that `text_encoder_name` names: the published id, at the commit of conf/text/, or a directory."""
-    name = _config(file).get("text_encoder_name")
+    name = config_in(file).get("text_encoder_name")
     given = isinstance(name, str) and hub.is_directory(name, Path())
     if not given and name != section["encoder"]:
         raise UserError(f"{file}: text_encoder_name is {name!r}, must be {section['encoder']!r} or a directory with its files")
     found = text.find(str(Path(name).resolve()) if given else name, None if given else section["revision"], Path())
     return TextConfig(**found.identity(), max_tokens=section["max_tokens"], scratch=None)
-
-
-def _save(model: Tango, directory: Path, facts: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
-        parts = [Path(folder) / name for name in (registry.AUTOENCODER, registry.VOCODER)]
-        source = {"kind": "load", **facts["imported"]}
-        save_codec(model.autoencoder, parts[0], source)
-        save_vocoder(model.vocoder, parts[1], source)
-        model.save(directory, facts, parts=parts)

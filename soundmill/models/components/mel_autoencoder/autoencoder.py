@@ -265,26 +265,30 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
 
     with making.explained(directory):
         config = strict.read_json(directory / "config.json", "download it again")
-        scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
     net = making.pretrained(AutoencoderKL, directory)
-    if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
-        raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
+    scaling_factor = scaling_in(directory / "config.json", config, "scaling_factor")
     _check_config(net, directory, network)
     return net, scaling_factor
+
+
+def scaling_in(file: Path, config: Any, key: str) -> float:
+    """The scaling factor that a configuration has under `key`; UserError unless it is a number above 0."""
+    found = config.get(key) if isinstance(config, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < float("inf"):
+        raise UserError(f"{file}: {key} must be a number above 0, found {found!r}; download it again")
+    return float(found)
 
 
 def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams) -> None:
     expected = build_autoencoder(network).config
     keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
-    making.compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
+    making.compare(
+        directory, {key: (making.plain(net.config[key]), making.plain(expected[key])) for key in keys}, "autoencoder.network"
+    )
     shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
     if shifts:
         raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 class AutoencoderModule(TrainingModule):
