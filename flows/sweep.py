@@ -2,13 +2,14 @@
 
 import argparse
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from flows import dvc, publishing, results_table, trials
 from flows.pipeline import run_to_end
@@ -18,13 +19,14 @@ from flows.scores import read_scores
 from flows.terminal import tell
 from flows.trials import Name, PointName, comma_separated, key_of, numbers, of_families, run_pipeline
 from soundmill.errors import UserError, show_what_the_terminal_can
+from soundmill.hashing import tree_digest
 from soundmill.models import registry
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
 from prefect import flow
 from prefect.states import State
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 FILES = Path("conf/sweep")
 RESULTS = Path("sweeps")  # in the project, a folder per sweep
@@ -40,7 +42,7 @@ class Seeds(StageParams):
 class Paper(StageParams):
     source: str = Field(description="which table of which paper")
     protocol: str = Field(description="label of the protocol of its numbers, as `protocol` in our metrics")
-    files: str | None = Field(description="digest of its reference list, as `files.reference` in our metrics; null: unknown")
+    files: str | None = Field(None, description="digest of its reference list, as `files.reference` in our metrics; null: unknown")
     rows: dict[PointName, dict[Measure, float]] = Field(description="its numbers by the name of our row")
 
 
@@ -52,6 +54,15 @@ class Sweep(trials.Plan):
     seeds: Seeds
     paper: Paper | None = None
     knee: bool = Field(False, description="the points are in order of cost: name the cheapest that is as good as the best")
+    start_from: dict[PointName, PointName] = Field({}, description="point → an earlier one, with whose model its training starts")
+
+    @model_validator(mode="after")
+    def _starts_are_earlier(self) -> Self:
+        places = {name: place for place, name in enumerate(self.points)}
+        for name, base in self.start_from.items():
+            if base not in places or places[base] >= places.get(name, 0):
+                raise ValueError(f"start_from: {name!r} must be a point, and {base!r} one before it")
+        return self
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,9 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     composed, or sets a parameter in which the points differ.
     """
     chosen = _choose(definition, points)
+    for name in chosen:
+        if (base := definition.start_from.get(name)) and base not in chosen:
+            raise UserError(f"--points: {name!r} starts from the model of {base!r}; choose that too")
     values = list(seeds) or definition.seeds.values
     if len(values) > 1 and not definition.seeds.keys:
         raise UserError("seeds.keys: empty, so all seeds would give the same run; name the parameters to set to the seed")
@@ -94,6 +108,8 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
             seeded = [*trial.overrides, *(f"{key}={seed}" for key in keys)]
             with _about(trial.name):
                 runs.append(Run(trial.name, seeded, registry.compose(home / "conf", seeded), seed))
+    if definition.start_from and runs[0].document["execution"]["lanes"]["number"] > 1:
+        raise UserError("execution.lanes.number: must be 1, because trainings start from the models of earlier points")
     return runs
 
 
@@ -150,16 +166,40 @@ class Points(trials.Trials):
         run, name, start = self.rows[index], self.name.removeprefix("sweep/"), time.monotonic()
         own = " ".join(override for override in run.overrides if override not in self.definition.overrides)
         tell(f"\n== {name} {index + 1}/{len(self.rows)}: {run} ({own})")
-        if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
+        base, is_base = self.definition.start_from.get(run.name), run.name in self.definition.start_from.values()
+        shutil.rmtree(self._kept(run.name, run.seed), ignore_errors=True)
+        if not (failure := base and self._start(run, base)):
+            failure = run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}")
+        if failure:
             rows = [Outcome(run.name, run.seed, failure=failure)]
         else:
             scores = read_scores(workspace)
             rows = [
                 row for family in run.document["families"] for row in _rows_of(run, self.definition, family, scores.get(family))
             ]
+            if is_base:
+                self._keep(run, workspace)
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows
+
+    def _kept(self, point: str, seed: int) -> Path:
+        return self.directory / "models" / f"{point} {seed}"
+
+    def _keep(self, run: Run, workspace: Path) -> None:
+        """Copy its models, because DVC removes them before the next training; DVC compares names alone: they have the digests."""
+        for family in run.document["families"]:
+            model = workspace / "data" / "models" / family
+            shutil.copytree(model, self._kept(run.name, run.seed) / f"{family} {tree_digest(model)[:12]}")
+
+    def _start(self, run: Run, base: str) -> str | None:
+        """Make its trainings start from the kept models of `base`; returns why they cannot."""
+        for family in run.document["families"]:
+            found = next(self._kept(base, run.seed).glob(f"{family} *"), None)
+            if found is None:
+                return f"there is no model of {base!r} to start from"
+            run.document[family]["train"]["start_from"] = str(found)
+        return None
 
     def ended(self) -> None:
         self.finish()
@@ -235,8 +275,11 @@ def main(argv: list[str] | None = None) -> int:
                 tell(f"{name:<12} {read(home, name).title}")
             tell("\n`python -m flows.sweep --help` shows how to run them")
             return 0
-        runs = plan(home, read(home, args.name), args.overrides, args.points, args.seeds)
+        definition = read(home, args.name)
+        runs = plan(home, definition, args.overrides, args.points, args.seeds)
         if args.queue:
+            if definition.start_from:
+                raise UserError("--queue: a training starts from the model of an earlier point; run the sweep without --queue")
             queue(home, args.name, runs)
             started = f"PATH={Path(dvc.executable()).parent}:$PATH dvc queue start"  # its worker searches PATH for dvc
             tell(f"start it with `{started}`, watch it with `dvc queue status`; then run this command again without --queue")

@@ -15,9 +15,11 @@ from flows import locks, sweep, trials
 from flows.terminal import LOG
 from soundmill import ledger, tracking
 from soundmill.errors import UserError
+from tests.checkouts import copy_project
 from tests.flows.prefect_server import ROOT, ask, environment
 from tests.flows.test_pipeline import runs
 from tests.flows.tiny import PARAMS, dvc_command, git
+from tests.graph import SHRUNK
 from tests.processes import wait_for
 from tests.tracking.reading import files
 
@@ -165,7 +167,7 @@ def planned(name: str) -> list[sweep.Run]:
 def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
     definition, runs = sweep.read(ROOT, name), planned(name)
     assert [(run.name, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]
-    groups = {"events": {"one event", "several events"}, "labels": {"1 label", "2 labels", "2 or more labels"}}
+    groups = {"events": {"one event", "several events"}, "labels": {"1 label"}, "categories": {"animals"}}
     ours = groups.get(definition.subsets, set()) if definition.subsets else set(definition.points)
     assert definition.paper is None or ours & set(definition.paper.rows)  # the paper's rows are called as ours are
     documents = [json.dumps(run.document, sort_keys=True) for run in runs]
@@ -228,3 +230,39 @@ def test_fine_tuning_is_swept_for_a_chosen_family(family: str) -> None:
         assert (stopping, section["generate"]["use"]) == ([25, 4, "best"], "best")
     with pytest.raises(UserError, match=rf"{family}\.train\.lora\.rank=4: the points differ"):
         sweep.plan(ROOT, definition, [f"model={family}", f"{family}.train.lora.rank=4"], [], [])
+
+
+@pytest.mark.slow(minutes=4)
+def test_tango_full_is_one_sweep_of_two_trainings(tmp_path: Path, prefect_server: str) -> None:
+    """The project's own sweep, shrunk, over the embedded corpus: the second training starts from the weights of the first."""
+    home = copy_project(ROOT, tmp_path / "project")
+    file = home / "conf/sweep/tango_full.yaml"
+    text = (
+        file.read_text()
+        .replace("steps=200000", "steps=2")
+        .replace("steps=57000", "steps=3")
+        .replace("real_items=4", "real_items=1")
+    )
+    file.write_text(text.replace("corpus=union", "corpus=synthetic").replace("corpus=audiocaps", "corpus=synthetic"))
+    varied = ("tango.train.steps", "tango.train.real_items")
+    shrunk = [one for one in SHRUNK if one.startswith(("tango.", "tagger.", "evaluate.", "corpus.")) and not one.startswith(varied)]
+    command = [sys.executable, "-m", "flows.sweep", "tango_full", "scale=laptop", "vocoder=griffin_lim", *shrunk]
+    variables = environment(tmp_path, prefect_server) | {tracking.SWITCH: "off"}
+    done = subprocess.run(command, cwd=home, env=variables, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (kept,) = (home / "sweeps/tango_full/models").glob("*/*")
+    model = json.loads((home / "workspaces/sweep-tango_full/data/models/tango/config.json").read_text())
+    assert (model["params"]["start_from"], model["params"]["steps"]) == (str(kept), 3)
+    assert model["started_from"]["checkpoint"].startswith(kept.name.split()[1])
+    rows = json.loads((home / "sweeps/tango_full/table.json").read_text())["rows"]
+    assert {row["name"] for row in rows if row["scores"]} == {"full", "full-FT-AudioCaps", "base"}  # that is `full` on AudioCaps
+
+
+def test_what_a_training_starts_from_is_an_earlier_point_of_the_same_run() -> None:
+    definition = sweep.read(ROOT, "tango_full")
+    with pytest.raises(UserError, match="'full-FT-AudioCaps' starts from the model of 'full'; choose that too"):
+        sweep.plan(ROOT, definition, [], ["full-FT-AudioCaps"], [])
+    with pytest.raises(UserError, match=r"execution\.lanes\.number: must be 1"):
+        sweep.plan(ROOT, definition, ["execution.lanes.number=2"], [], [])
+    with pytest.raises(ValueError, match="'full' must be a point, and 'later' one before it"):
+        sweep.Sweep.model_validate(definition.model_dump() | {"start_from": {"full": "later"}})
