@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--scale", default="gpu")
     parser.add_argument("--card", type=float, default=24, help="GB")
     parser.add_argument("--margin", type=float, default=0.15, help="share of the memory that is left free")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     overrides = [one for one in args.family if "=" in one]
     families = [one for one in args.family if "=" not in one] or sorted(registry.FAMILIES)
     costs = {}
