@@ -196,19 +196,18 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
 GRAPH = {"built_graph", "graph_copy"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out attacks unless -m names them. The slowest tests first, then what builds the graph: one of minutes that began last
-    would leave the other workers without work, and of what a worker has before it the last two are never taken over."""
+    """Leaves out attacks unless -m names them. What needs the graph is slow, as that takes minutes to build. The slowest tests come
+    first: one of minutes that began last would leave the other workers without work."""
     if "attack" not in config.getoption("markexpr"):
         attacks = [item for item in items if item.get_closest_marker("attack")]
         config.hook.pytest_deselected(items=attacks)
         items[:] = [item for item in items if item not in attacks]
-
-    def minutes(item: pytest.Item) -> float:
-        slow = item.get_closest_marker("slow")
-        return slow.kwargs.get("minutes", 0.2) if slow else 0.1 * bool(GRAPH & set(item.fixturenames))
-
-    items.sort(key=minutes, reverse=True)
+    for item in items:
+        if GRAPH & set(item.fixturenames) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.slow(minutes=0.1))
+    items.sort(key=lambda item: slow.kwargs.get("minutes", 0.2) if (slow := item.get_closest_marker("slow")) else 0, reverse=True)
 
 
 # How far property tests look: at the same examples each time, or further with HYPOTHESIS_PROFILE=long, which `make fuzz` sets.
