@@ -45,27 +45,34 @@ CLIPPED_SHARE = 0.001  # of the samples at full scale; a single peak is not clip
 
 
 @dataclass(frozen=True, slots=True)
-class WaveFacts:
-    """Facts about one sound; `digest` is that of its 16-bit samples."""
+class Facts:
+    """Facts of a sound, which are read without its embedding."""
 
     num_samples: int
+    sample_rate: int  # of `num_samples`
     silent: bool
     clipped: bool
-    digest: str
+    digest: str  # of its 16-bit samples
+    patches: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
 
 
-def wave_facts(wave: np.ndarray) -> WaveFacts:
-    """Facts about one wave [T] in [−1, 1]."""
+def facts_of(wave: np.ndarray, sample_rate: int) -> Facts:
+    """Facts of a wave [T] in [−1, 1]."""
     level = np.abs(wave)
-    return WaveFacts(
+    return Facts(
         num_samples=len(wave),
+        sample_rate=sample_rate,
         silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
         clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
         digest=hashing.digest(to_pcm16(wave).tobytes()),
     )
 
 
-def shares(sounds: Iterable[WaveFacts]) -> dict[str, float]:
+def shares(sounds: Iterable[Facts]) -> dict[str, float]:
     """Shares of sounds that are silent, clipped, or equal to another one sample by sample."""
     sounds = list(sounds)
     distinct = len({sound.digest for sound in sounds})
@@ -82,23 +89,9 @@ class Embedding:
     """An embedder's output for one sound, and facts of the wave."""
 
     key: str
-    wave: WaveFacts
-    sample_rate: int  # of `wave.num_samples`
+    facts: Facts
     frames: np.ndarray  # [P, D]
     logits: np.ndarray  # [K]
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts of an embedded sound, which are read without its embedding."""
-
-    wave: WaveFacts
-    sample_rate: int
-    patches: int
-
-    @property
-    def seconds(self) -> float:
-        return self.wave.num_samples / self.sample_rate
 
 
 def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
@@ -113,8 +106,7 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
                     writer.write(
                         {
                             "key": embedding.key,
-                            **asdict(embedding.wave),
-                            "sample_rate": embedding.sample_rate,
+                            **asdict(embedding.facts),
                             "patches": len(embedding.frames),
                             "frames": np.ascontiguousarray(embedding.frames, "<f4").tobytes(),
                             "logits": np.ascontiguousarray(embedding.logits, "<f4").tobytes(),
@@ -169,10 +161,9 @@ class Embedded:
             except FileNotFoundError:  # dropped by another run
                 continue
             for row, facts in enumerate(rows):
-                if facts["key"] in keys and facts["key"] not in self.facts:
-                    wave = WaveFacts(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
-                    self.facts[facts["key"]] = Facts(wave, facts["sample_rate"], facts["patches"])
-                    self._places[facts["key"]] = (str(path), *divmod(row, ROWS_PER_GROUP))
+                if (key := facts.pop("key")) in keys and key not in self.facts:
+                    self.facts[key] = Facts(**facts)
+                    self._places[key] = (str(path), *divmod(row, ROWS_PER_GROUP))
 
     def __contains__(self, key: str) -> bool:
         return key in self.facts

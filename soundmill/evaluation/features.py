@@ -21,17 +21,7 @@ from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, spoilings
-from soundmill.evaluation.cache import (
-    LAYOUT,
-    Embedded,
-    Embedding,
-    Facts,
-    WaveFacts,
-    add,
-    drop_damaged,
-    remove_unfinished,
-    wave_facts,
-)
+from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, facts_of, remove_unfinished
 from soundmill.evaluation.embedders.base import Embedder, Level
 from soundmill.metrics.divergence import names_of
 
@@ -132,14 +122,14 @@ def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, Sound]:
 
 def silence(facts: Facts) -> Sound:
     """Silence as long as a sound; all silence of one length is one sound."""
-    key = hashing.digest("silence", facts.wave.num_samples, facts.sample_rate)
-    return Sound("silence", key, synthetic="silence", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate)
+    key = hashing.digest("silence", facts.num_samples, facts.sample_rate)
+    return Sound("silence", key, synthetic="silence", num_samples=facts.num_samples, sample_rate=facts.sample_rate)
 
 
 def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     """Noise as long as a sound, different for each id and seed."""
-    key = hashing.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
-    return Sound(clip_id, key, synthetic="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
+    key = hashing.digest("noise", seed, clip_id, facts.num_samples, facts.sample_rate)
+    return Sound(clip_id, key, synthetic="noise", num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
 def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
@@ -251,7 +241,7 @@ def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -
 
 def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str]) -> None:
     rows = [
-        Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+        Embedding(hashing.digest("text", text), Facts(0, 0, False, False, ""), row[None], np.zeros(0, np.float32))
         for text, row in zip(texts, _load(config).embed_texts(texts), strict=True)
     ]
     add(directory, rows)
@@ -295,7 +285,7 @@ def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.
         embedded = embedder.embed([prepared(*item, config.level, embedder.sample_rate) for item in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
-                yield Embedding(sound.key, wave_facts(wave if wave.ndim == 1 else wave.mean(axis=0)), rate, frames, logits)
+                yield Embedding(sound.key, facts_of(wave if wave.ndim == 1 else wave.mean(axis=0), rate), frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"output of {embedder.name}")
 

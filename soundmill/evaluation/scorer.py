@@ -322,7 +322,7 @@ def metrics_of(library: Library, sides: Mapping[str, Members], scored: Scored) -
     document: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
     facts = {role: [library.facts[members.role][name] for name in members.ids.values()] for role, members in sides.items()}
     for role, prefix in (("generated", ""), ("reference", "reference_")):
-        for name, share in shares(of.wave for of in facts[role]).items():
+        for name, share in shares(facts[role]).items():
             document[f"{prefix}{name}_share"] = rounded(share)
             if share:
                 warnings.append(f"{share:.1%} of the {role} sounds are {FAULTS[name]}, which no score shows.")

@@ -24,7 +24,7 @@ from soundmill.audio.resample import resample
 from soundmill.audio.tags import GENERATED
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.cache import wave_facts
+from soundmill.evaluation.cache import facts_of
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
 from soundmill.evaluation.evaluator import open_console, table_of
 from soundmill.evaluation.library import rounded
@@ -162,7 +162,8 @@ class Ears:
         mean = probabilities.mean(axis=0)  # AudioSet's score of a clip
         scores = np.array([mean[some].max() for some in self._classes])
         by_window = np.stack([probabilities[:, some].max(axis=1) for some in self._classes], axis=1)
-        return Heard(scores, by_window, count_events(mono, self._network.sample_rate), wave_facts(mono).silent)
+        rate = self._network.sample_rate
+        return Heard(scores, by_window, count_events(mono, rate), facts_of(mono, rate).silent)
 
 
 def count_events(wave: np.ndarray, rate: int) -> int:

@@ -15,7 +15,7 @@ from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
-from soundmill.evaluation.cache import WaveFacts
+from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.metrics import scores
 from tests import clap_weights, recorded
@@ -199,7 +199,7 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     folder = folders.read(output, 1)
     (config,) = setup.configs
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
-    nothing = cache.Embedding(tiny.key, WaveFacts(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
+    nothing = cache.Embedding(tiny.key, Facts(4_800, RATE, False, False, "t"), np.zeros((0, 1024)), np.zeros(521))
     cache.add(config.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
     metrics = evaluator.evaluate(setup, output, real).metrics
     assert np.isfinite(metrics["mmd_yamnet"])

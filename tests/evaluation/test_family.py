@@ -9,7 +9,7 @@ import pytest
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, family, features, folders, probe, protocols, scorer
-from soundmill.evaluation.cache import WaveFacts
+from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.library import Library, Members, Setup
 from soundmill.evaluation.sets import choose_sets, comparisons
 from tests.evaluation.test_sets import LABELS, catalog
@@ -47,12 +47,12 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
     for name in clip_ids:
         frames = random.standard_normal((4, 6)) * jitter + 3 * np.eye(6)[labels[name]] + offset
         key = f"{role} {name}"
-        wave = WaveFacts(RATE, role == "silence", False, key)
-        rows.append(cache.Embedding(key, wave, RATE, frames.astype(np.float32), frames.mean(axis=0)))
+        facts = Facts(RATE, RATE, role == "silence", False, key)
+        rows.append(cache.Embedding(key, facts, frames.astype(np.float32), frames.mean(axis=0)))
         sounds[name] = features.Sound(name, key)
     cache.add(library.setup.cache / "tagger", rows)
     library.sounds[role] = sounds
-    library.facts[role] = {row.key.split()[1]: cache.Facts(row.wave, RATE, len(row.frames)) for row in rows}
+    library.facts[role] = {row.key.split()[1]: replace(row.facts, patches=len(row.frames)) for row in rows}
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def test_a_probe_tells_classes_and_never_sees_the_fold_it_classifies(library):
 
 def remove_patches(library: Library, role: str, clip_ids: list[str]) -> None:
     """Replace sounds by sounds that are too short for a patch."""
-    wave = WaveFacts(RATE // 10, False, False, "short")
+    facts = Facts(RATE // 10, RATE, False, False, "short")
     empty, logits = np.zeros((0, 0), np.float32), np.zeros(6, np.float32)
-    rows = [cache.Embedding(f"{role} {name}, short", wave, RATE, empty, logits) for name in clip_ids]
+    rows = [cache.Embedding(f"{role} {name}, short", facts, empty, logits) for name in clip_ids]
     cache.add(library.setup.cache / "tagger", rows)
     library.sounds[role] |= {name: features.Sound(name, row.key) for name, row in zip(clip_ids, rows, strict=True)}
 
@@ -148,7 +148,7 @@ def test_without_any_patch_label_accuracy_is_left_out(library, role):
 
 def test_what_a_result_says_of_the_sounds_themselves(library):
     for name in ids("test")[:9]:
-        library.facts["generated"][name] = cache.Facts(WaveFacts(RATE // 2, True, False, "same"), RATE, 4)
+        library.facts["generated"][name] = Facts(RATE // 2, RATE, True, False, "same", 4)
     sides = {"generated": Members.of("generated", ids("test")), "reference": Members.of("real", ids("test"))}
     result = scorer.metrics_of(library, sides, scorer.Scored())
     message = "\n".join(result["warnings"])

@@ -17,7 +17,7 @@ from soundmill.audio.flac import decode_mono, encode_flac, write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, features, spoilings, waveforms
-from soundmill.evaluation.cache import Facts, WaveFacts, shares, wave_facts
+from soundmill.evaluation.cache import Facts, facts_of, shares
 from soundmill.evaluation.waveforms import fit, log_spectral_distance, multi_resolution_stft
 from tests.lost_bits import lose_a_bit
 from tests.prepared import sound as clip
@@ -79,7 +79,7 @@ def test_clips_of_a_shard(shard, tmp_path):
 
 
 def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
-    facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
+    facts = Facts(20_000, 16_000, False, False, "", 1)
     report = shards.Report()
     noises = [features.noise(name, facts, 1) for name in "ab"]
     waves = {sound.clip_id: wave for sound, wave, _ in features.waves(noises, None, report)}
@@ -111,7 +111,7 @@ def test_a_stereo_embedder_hears_both_channels(shard, tmp_path):
         np.testing.assert_allclose(resampled[0], resample(left, 16_000, 8_000), atol=1e-6)
     ((_, wave, _),) = features.waves([features.clip("clip3", shard, "digest")], None, report, channels=2)
     np.testing.assert_array_equal(wave[0], wave[1])
-    facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
+    facts = Facts(20_000, 16_000, False, False, "", 1)
     ((_, wave, _),) = features.waves([features.noise("a", facts, 1)], None, report, channels=2)
     assert wave.shape == (2, 20_000)
     assert not report.quarantine
@@ -254,7 +254,7 @@ def test_facts_of_a_wave():
     wave = tone(250)
     peak = wave.copy()
     peak[5] = 1.0  # one sample at full scale is no clipping
-    assert wave_facts(wave).num_samples == 16000
+    assert facts_of(wave, 16_000).num_samples == 16000
     waves = {
         "plain": wave,
         "peak": peak,
@@ -262,21 +262,21 @@ def test_facts_of_a_wave():
         "nothing": np.zeros(100, np.float32),
         "cut": np.clip(wave * 10, -1, 1),
     }
-    assert {name for name, one in waves.items() if wave_facts(one).silent} == {"faint", "nothing"}
-    assert {name for name, one in waves.items() if wave_facts(one).clipped} == {"cut"}
+    assert {name for name, one in waves.items() if facts_of(one, 16_000).silent} == {"faint", "nothing"}
+    assert {name for name, one in waves.items() if facts_of(one, 16_000).clipped} == {"cut"}
 
 
 def test_shares_count_every_copy_but_the_first():
     wave = tone(500, 1000)
-    sounds = [wave_facts(one) for one in (wave, wave, wave, np.zeros(1000, np.float32))]
+    sounds = [facts_of(one, 16_000) for one in (wave, wave, wave, np.zeros(1000, np.float32))]
     assert shares(sounds) == {"silent": 0.25, "clipped": 0.0, "duplicate": 0.5}
-    assert wave_facts(wave).digest == wave_facts(decode_mono(encode_flac(wave, 16000))).digest  # equal as 16-bit sound
+    assert facts_of(wave, 16_000).digest == facts_of(decode_mono(encode_flac(wave, 16000)), 16_000).digest  # equal as 16-bit sound
     assert shares([]) == {"silent": 0.0, "clipped": 0.0, "duplicate": 0.0}
 
 
 def embedding(key: str, patches: int) -> cache.Embedding:
     frames = np.full((patches, 3), int(key), np.float32)
-    return cache.Embedding(key, WaveFacts(100 * patches, False, True, f"d{key}"), 8_000, frames, np.arange(2, dtype=np.float32))
+    return cache.Embedding(key, Facts(100 * patches, 8_000, False, True, f"d{key}"), frames, np.arange(2, dtype=np.float32))
 
 
 def test_embeddings_come_back(tmp_path):
@@ -287,7 +287,7 @@ def test_embeddings_come_back(tmp_path):
     np.testing.assert_array_equal(result.frames("37"), np.full((1, 3), 37))
     np.testing.assert_array_equal(result.frames("3"), np.full((3, 3), 3))
     np.testing.assert_array_equal(result.logits("41"), [0, 1])
-    assert result.facts["3"] == cache.Facts(WaveFacts(300, False, True, "d3"), 8_000, 3)
+    assert result.facts["3"] == Facts(300, 8_000, False, True, "d3", 3)
     assert result.facts["3"].seconds == 300 / 8000
     assert cache.Embedded(tmp_path, {"0"}).frames("0").shape == (0, 0)  # too short for a patch
     assert not cache.Embedded(tmp_path / "none", {"0"}).facts

@@ -11,7 +11,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, features, memorisation, protocols
-from soundmill.evaluation.cache import WaveFacts
+from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.library import Setup
 
 RATE = 16_000
@@ -29,8 +29,8 @@ def melody(seed: int, seconds: float = 4.0) -> np.ndarray:
 def view(directory: Path, rows: dict[str, np.ndarray]) -> features.View:
     """Embeddings as they lie in a cache, the key of each its content."""
     keys = {name: hashing.digest(frames.tobytes()) for name, frames in sorted(rows.items())}
-    wave = WaveFacts(RATE, False, False, "")
-    embeddings = {key: cache.Embedding(key, wave, RATE, rows[name], np.zeros(0)) for name, key in keys.items()}
+    facts = Facts(RATE, RATE, False, False, "")
+    embeddings = {key: cache.Embedding(key, facts, rows[name], np.zeros(0)) for name, key in keys.items()}
     cache.add(directory, embeddings.values())
     return features.View(directory, keys)
 
