@@ -275,6 +275,11 @@ def _discrepancies_exchanged(
     return scale * pairwise.discrepancies_exchanged(first, second, real, kernel, chosen)
 
 
+def _of_kernel(name: str, description: str, statistic: Any = None) -> Metric:
+    statistic, exchanged = statistic or partial(_discrepancy, name), partial(_discrepancies_exchanged, name)
+    return Metric(description, "lower", statistic, pairwise=True, exchanged=exchanged)
+
+
 def _of_neighbours(name: pairwise.ByNeighbours, description: str, most: float = 1) -> Metric:
     def statistic(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
         value, influence = pairwise.by_neighbours(name, generated.clips(), reference.clips())
@@ -325,26 +330,11 @@ METRICS = {
         least=0,
     ),
     "is": Metric("exp of the mean KL(p ‖ mean p) of the softmaxed logits", "higher", _inception, least=1, needs_logits=True),
-    "kid": Metric(
-        "unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets",
-        "lower",
-        _kid,
-        pairwise=True,
-        exchanged=partial(_discrepancies_exchanged, "kid"),
-    ),
-    "mmd": Metric(
-        "unbiased squared MMD with a Gaussian kernel whose bandwidth is the reference's median distance",
-        "lower",
-        partial(_discrepancy, "mmd"),
-        pairwise=True,
-        exchanged=partial(_discrepancies_exchanged, "mmd"),
-    ),
-    "kad": Metric(
+    "kid": _of_kernel("kid", "unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets", _kid),
+    "mmd": _of_kernel("mmd", "unbiased squared MMD with a Gaussian kernel whose bandwidth is the reference's median distance"),
+    "kad": _of_kernel(
+        "kad",
         "a hundred times the unbiased squared MMD with a Gaussian kernel whose bandwidth is the generated sounds' median distance",
-        "lower",
-        partial(_discrepancy, "kad"),
-        pairwise=True,
-        exchanged=partial(_discrepancies_exchanged, "kad"),
     ),
     "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
     "precision": _of_neighbours("precision", "share of generated embeddings near a real one"),
