@@ -91,18 +91,13 @@ def restyle(
 ) -> list[Path]:
     """Add noise to sounds and denoise them; `amount` sets how much. UserError for a family without that setting."""
 
-    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        def window(part: Tensor, start: int) -> Tensor:
-            return finite(model.transform(part, [prompting.request(model, name, start)], run), run)
-
-        return stream_windows(window, blocks, length, model)
-
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
         prompting.check(model)
         if any(setting.partition("=")[0] == "keep" for setting in settings):
             raise UserError("--set keep=…: to keep parts of a recording, use `soundmill inpaint`")
 
+    work = partial(_in_windows, lambda model, run, name, start: prompting.request(model, name, start))
     return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
 
 
@@ -157,12 +152,6 @@ def inpaint(
 def upsample(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Raise the sample rate of sounds to the model's and generate the missing band; UserError for any other family."""
 
-    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        def window(part: Tensor, start: int) -> Tensor:
-            return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name), start=start)], run), run)
-
-        return stream_windows(window, blocks, length, model)
-
     def check(model: Model) -> None:
         if "factor" not in type(model.params).model_fields:
             raise UserError("this family cannot upsample: use a checkpoint of `upsampler`")
@@ -176,6 +165,7 @@ def upsample(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path
                     f"the band from {sound.sample_rate / 2:g} to {low / 2:g} Hz stays empty"
                 )
 
+    work = partial(_in_windows, lambda model, run, name, start: Request(seed=seed_of(run.sampling.seed, name), start=start))
     return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
 
 
@@ -235,6 +225,17 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
             yield block
 
     return _write_each(source, work, sounds, output, "transferred", "transfer", facts, MadeBy(source.weights, CHANGED))
+
+
+def _in_windows(
+    request: Callable[[Model, Run, str, int], Request], model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int
+) -> Iterator[Tensor]:
+    """Transform the sound `name` window by window, each as the `request` for its first sample asks."""
+
+    def window(part: Tensor, start: int) -> Tensor:
+        return finite(model.transform(part, [request(model, run, name, start)], run), run)
+
+    return stream_windows(window, blocks, length, model)
 
 
 def spans_of(kept: Tensor) -> list[list[int]]:
