@@ -11,6 +11,7 @@ from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 from soundmill.training import tagger as taggers
 from soundmill.training.checkpoint import write_trained_on
+from soundmill.training.curve import write_curve
 
 
 def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input,
         )
     digest = taggers.save_tagger(net, params, spec, targets, tagger)
     write_trained_on(tagger, catalog, usable["train"])
-    taggers.write_curve(curve, curves)
+    write_curve(curve, curves, taggers.CURVE)
     with taggers.torch_threads(params.threads):
         scores = {split: taggers.evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}
     return {

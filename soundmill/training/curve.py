@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,11 @@ def side_by_side(training: list[dict[str, float]], validation: list[dict[str, fl
     return joined or training
 
 
-def write_curve(points: list[dict[str, float]], path: Path) -> None:
-    """Write the points, which all have the same keys, as CSV; without points, only a header."""
-    columns = list(points[0]) if points else ["step", TRAIN]
-    csv_files.write(path, columns, ([f"{point[column]:.6g}" for column in columns] for point in points))
+def write_curve(points: Sequence[Mapping[str, float]], path: Path, columns: Sequence[str] = ()) -> None:
+    """Write the points as CSV, by default with the columns of the first one; without points, only a header."""
+    columns = columns or (list(points[0]) if points else ["step", TRAIN])
+    numbers = ({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()} for point in points)
+    csv_files.write(path, columns, ([point.get(column, "") for column in columns] for point in numbers))
 
 
 class Progress:

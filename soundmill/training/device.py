@@ -1,6 +1,6 @@
 """The device, precision and mode that a net runs in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -75,3 +75,13 @@ def _float32(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before
+
+
+def of_equal_length(lengths: Sequence[int], size: int | Callable[[int], int]) -> Iterator[list[int]]:
+    """Numbers of items in batches of `size` (or `size` of their length), all of one length, as padding would change results."""
+    by_length: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(number)
+    for length, same in by_length.items():
+        step = size(length) if callable(size) else size
+        yield from (same[start : start + step] for start in range(0, len(same), step))

@@ -18,16 +18,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import csv_files, hashing
+from soundmill import hashing
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
 from soundmill.training import checkpoint
 from soundmill.training.curve import speed
+from soundmill.training.device import of_equal_length
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
 CLIPS_AT_ONCE = 16  # batch size outside training
 ROUNDS = 50  # of k-means, at most
+CURVE = ("step", "loss/train", "loss/valid", "accuracy/valid")  # columns
 # Words that name no sound.
 FUNCTION_WORDS = frozenset(
     """
@@ -203,18 +205,13 @@ class TaggerModel:
         """
         embeddings: list[np.ndarray] = [np.empty(0)] * len(waves)
         logits = np.zeros((len(waves), len(self.labels)), np.float32)
-        lengths: dict[int, list[int]] = {}
-        for index, wave in enumerate(waves):
-            lengths.setdefault(len(wave), []).append(index)
         self.net.eval()
         with torch_threads(threads), torch.inference_mode():
-            for same in lengths.values():
-                for start in range(0, len(same), CLIPS_AT_ONCE):
-                    some = same[start : start + CLIPS_AT_ONCE]
-                    mels = log_mel(np.stack([waves[index] for index in some]), self.spec)
-                    patches, scores = self.net(torch.from_numpy(mels))
-                    for index, patch, score in zip(some, patches.numpy(), scores.numpy(), strict=True):
-                        embeddings[index], logits[index] = patch.copy(), score
+            for some in of_equal_length([len(wave) for wave in waves], CLIPS_AT_ONCE):
+                mels = log_mel(np.stack([waves[index] for index in some]), self.spec)
+                patches, scores = self.net(torch.from_numpy(mels))
+                for index, patch, score in zip(some, patches.numpy(), scores.numpy(), strict=True):
+                    embeddings[index], logits[index] = patch.copy(), score
         return embeddings, logits
 
 
@@ -353,17 +350,13 @@ def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, 
     if not clip_ids:
         return {}
     net.eval()
-    lengths: dict[int, list[str]] = {}
-    for clip_id in clip_ids:
-        lengths.setdefault(log_mels[clip_id].shape[1], []).append(clip_id)
     logits, relevant = [], []
     with torch.inference_mode():
-        for same in lengths.values():
-            for start in range(0, len(same), CLIPS_AT_ONCE):
-                some = same[start : start + CLIPS_AT_ONCE]
-                batch = torch.from_numpy(np.stack([log_mels[clip_id] for clip_id in some]).astype(np.float32))
-                logits.append(net(batch)[1])
-                relevant.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
+        for numbers in of_equal_length([log_mels[clip_id].shape[1] for clip_id in clip_ids], CLIPS_AT_ONCE):
+            some = [clip_ids[number] for number in numbers]
+            batch = torch.from_numpy(np.stack([log_mels[clip_id] for clip_id in some]).astype(np.float32))
+            logits.append(net(batch)[1])
+            relevant.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
         scores, target = torch.cat(logits), torch.cat(relevant)
         loss = float(cross_entropy(scores, target))
         correct = target.gather(1, scores.argmax(1, keepdim=True)) > 0
@@ -396,10 +389,3 @@ def load_tagger(directory: Path) -> TaggerModel:
     if hashing.file_digest(weights) != config.digest:
         raise UserError(f"{weights}: the digest differs from that in {checkpoint.CONFIG}; train again: `dvc repro -f tagger`")
     return TaggerModel(net.to(memory_format=torch.channels_last), spec, params, config.targets, labels, config.digest)
-
-
-def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write the learning curve as CSV; without validation clips, their columns are empty."""
-    columns = ["step", "loss/train", "loss/valid", "accuracy/valid"]
-    numbers = ({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()} for point in curve)
-    csv_files.write(path, columns, ([point.get(column, "") for column in columns] for point in numbers))

@@ -8,7 +8,9 @@ import torch
 
 from soundmill.audio.mel import log_mel, num_frames
 from soundmill.errors import UserError
+from soundmill.training.curve import write_curve
 from soundmill.training.tagger import (
+    CURVE,
     AugmentationParams,
     Tagger,
     TaggerParams,
@@ -22,7 +24,6 @@ from soundmill.training.tagger import (
     num_steps,
     save_tagger,
     train_tagger,
-    write_curve,
 )
 from tests.mels import spec_with
 
@@ -108,8 +109,8 @@ def test_same_inputs_same_bytes_whatever_was_drawn_before(trained, corpus, tmp_p
     torch.rand(7)
     net, curve = train_tagger(PARAMS, SPEC, mels, targets, training, valid, lambda *_: None, lambda n: None)
     save_tagger(net, PARAMS, SPEC, targets, tmp_path)
-    write_curve(curve, tmp_path / "a.csv")
-    write_curve(trained[1], tmp_path / "b.csv")
+    write_curve(curve, tmp_path / "a.csv", CURVE)
+    write_curve(trained[1], tmp_path / "b.csv", CURVE)
     assert (tmp_path / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
     assert (tmp_path / "config.json").read_bytes() == (trained[0] / "config.json").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()

@@ -41,23 +41,18 @@ def in_batches(
 ) -> list[np.ndarray]:
     """What `net` makes of windows on `device`: arrays [n, width] float32.
 
-    A batch has `size` windows (or `size` of their length), all of one length, as padding would change the result.
+    Batches as of `training.device.of_equal_length`.
     """
     import torch
 
-    from soundmill.training.device import full_precision
+    from soundmill.training.device import full_precision, of_equal_length
 
     made = [np.zeros((len(windows), width), np.float32) for width in widths]
-    by_length: dict[int, list[int]] = {}
-    for index, window in enumerate(windows):
-        by_length.setdefault(len(window), []).append(index)
     with torch.inference_mode(), full_precision():
-        for length, same in by_length.items():
-            step = size(length) if callable(size) else size
-            for some in (same[start : start + step] for start in range(0, len(same), step)):
-                outputs = net(torch.from_numpy(np.stack([windows[index] for index in some])).to(device))
-                for values, output in zip(made, outputs if isinstance(outputs, tuple) else [outputs], strict=True):
-                    values[some] = output.cpu().numpy()
+        for some in of_equal_length([len(window) for window in windows], size):
+            outputs = net(torch.from_numpy(np.stack([windows[index] for index in some])).to(device))
+            for values, output in zip(made, outputs if isinstance(outputs, tuple) else [outputs], strict=True):
+                values[some] = output.cpu().numpy()
     return made
 
 
