@@ -163,7 +163,7 @@ def time_blocks(overrides: list[str], seconds: int) -> dict[str, float]:
     from soundmill.models.live import scripted
 
     codec = build_codec(overrides, phase=2)
-    model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_latent)
+    model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_frame)
     wave = 0.1 * torch.randn(1, 1, round(seconds * RATE / block) * block)
     wall, cpu = [], []
     with torch.inference_mode():

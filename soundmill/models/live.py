@@ -74,7 +74,7 @@ def export_streaming(path: Path, codec: RaveCodec) -> dict[str, Any]:
     facts = {
         "sample_rate": codec.sample_rate,
         "latents": exported_latents(codec),
-        "block": codec.samples_per_latent,
+        "block": codec.samples_per_frame,
         "latency": model.get_latency(),
         "causal": codec.network.causal,
         "phase": codec.phase,
@@ -164,12 +164,12 @@ class Trained:
     @property
     def num_samples(self) -> int:
         """Length of a window, about thirty seconds."""
-        stride = self.codec.samples_per_latent
+        stride = self.codec.samples_per_frame
         return max(1, round(WINDOW_SECONDS * self.sample_rate / stride)) * stride
 
     def process(self, waves: Tensor, start: int = 0) -> Tensor:
         """Process waves [N, 1, T] that start at sample `start` of a sound, on the latent grid of the whole sound; same length."""
-        before = start % self.codec.samples_per_latent
+        before = start % self.codec.samples_per_frame
         return self.codec.edit(nn.functional.pad(waves, (before, 0)), self.parsed, self.seed)[..., before:]
 
     def stream(self, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
@@ -436,7 +436,7 @@ class Live(nn.Module):
     def __init__(self, codec: RaveCodec, latents: int):
         super().__init__()
         net = codec.net.eval()
-        self.ratio, self.latents, self.sample_rate = codec.samples_per_latent, latents, codec.sample_rate
+        self.ratio, self.latents, self.sample_rate = codec.samples_per_frame, latents, codec.sample_rate
         self.bands, self.position, self.left_out = net.pqmf.bands, 0, codec.network.latent_channels - latents
         forth, back = net.pqmf.ahead
         beyond = ahead_of(net.encoder)

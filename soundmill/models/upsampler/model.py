@@ -16,7 +16,7 @@ from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.models.components.unet1d.network import PathModule, UNet1d
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
-from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
+from soundmill.models.components.waves.source import crops_of, deviation_of, form_of
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, places_of, rehearsal
@@ -105,9 +105,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     known = Clips.read(params, ctx, catalog)
     channels, rate = form_of(params, clips, known.train, start)
 
-    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
-
+    source_of = partial(crops_of, clips, ctx.scratch, channels, params.num_samples)
     sigma_data = deviation_of(params, start, lambda: source_of(list(known.train)).waves, FAMILY)
     torch.manual_seed(params.seed)
     model = Upsampler(params, build_net(params, channels), rate, channels, sigma_data)

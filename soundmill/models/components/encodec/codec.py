@@ -105,12 +105,7 @@ def make(params: EncodecParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     terminal.say(f"{ctx.name}: {LICENCE}")
     device = pick_device(params.hardware.accelerator)
     model = EncodecCodec(network, params.bandwidth, net).to(device)
-    metrics = {
-        "parameters": size(net),
-        "latent_rate": model.latent_rate,
-        "latent_values_per_second": model.latent_rate * network.latent_channels,
-        "bandwidth": params.bandwidth,
-    }
+    metrics = {"parameters": size(net), **model.metrics, "bandwidth": params.bandwidth}
     draw = partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device)
     return MadeComponent(partial(save_codec, model, source={"kind": "load", **facts}), metrics, draw)
 

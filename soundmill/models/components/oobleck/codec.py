@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill import terminal
 from soundmill.audio.mel import MelSpec
-from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.catalog import read_weights
 from soundmill.models.components import making
 from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
 from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
-from soundmill.models.components.waves.source import NetworkCodec, WaveCrops, check_waves, deviation, gather_waves, of_clips, padded
+from soundmill.models.components.waves.source import NetworkCodec, check_waves, crops_of, fit_codec, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted
 from soundmill.training.loader import Batch
@@ -84,7 +84,6 @@ def build(params: NetworkParams) -> Any:
 load = partial(restore_codec, OobleckCodec, network)
 
 
-SCALING_CLIPS = 64
 LICENCE = "these weights have their own licence, which also applies to what is generated with them: read it where they are from"
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 KEYS = ("encoder_hidden_size", "downsampling_ratios", "channel_multiples", "decoder_channels", "decoder_input_channels")
@@ -128,28 +127,19 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         (model, facts), fitted = load_published(weights, network, ctx.home, ctx.digests), None
         terminal.say(f"{ctx.name}: {LICENCE}")
     elif weights.steps:
-        model, fitted, facts = _train(params, ctx, clips, splits)
+        model, fitted, facts = _train(params, ctx, clips, splits, device)
     else:
         model, fitted, facts = load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
     model.to(device)
-    metrics = {
-        "parameters": making.size(model.net),
-        "scaling_factor": model.scaling_factor,
-        "latent_rate": model.latent_rate,
-        "latent_values_per_second": model.latent_rate * network.latent_channels,
-    }
+    metrics = {"parameters": making.size(model.net), "scaling_factor": model.scaling_factor, **model.metrics}
     save = partial(save_codec, model, source={"kind": weights.kind, **facts})
     return making.MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
 
 
 def _train(
-    params: OobleckParams, ctx: Any, clips: Path, splits: dict[str, dict[str, float]]
+    params: OobleckParams, ctx: Any, clips: Path, splits: making.Splits, device: torch.device
 ) -> tuple[OobleckCodec, Fitted, dict[str, Any]]:
     network, weights = params.network, params.weights
-
-    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=network.audio_channels), weights.num_samples)
-
     torch.manual_seed(weights.seed)
     model = OobleckCodec(network, build(network))
     module = OobleckModule(weights, model.net)
@@ -158,25 +148,9 @@ def _train(
         where = params.check_start(ctx.home)
         module.start_from(load(where).net.state_dict(), weights.start_from)
         started_from = making.starting(where, params, ctx)
-    parameters = making.size(model.net)
-    train = list(splits["train"])
-    terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
-    device = pick_device(params.hardware.accelerator)
-    fitted = making.fit_crops(
-        module,
-        source_of(train),
-        source_of,
-        splits,
-        params,
-        ctx,
-        lambda crops: partial(of_clips, model, clips, crops.waves.ids, device),
-        item_seconds=weights.num_samples / network.sample_rate,
-        started_from=started_from,
-    )
-    model.net.eval()
-    model.to(device)
-    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
-    return model, fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
+    source_of = partial(crops_of, clips, ctx.scratch, network.audio_channels, weights.num_samples)
+    draw = partial(of_clips, model, clips, making.held_out(splits, weights) or list(splits["train"]), device)
+    return model, *fit_codec(model, module, source_of, splits, params, ctx, draw, started_from)
 
 
 def load_published(

@@ -27,7 +27,7 @@ from soundmill.models.components.contracts import CodecConfig, restore_codec, sa
 from soundmill.models.components.making import MadeComponent, fit_crops, held_out, size, starting
 from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave.network import Normed, RaveNet
-from soundmill.models.components.waves.source import SavedWaveCodec, WaveCrops, gather_waves, of_clips, padded
+from soundmill.models.components.waves.source import SavedWaveCodec, WaveCrops, crops_of, of_clips, padded
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch, crop_places
 from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss, rate_factor
@@ -90,7 +90,7 @@ class RaveConfig(CodecConfig):
 class RaveCodec(SavedWaveCodec):
     """Latents are the first `rank` principal components, with unit deviation."""
 
-    config = RaveConfig
+    config, spec = RaveConfig, None  # uses no log-mels
 
     network: rave.NetworkParams
     sample_rate: int
@@ -103,12 +103,12 @@ class RaveCodec(SavedWaveCodec):
     channels: int = 1
 
     @property
-    def samples_per_latent(self) -> int:
-        return self.network.samples_per_latent
-
-    @property
     def latent_channels(self) -> int:
         return self.rank
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"phase": self.phase, "rank": self.rank, **super().metrics}
 
     @property
     def noisy(self) -> bool:
@@ -117,16 +117,16 @@ class RaveCodec(SavedWaveCodec):
 
     @torch.no_grad()
     def components(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of all principal components [N, latent_channels, ⌈T / samples_per_latent⌉] of waves [N, 1, T]."""
+        """Mean and variance of all principal components [N, latent_channels, ⌈T / samples_per_frame⌉] of waves [N, 1, T]."""
         if waves.shape[1] != 1:
             raise ValueError(f"waves of {waves.shape[1]} channels, but this codec takes one: give their mean")
-        whole = F.pad(waves, (0, -waves.shape[2] % self.samples_per_latent))
+        whole = F.pad(waves, (0, -waves.shape[2] % self.samples_per_frame))
         mean, deviation = self.net.posterior(self.net.pqmf.analysis(whole))
         scaled_rotation = self.net.rotation / self.net.spread[:, None]
         return self.net.components_of(mean.float()), scaled_rotation.square() @ deviation.float().square()
 
     def encode(self, waves: Tensor) -> Tensor:
-        """Latents [N, rank, ⌈T / samples_per_latent⌉] of waves [N, 1, T]."""
+        """Latents [N, rank, ⌈T / samples_per_frame⌉] of waves [N, 1, T]."""
         return self.components(waves)[0][:, : self.rank]
 
     @torch.no_grad()
@@ -146,8 +146,8 @@ class RaveCodec(SavedWaveCodec):
         return self.decode(edited(self.encode(waves), edits), seed)[..., : waves.shape[2]]
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """See components/contracts.py: [N, 2, rank, num_samples / samples_per_latent, 1]."""
-        whole = padded(waves, num_samples, self.samples_per_latent)
+        """See components/contracts.py: [N, 2, rank, num_samples / samples_per_frame, 1]."""
+        whole = padded(waves, num_samples, self.samples_per_frame)
         mean, variance = self.components(whole.to(self.net.center.device))
         return torch.stack([mean[:, : self.rank], variance[:, : self.rank].log()], 1)[..., None]
 
@@ -377,9 +377,7 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
     if not weights.steps:
         return _taken(params, rate, ctx, clips, list(splits["valid"] or splits["train"]))
 
-    def source_of(clip_ids: Sequence[str], num_samples: int = weights.num_samples) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch), num_samples)
-
+    source_of = partial(crops_of, clips, ctx.scratch, None, weights.num_samples)
     torch.manual_seed(weights.seed)
     net = RaveNet(params.network)
     model = RaveCodec(params.network, rate, net, 2, params.fidelity, params.network.latent_channels)
@@ -421,7 +419,7 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
         "parameters": parameters,
         "discriminator_parameters": discriminator_parameters,
         "minutes": round(minutes, 2),
-        **_sizes(model),
+        **model.metrics,
         **{f"rank_{fidelity:g}": latent_components.rank(fidelity) for fidelity in FIDELITIES},
     }
     return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
@@ -432,7 +430,7 @@ def _taken(params: rave.RaveParams, rate: int, ctx: Any, clips: Path, shown: Seq
     model = load(params.check_start(ctx.home, sample_rate=rate))
     draw = partial(of_clips, model, clips, shown, pick_device(params.hardware.accelerator))
     source = {"taken_from": params.weights.start_from}
-    return MadeComponent(partial(save_codec, model, source=source), {"parameters": size(model.net), **_sizes(model)}, draw)
+    return MadeComponent(partial(save_codec, model, source=source), {"parameters": size(model.net), **model.metrics}, draw)
 
 
 def _start(net: RaveNet, params: rave.RaveParams, rate: int, ctx: Any) -> str:
@@ -441,11 +439,6 @@ def _start(net: RaveNet, params: rave.RaveParams, rate: int, ctx: Any) -> str:
     net.load_state_dict(load(where).net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     return starting(where, params, ctx)
-
-
-def _sizes(model: RaveCodec) -> dict[str, Any]:
-    values = {"phase": model.phase, "rank": model.rank, "latent_rate": model.latent_rate}
-    return values | {"latent_values_per_second": model.latent_rate * model.rank}
 
 
 @torch.no_grad()

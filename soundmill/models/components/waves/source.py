@@ -14,18 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, terminal
 from soundmill.audio import figures, mel
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
-from soundmill.models.catalog import beginnings, waves_of
+from soundmill.models.catalog import beginnings, choose_by_hash, waves_of
 from soundmill.models.components.contracts import LatentCodec, Saved, Vocoder
 from soundmill.models.components.log_mels.source import LogMels
-from soundmill.models.components.making import Samples
+from soundmill.models.components.making import Samples, Splits, fit_crops, size
 from soundmill.training.checkpoint import compare
-from soundmill.training.device import evaluating
+from soundmill.training.device import evaluating, pick_device
+from soundmill.training.fitting import Fitted
 from soundmill.training.loader import Arrays, Described, gather, start_of
+from soundmill.training.module import TrainingModule
 
 WINDOW = 512  # samples of a window of Welch's method
 LOWEST = 10 ** (-30 / 20)  # of the deviations per frequency, relative to the highest
@@ -234,8 +236,9 @@ def padded(waves: Sequence[np.ndarray], num_samples: int, samples_per_frame: int
 class SavedWaveCodec(Saved):
     """The part of a `WaveCodec` that follows from the sizes of its network."""
 
+    scaling_factor: float  # x0 = scaling_factor · latent
+
     network: Any  # sizes: samples_per_latent, latent_channels
-    spec = None  # uses no log-mels
 
     @property
     def latent_channels(self) -> int:
@@ -249,6 +252,11 @@ class SavedWaveCodec(Saved):
     def latent_rate(self) -> float:
         return self.sample_rate / self.samples_per_frame
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """How much its latents hold."""
+        return {"latent_rate": self.latent_rate, "latent_values_per_second": self.latent_rate * self.latent_channels}
+
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
         """Shape (channels, frames, bands) of `frames` latents."""
         return self.latent_channels, frames, 1
@@ -261,6 +269,8 @@ class SavedWaveCodec(Saved):
 class NetworkCodec(SavedWaveCodec):
     """A codec whose network states the form of its waves: sample_rate and audio_channels."""
 
+    spec = None  # uses no log-mels
+
     @property
     def sample_rate(self) -> int:
         return self.network.sample_rate
@@ -270,7 +280,7 @@ class NetworkCodec(SavedWaveCodec):
         return self.network.audio_channels
 
 
-SHOWN = 4
+SHOWN, SCALING_CLIPS = 4, 64
 
 
 def check_waves(clips: Path, clip_ids: Sequence[str], channels: int, sample_rate: int) -> None:
@@ -281,6 +291,41 @@ def check_waves(clips: Path, clip_ids: Sequence[str], channels: int, sample_rate
             f"{clips} has {len(wave)} channels at {rate} Hz, but autoencoder.network has {channels} at {sample_rate}; "
             "make them agree"
         )
+
+
+def crops_of(clips: Path, scratch: Path, channels: int | None, num_samples: int, clip_ids: Sequence[str]) -> WaveCrops:
+    """A source of crops of the waves of these clips; `channels` as for `gather_waves`."""
+    return WaveCrops(gather_waves(clips, clip_ids, scratch, channels=channels), num_samples)
+
+
+def fit_codec(
+    model: Any,
+    module: TrainingModule,
+    source_of: Callable[[list[str]], WaveCrops],
+    splits: Splits,
+    params: Any,
+    ctx: Any,
+    draw: Callable[[int], Samples],
+    started_from: str | None,
+) -> tuple[Fitted, dict[str, Any]]:
+    """Train the net of `model` by `module`, and scale its latents to unit deviation; returns the training, and facts of it."""
+    weights, train, parameters = params.weights, list(splits["train"]), size(model.net)
+    terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
+    fitted = fit_crops(
+        module,
+        source_of(train),
+        source_of,
+        splits,
+        params,
+        ctx,
+        lambda crops: draw,
+        item_seconds=weights.num_samples / model.sample_rate,
+        started_from=started_from,
+    )
+    model.net.eval()
+    model.to(pick_device(params.hardware.accelerator))
+    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
+    return fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
 
 
 @torch.no_grad()

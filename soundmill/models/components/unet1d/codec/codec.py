@@ -12,21 +12,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from soundmill import terminal
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, mel_filterbank, mel_spectrogram
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
-from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
-from soundmill.models.components.contracts import CodecConfig, Saved, restore_codec, save_codec
-from soundmill.models.components.making import MadeComponent, Samples, fit_crops, held_out, size, starting
+from soundmill.models.catalog import beginnings, read_weights, waves_of
+from soundmill.models.components.contracts import CodecConfig, restore_codec, save_codec
+from soundmill.models.components.making import MadeComponent, Samples, held_out, size, starting
 from soundmill.models.components.pca import Pca
 from soundmill.models.components.unet1d.codec import AutoencoderParams, EncoderParams
 from soundmill.models.components.unet1d.network import PathModule, UNet1d, convolutions
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
-from soundmill.models.components.waves.source import WaveCrops, beside_real, deviation, gather_waves, wave_deviation
+from soundmill.models.components.waves.source import SavedWaveCodec, beside_real, crops_of, fit_codec, padded, wave_deviation
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch
 
@@ -34,7 +33,7 @@ LEAST_POWER = 1e-6  # of a bin, relative to white noise of unit variance
 
 
 class AutoencoderNet(nn.Module):
-    """Waves [N, channels, T] ↔ latents [N, latent_channels, T / samples_per_latent], in (−1, 1) without `pca`.
+    """Waves [N, channels, T] ↔ latents [N, latent_channels, T / samples_per_frame], in (−1, 1) without `pca`.
 
     With `pca`, the latents start as principal components of log-mels, and the U-Net learns what the best denoiser of Gaussian noise
     with their spectrum lacks.
@@ -158,7 +157,7 @@ class DiffusionCodecConfig(CodecConfig):
 
 
 @dataclass
-class DiffusionCodec(Saved):
+class DiffusionCodec(SavedWaveCodec):
     config = DiffusionCodecConfig
 
     params: AutoencoderParams
@@ -174,12 +173,8 @@ class DiffusionCodec(Saved):
         return self.spec.sample_rate
 
     @property
-    def samples_per_latent(self) -> int:
+    def samples_per_frame(self) -> int:
         return self.params.samples_per_latent
-
-    @property
-    def latent_rate(self) -> float:
-        return self.sample_rate / self.samples_per_latent
 
     @property
     def latent_channels(self) -> int:
@@ -187,7 +182,7 @@ class DiffusionCodec(Saved):
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
-        """Latents [N, latent_channels, T / samples_per_latent], scaled, of waves [N, channels, T]."""
+        """Latents [N, latent_channels, T / samples_per_frame], scaled, of waves [N, channels, T]."""
         return self.net.encoder(waves) * self.scaling_factor
 
     @torch.no_grad()
@@ -195,22 +190,19 @@ class DiffusionCodec(Saved):
         """Waves [N, channels, T] from scaled latents; all start from the same noise."""
         sampling = decoding or self.params.decoding
         latents = latents / self.scaling_factor
-        length = latents.shape[2] * self.samples_per_latent
+        length = latents.shape[2] * self.samples_per_frame
         noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(sampling.seed))
         start = noise.expand(len(latents), -1, -1).to(latents)
         net = on_unit_variance(partial(self.net, latents=latents), self.sigma_data)
         return sample(solvers.velocity(sampling.num_steps), net, scaled(start, self.sigma_data)).clamp(-1, 1)
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""
-        if num_samples % self.params.network.stride:
-            raise UserError(f"num_samples {num_samples} must be a multiple of {self.params.network.stride}, the network's stride")
+        """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_frame, 1], not scaled."""
+        whole = padded(waves, num_samples, self.params.network.stride)
         if num_samples <= self.spec.n_fft // 2:
             raise UserError(f"num_samples {num_samples} must be more than half of n_fft {self.spec.n_fft}")
-        padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
-        device = next(self.net.parameters()).device
         with torch.no_grad():
-            mean = self.net.encoder(torch.from_numpy(padded.astype(np.float32)).to(device))[..., None].float()
+            mean = self.net.encoder(whole.to(next(self.net.parameters()).device))[..., None].float()
         return torch.stack([mean, torch.full_like(mean, CERTAIN)], 1)
 
 
@@ -220,7 +212,7 @@ network = AutoencoderNet
 load = partial(restore_codec, DiffusionCodec, lambda saved, spec, channels: AutoencoderNet(saved.params, spec, channels))
 
 
-SHOWN, SCALING_CLIPS = 4, 64
+SHOWN = 4
 
 
 class AutoencoderModule(PathModule):
@@ -240,14 +232,10 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     if rate != spec.sample_rate:
         raise UserError(f"{clips} has {rate} Hz, but the autoencoder's mels have {spec.sample_rate}; make them agree")
 
-    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=len(wave)), weights.num_samples)
-
+    source_of = partial(crops_of, clips, ctx.scratch, len(wave), weights.num_samples)
     torch.manual_seed(weights.seed)
     net = AutoencoderNet(params, spec, len(wave))
     model = DiffusionCodec(params, spec, len(wave), net)
-    parameters, count = size(net), len(splits["train"])
-    terminal.say(f"{ctx.name}: {count} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     module = AutoencoderModule(net, weights, weights.steps)
     started_from = None
     if weights.start_from:
@@ -263,27 +251,8 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     if params.encoder.pca and not started_from:
         net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, held_out(splits, weights) or train, pick_device(params.hardware.accelerator))
-    fitted = fit_crops(
-        module,
-        source_of(train),
-        source_of,
-        splits,
-        params,
-        ctx,
-        lambda crops: draw,
-        item_seconds=weights.num_samples / rate,
-        started_from=started_from,
-    )
-    net.eval()
-    model.to(pick_device(params.hardware.accelerator))
-    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
-    facts = fitted.codec_facts(weights, started_from, len(train), parameters)
-    metrics = {
-        "parameters": parameters,
-        "scaling_factor": model.scaling_factor,
-        "latent_rate": model.latent_rate,
-        "latent_values_per_second": model.latent_rate * model.latent_channels,
-    }
+    fitted, facts = fit_codec(model, module, source_of, splits, params, ctx, draw, started_from)
+    metrics = {"parameters": size(net), "scaling_factor": model.scaling_factor, **model.metrics}
     return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
 
 

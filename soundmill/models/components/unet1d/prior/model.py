@@ -49,7 +49,7 @@ class LatentPrior(TrainedModel, ABC):
 
     params: PriorTrainParams
     net: UNet1d
-    codec: Any  # a `Codec` of latents [N, latent_channels, T / samples_per_latent], with these two and `digest`
+    codec: Any  # a `Codec` of latents [N, latent_channels, T / samples_per_frame], with these two and `digest`
     frames: int  # latents of a sound
 
     @abstractmethod
@@ -71,7 +71,7 @@ class LatentPrior(TrainedModel, ABC):
 
     @property
     def num_samples(self) -> int:
-        return self.frames * self.codec.samples_per_latent
+        return self.frames * self.codec.samples_per_frame
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → waves; a request without labels or caption is unconditional."""
@@ -167,7 +167,7 @@ def prepare(
         return known.told(Means(gather_posteriors([directory], clip_ids, ctx.scratch)), clip_ids)
 
     torch.manual_seed(params.seed)
-    frames = about.num_samples // codec.samples_per_latent
+    frames = about.num_samples // codec.samples_per_frame
     net = kind.build_net(params, codec.latent_channels, frames, len(known.labels))
     model = kind(params, net, codec, frames, **known.conditions)
     module = LatentModule(params, net, about.scaling_factor, known.steps)
