@@ -464,5 +464,4 @@ def _listed(cache: Path) -> list[Path]:
 
 
 def _list(cache: Path, places: Collection[Path]) -> None:
-    text = "".join(f"{path}\n" for path in places)
-    disk.write_atomically(cache / USERS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_text(cache / USERS, "".join(f"{path}\n" for path in places))

@@ -58,7 +58,7 @@ def end_last(path: Path) -> None:
                     if not (task_run.state and task_run.state.is_final()):
                         client.set_task_run_state(task_run.id, crashed, force=True)
                 client.set_flow_run_state(last, crashed, force=True)
-    disk.write_atomically(path, lambda file: file.write_text(runtime.flow_run.id or "", encoding="utf-8"))
+    disk.write_text(path, runtime.flow_run.id or "")
 
 
 class Lanes:

@@ -47,7 +47,7 @@ TOTAL_COLOR, SEED_COLOR, PAPER_COLOR, UNRANKED_COLOR = "#1c6dd0", "#8fb8ea", "#e
 def write(directory: Path, results: ResultsTable) -> None:
     """Write the table's files and `figure.png`; if the figure cannot be drawn, a line says so and there is none."""
     for name, content in results.files().items():
-        disk.write_atomically(directory / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        disk.write_text(directory / name, content)
     path = directory / FIGURE
     path.unlink(missing_ok=True)  # of earlier rows
     with report_failure(str(path)):

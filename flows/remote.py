@@ -45,7 +45,7 @@ def push(root: Path) -> Pushed:
         lacking = dvc.not_in_remote(place, TARGET)
         dvc.push(place, TARGET)
     (root / PUSHED).parent.mkdir(parents=True, exist_ok=True)
-    disk.write_atomically(root / PUSHED, lambda path: path.write_text(state, encoding="utf-8"))
+    disk.write_text(root / PUSHED, state)
     return Pushed(name, len(lacking), sum(sizes[path] for path in lacking), time.monotonic() - start)
 
 

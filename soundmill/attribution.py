@@ -164,8 +164,7 @@ def _line(value: str) -> str:
 
 
 def write(found: Iterable[Credit], path: Path) -> None:
-    content = text(found)
-    disk.write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    disk.write_text(path, text(found))
 
 
 def read(path: Path) -> list[Credit]:

@@ -1,6 +1,7 @@
 """Atomic file writes, synced to disk, and locks between processes."""
 
 import fcntl
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -61,6 +62,17 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
             temporary.unlink()
         raise
     return result
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, document: Any, **options: Any) -> None:
+    """Write a document as JSON, atomically: indented and sorted, if the `options` of json.dumps do not say otherwise."""
+    options = {"indent": 2, "sort_keys": True, "ensure_ascii": False, "allow_nan": False} | options
+    write_text(path, json.dumps(document, **options) + "\n")
 
 
 def private(path: str, flags: int) -> int:

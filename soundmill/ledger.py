@@ -35,8 +35,7 @@ def read(path: Path) -> Entries:
 
 
 def write(entries: Entries, path: Path) -> None:
-    text = HEADER + params.yaml_text({"forgotten": entries})
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_text(path, HEADER + params.yaml_text({"forgotten": entries}))
 
 
 def in_force(root: Path) -> Entries:

@@ -212,8 +212,7 @@ def _of_file(path: Path, read: Callable[[], T]) -> T:
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
-    text = yaml_text(document)
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_text(path, yaml_text(document))
 
 
 def yaml_text(document: dict[str, Any]) -> str:

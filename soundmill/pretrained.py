@@ -140,7 +140,7 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, s
     if sha256 and weights.pin[0] == "md5":
         confirmed = target.with_name(f"{target.name}.sha256")
         fetch(replace(weights, sha256=sha256), mirror, progress)
-        disk.write_atomically(confirmed, lambda temporary: temporary.write_text(f"{sha256}\n", encoding="utf-8"))
+        disk.write_text(confirmed, f"{sha256}\n")
         return target
     _check_is_pinned(weights)
     if target.is_file() and _digest(weights.pin[0], target) == weights.pin[1]:

@@ -289,12 +289,11 @@ def _record(ctx: Context, metrics: dict[str, Any], args: argparse.Namespace, cos
         if rows:
             terminal.say(f"{ctx.name}: {len(rows)} quarantined in total; see {args.quarantine}")
     if args.metrics:
-        text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-        disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        disk.write_json(args.metrics, metrics)
     # For the tracked run only: the metrics file has the same bytes as after a run without kept shards.
     damaged = {"damaged": len(ctx.damaged)} if ctx.damaged else {}
     ctx.tracking.log_metrics_tree({**metrics, **damaged, "cost": ctx.cost})
-    disk.write_atomically(cost, lambda path: path.write_text(json.dumps(ctx.cost), encoding="utf-8"))
+    disk.write_text(cost, json.dumps(ctx.cost))
 
 
 def _remove_stale(work: Path, kept: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.commands.project import Project, progress_bar, project_if_any, project_root, tables, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
@@ -141,13 +141,12 @@ def score_test(
 
     In a checkout the result is also logged to MLflow: one run per model, with the scores that it had when the test was made.
     """
-    from soundmill.evaluation import evaluator
     from soundmill.listening import answers, scoring
 
     test_key = answers.read_key(key)
     result = scoring.score(test_key, answers.read_all(files, test_key))
     if json:
-        evaluator.write_json(result, json)
+        disk.write_json(json, result)
     if home := project_if_any(project):
         _record(home, test_key, result)
     scoring.show(result)

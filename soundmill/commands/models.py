@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.commands.project import (
     Clips,
     Project,
@@ -76,7 +76,7 @@ def families(
         "`make run MODEL=FAMILY` trains one; `--sizes` counts their parameters, and `soundmill params scale=paper` chooses a scale."
     )
     if json:
-        registry.write_json(described, json)
+        disk.write_json(json, described, sort_keys=False, allow_nan=True)
 
 
 @app.command("import")
@@ -292,7 +292,6 @@ def prompts(
     Sounds for each prompt are classified by YAMNet: the share classified as asked, next to that with shuffled prompts. In a
     checkout whose test clips have such kinds of sounds, these clips, and these through the model's codec, show what can be reached.
     """
-    from soundmill.evaluation import evaluator
     from soundmill.prompts import following
 
     chosen = following.load_sets(sets or following.NAMES)
@@ -302,7 +301,7 @@ def prompts(
     real = clips if clips and clips.catalog.is_file() else None
     found = following.follow(directory, chosen, number, seed, home, settings or [], real, progress_bar)
     if json:
-        evaluator.write_json(found.document, json)
+        disk.write_json(json, found.document)
     following.show(found.document)
     if page:
         following.write_page(found, page)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.commands.project import Project, Root, Split, given, progress_bar, project_if_any, tables, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED
@@ -104,7 +104,7 @@ def evaluate(
     candidates = candidates or folders.about(generated).candidates
     evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:
-        evaluator.write_json(evaluation.metrics, json)
+        disk.write_json(json, evaluation.metrics)
     with report_failure("the table of scores"):
         evaluator.show(evaluation.metrics)
     if report:
@@ -141,7 +141,7 @@ def compare(
 
     comparison = evaluator.compare(scoring_setup(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
     if json:
-        evaluator.write_json(comparison, json)
+        disk.write_json(json, comparison)
     with report_failure("the table of differences"):
         evaluator.show_comparison(comparison, a, b)
 
@@ -233,7 +233,6 @@ def compare_spectrograms(
     itself, so look at mrstft, too. The default is all clips outside the test split, which is for final scores.
     """
     from soundmill import spectrograms
-    from soundmill.evaluation import evaluator
 
     base, griffin_lim, variant, probe_clips = _settings(root, family)
     specs = [spectrograms.parse_spec(text, base) for text in spec or ()] or spectrograms.around(base)
@@ -242,7 +241,7 @@ def compare_spectrograms(
     clip_ids = spectrograms.choose(where, split, number, seed)
     comparison = spectrograms.compare(setup, where, clip_ids, specs, griffin_lim, probe_clips)
     if json:
-        evaluator.write_json(comparison.document() | {"family": family, "split": split or "train, valid"}, json)
+        disk.write_json(json, comparison.document() | {"family": family, "split": split or "train, valid"})
     _show(comparison, f"{family}, {embedder}", base)
 
 

@@ -274,8 +274,7 @@ def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:
 
 def write_json(report: Report, path: Path) -> None:
     """Write the whole report, atomically."""
-    text = json.dumps(report.as_json(), ensure_ascii=False, indent=1)
-    _write(path, text + "\n")
+    _write(path, json.dumps(report.as_json(), ensure_ascii=False, indent=1) + "\n")
 
 
 def write_missing(report: Report, path: Path) -> int:
@@ -301,7 +300,7 @@ def check_outside(path: Path, places: list[Path | Bucket]) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        disk.write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a file that can be written") from None
 

@@ -1,7 +1,6 @@
 """Duplicates: pairs of clips with the same sound (by fingerprint or bytes) or the same seconds of a video."""
 
 import itertools
-import json
 import shutil
 import tempfile
 from collections import defaultdict
@@ -104,8 +103,7 @@ def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
 def write_json(pairs: list[Pair], path: Path) -> None:
     """Write a list of {a, b, score}; paths that are not UTF-8 stay escaped."""
     plain = [{"a": _unescaped(pair["a"]), "b": _unescaped(pair["b"]), "score": pair["score"]} for pair in pairs]
-    text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_json(path, plain, indent=1, sort_keys=False)
 
 
 def _unescaped(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soundmill import disk, hashing, terminal
+from soundmill import hashing, terminal
 from soundmill.audio import tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -184,11 +183,6 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
         + [f"{key} ranks no models: {why}." for key, why in scored.unranked.items()]
         + ([about_damaged(library.damaged)] if library.damaged else []),
     }
-
-
-def write_json(document: Mapping[str, Any], path: Path) -> None:
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _class_of(clip_id: str) -> str:

@@ -136,7 +136,7 @@ def write(
     with disk.exclusive(directory):  # of two tests written at once, the second finds the key of the first
         key.check_replaces(paths[1])
         disk.write_atomically(paths[1], key.write)
-        disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        disk.write_text(paths[0], text)
     return paths
 
 

@@ -91,7 +91,7 @@ def write(
         num_requests=len(order),
         remarks=[*_remarks(material, left_out), *faults],
     )
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_text(path, text)
     return Written(shown, left_out, faults)
 
 

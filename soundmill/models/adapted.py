@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundmill import disk, terminal
 from soundmill import params as strict
-from soundmill import terminal
-from soundmill.disk import write_atomically
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.training import checkpoint
@@ -127,8 +126,7 @@ def write(net: nn.Module, directory: Path, params: LoraParams, base: str, digest
     config = LoraConfig(**adapters.settings(params), base_model_name_or_path=base, revision=digest, inference_mode=True).to_dict()
     config["target_modules"] = sorted(params.targets)  # peft has a set, whose order differs between processes
     plain: dict[str, Any] = {key: value for key, value in config.items() if key not in ("runtime_config", "peft_version")}
-    text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
-    write_atomically(directory / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_json(directory / CONFIG, plain, ensure_ascii=True, allow_nan=True)
     known = {f"{adapters.PREFIX[:-1]}.{key}": value for key, value in plain.items()}
     metadata = {"lora_adapter_metadata": json.dumps(known, sort_keys=True)}  # diffusers' key
     checkpoint.write_weights(adapters.weights_of(net), directory / WEIGHTS, metadata)

@@ -73,7 +73,7 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
         raise UserError(f"{family}: its training steps could not be timed: {done.stderr.strip()}")
     timing = Timing(**strict.parse_json(done.stdout))
     with suppress(OSError):  # without the file, the next estimate takes half a minute longer
-        disk.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
+        disk.write_text(path, json.dumps(asdict(timing)))
     return timing
 
 

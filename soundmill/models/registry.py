@@ -4,14 +4,13 @@ A package is imported only when it is used; it defines a `FAMILY`.
 """
 
 import importlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, params, text
+from soundmill import params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -220,8 +219,3 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
         }
         for name in sorted(FAMILIES)
     }
-
-
-def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
-    document = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    disk.write_atomically(path, lambda temporary: temporary.write_text(document, encoding="utf-8"))

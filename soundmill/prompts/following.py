@@ -428,7 +428,7 @@ def write_page(found: Following, path: Path) -> None:
         sections=sections,
         faults=faults,
     )
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_text(path, text)
     for fault in faults:
         terminal.say(f"{path}: {fault}", error=True)
 

@@ -5,7 +5,6 @@ Families, vocoders, codecs and the tagger are all saved and loaded here. Loading
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,8 +58,7 @@ def save(
 
 
 def write_config(config: Mapping[str, Any], directory: Path, sort_keys: bool = True) -> None:
-    text = json.dumps(config, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n"
-    disk.write_atomically(directory / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_json(directory / CONFIG, config, sort_keys=sort_keys, allow_nan=True)
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
