@@ -15,6 +15,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ ROWS = 64  # each may repeat the longest text of the group, which is stored once
 MOST_UNPACKED = 64  # unpacked to packed size, beyond MAX_BYTES: recordings hardly compress, text ten or twenty times
 MAX_VALUES = 4 << 20  # of a column in a row group, or
 MOST_VALUES = 8  # to each byte: equal ones take less than a bit
+PAGE_HEAD_BYTES = 4096  # read at once of an object to see the sizes of a page
 _MARK = b"\0"
 NO_BYTES = ("empty", "no bytes in its cell")
 _DEEPEST = 64  # of values in a page's header; Thrift reads none that are deeper
@@ -209,7 +211,7 @@ def open_table(path: bytes) -> pq.ParquetFile:
             raise DecodeError("unreadable table", "its row groups have more or fewer rows than it")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
             raise DecodeError("unreadable table", "two columns have the same name")
-        _check_sizes(about, None if buckets.is_url(path) else file)
+        _check_sizes(about, path, file)
         return table
 
 
@@ -226,24 +228,28 @@ def tables_of(metadata: Mapping[bytes, bytes], reject: Callable[[bytes, str, str
                 yield from [name] * has_audio
 
 
-def _check_sizes(about: pq.FileMetaData, file: BinaryIO | None) -> None:
-    """DecodeError if a column would unpack to an implausible size, by its pages, or by its footer in a bucket (no `file`)."""
-    for group in range(about.num_row_groups):
-        row_group = about.row_group(group)
-        for number in range(row_group.num_columns):
-            column = row_group.column(number)
-            what = f"{column.path_in_schema} of row group {group}"
-            declared = column.total_uncompressed_size
-            packed, plain, values = column.total_compressed_size, declared, column.num_values
-            if file is not None:
-                with suppress(ValueError, OSError):  # damaged pages are reported where they are read
-                    packed, plain, values = extent(file, column)
-                if plain > max(declared, MAX_PLAIN_BYTES):
-                    raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
-            if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
-                raise DecodeError("too large", f"{what} unpacks from {packed} to {max(plain, declared)} bytes")
-            if max(values, column.num_values) > max(MAX_VALUES, MOST_VALUES * packed):
-                raise DecodeError("too large", f"{what} unpacks from {packed} bytes to {max(values, column.num_values)} values")
+def _check_sizes(about: pq.FileMetaData, path: bytes, file: BinaryIO) -> None:
+    """DecodeError if a column of the file at `path` would unpack to an implausible size, by its pages or by its footer."""
+    groups = [about.row_group(group) for group in range(about.num_row_groups)]
+    columns = [(number, group.column(index)) for number, group in enumerate(groups) for index in range(group.num_columns)]
+
+    def sizes(numbered: tuple[int, pq.ColumnChunkMetaData]) -> tuple[int, int, int]:
+        column = numbered[1]
+        with suppress(ValueError, OSError):  # damaged pages are reported where they are read
+            with buckets.open_file(path, PAGE_HEAD_BYTES) if buckets.is_url(path) else nullcontext(file) as pages:
+                return extent(pages, column)
+        return column.total_compressed_size, column.total_uncompressed_size, column.num_values
+
+    with ThreadPoolExecutor(buckets.AT_ONCE if buckets.is_url(path) else 1) as pool:
+        found = list(pool.map(sizes, columns))
+    for (group, column), (packed, plain, values) in zip(columns, found, strict=True):
+        what, declared = f"{column.path_in_schema} of row group {group}", column.total_uncompressed_size
+        if plain > max(declared, MAX_PLAIN_BYTES):
+            raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
+        if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
+            raise DecodeError("too large", f"{what} unpacks from {packed} to {max(plain, declared)} bytes")
+        if max(values, column.num_values) > max(MAX_VALUES, MOST_VALUES * packed):
+            raise DecodeError("too large", f"{what} unpacks from {packed} bytes to {max(values, column.num_values)} values")
 
 
 def audio_column(schema: pa.Schema) -> str | None:

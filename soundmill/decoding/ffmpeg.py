@@ -42,7 +42,7 @@ POLL_SECONDS = 0.05  # between checks of that size
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
 FRAMES_AT_ONCE = 8192  # passed between ffmpeg's threads; codec frames have about a thousand
 
-# Timestamps that jump ahead, by more than a jitter, make silence; other irregular ones do not change the sound.
+# Timestamps that jump ahead, by more than a jitter, make silence; other irregular ones do not change the sound. AVI has none.
 # Each is printed as a warning (24): its time and its length.
 # Registers: 0 silence so far, 1 samples before the last frame, 2 jumps back, 3 the jump from the last frame, 4 from the first.
 _SILENCE_IN_GAPS = (
@@ -143,7 +143,7 @@ def _options(demuxer: str | None, protocols: str) -> tuple[list[str], list[str]]
         "fflags": "+bitexact",
         "flags:a": "+bitexact",
         "c:a": "pcm_f32be",
-        "af": f"{_SILENCE_IN_GAPS},asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",
+        "af": f"{'anull' if demuxer == 'avi' else _SILENCE_IN_GAPS},asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",
         "f": "au",
         "threads": 1,
     }

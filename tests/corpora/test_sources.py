@@ -13,6 +13,7 @@ import pytest
 
 from soundmill import hashing, params, shards
 from soundmill.corpora import sources
+from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.decoding.decode import DecodeError
@@ -304,7 +305,8 @@ LONG = "x" * (5 << 20)
         ("label", {}, "values"),
     ],
 )
-def test_a_few_bytes_that_stand_for_more_than_memory_are_refused_before_they_are_unpacked(tmp_path, column, footer, problem):
+@pytest.mark.parametrize("where", ["a folder", "a bucket"])
+def test_a_few_bytes_that_stand_for_more_than_memory_are_refused_unread(tmp_path, request, column, footer, problem, where):
     table, rows = tmp_path / "a.parquet", 64
     columns = {
         "path": pa.array(["x"] * rows),
@@ -317,9 +319,10 @@ def test_a_few_bytes_that_stand_for_more_than_memory_are_refused_before_they_are
     pq.write_table(pa.table(written), table, compression="zstd")
     table.write_bytes(patched(table, **footer))
     assert table.stat().st_size < 100_000
+    root = tmp_path if where == "a folder" else Bucket(request.getfixturevalue("bucket").upload(tmp_path, f"bombs-{column}"))
     before = pa.total_allocated_bytes()
     try:
-        said = str(scan(tmp_path).rejected)
+        said = str(scan(root).rejected)
     except UserError as error:
         said = str(error)
     assert "a.parquet" in said and problem in said if problem else said == "[]"

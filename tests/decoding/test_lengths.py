@@ -302,21 +302,37 @@ def test_frames_of_a_codec_in_samples_are_refused_and_loud_sound_is_not(source, 
         ("x.mp4", "aac", True),
         ("x.ts", "mp2", True),
         ("x.flv", "aac", True),
+        ("x.3gp", "libopencore_amrnb", True),
+        ("x.avi", "mp3", True),
+        ("x.avi", "pcm_s16le", True),
+        ("x.avi", "aac", False),
+        ("x.ogv", "libvorbis", True),
         ("x.wma", "wmav2", False),
         ("x.wmv", "wmav2", True),
     ],
 )
 def test_a_gap_in_time_is_silence_or_named(tmp_path, name, codec, film):
-    """Refused in ASF, where nothing else tells of lost packets, and with Vorbis in Ogg, where its place in a page is unknown."""
-    picture = ["-f", "lavfi", "-i", "testsrc=d=6:s=64x64:r=10"] if film else []
+    """Refused in ASF, where nothing else tells of lost packets, in AVI, whose packets have no times, and with Vorbis in Ogg, where
+    its place in a page is unknown."""
+    rate = 8000 if name == "x.3gp" else 48_000
+    picture = ["-f", "lavfi", "-i", "testsrc=d=6:s=128x96:r=10"] if film else []
     gap = ["-af", "aselect='lt(t,2)+gte(t,4)'", "-c:a", codec]
-    ffmpeg("-f", "lavfi", "-i", "sine=440:r=48000:d=6", *picture, *gap, tmp_path / name)
-    if codec in ("wmav2", "libvorbis"):
+    ffmpeg("-f", "lavfi", "-i", f"sine=440:r={rate}:d=6", *picture, *gap, tmp_path / name)
+    if codec in ("wmav2", "libvorbis") or name == "x.avi":
         assert reason_of(tmp_path / name) == "gap"
         return
-    assert count(tmp_path / name) == pytest.approx(288_000, abs=2048)
+    assert count(tmp_path / name) == pytest.approx(6 * rate, abs=2048)
     wave = np.abs(whole(tmp_path / name)[1])
-    assert wave[110_000:185_000].max() < 1e-3 < 0.05 < min(wave[:90_000].max(), wave[200_000:270_000].max())
+    before, within, after = (wave[int(start * rate) : int(end * rate)].max() for start, end in ((0, 1.9), (2.3, 3.8), (4.2, 5.6)))
+    assert within < 1e-3 < 0.05 < min(before, after)
+
+
+@pytest.mark.parametrize("codec", ["mp3", "eac3", "libvorbis", "pcm_s16le"])
+@pytest.mark.parametrize("pictures", [["-fps_mode", "vfr", "-vf", "select='gt(random(0),0.4)'"], ["-r", "12"]])
+def test_the_sound_of_an_avi_is_whole_whatever_its_pictures_are(tmp_path, codec, pictures):
+    film = ["-f", "lavfi", "-i", "sine=440:r=48000:d=4", "-f", "lavfi", "-i", "testsrc=d=6:s=64x64:r=25"]
+    ffmpeg(*film, "-c:a", codec, *pictures, tmp_path / "x.avi")
+    assert count(tmp_path / "x.avi") == pytest.approx(192_000, abs=4096)
 
 
 def test_what_libmpg123_says_has_the_name_of_the_file(source, tmp_path, capfd):

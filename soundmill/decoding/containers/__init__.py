@@ -330,7 +330,7 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     forms: dict[bytes, bytes] = {}
     open_streams: set[int] = set()
     next_page: dict[int, int] = {}
-    times: _Times | None = None
+    times: dict[int, _Times | None] = {}
     pages = 0
     while position < size:
         pages += 1
@@ -361,12 +361,12 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
                 raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
             codecs.append(codec)
             open_streams.add(serial)
-            times = _times(codec, content) if len(codecs) == 1 else None
+            times[serial] = _times(codec, content)
         elif number != next_page.get(serial, number):
             raise DecodeError("corrupt", f"pages are missing before byte {position}")
         next_page[serial] = number + 1
-        if times and number > 1:  # after the header and tags
-            times.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
+        if number > 1 and (timed := times.get(serial)):  # after the header and tags
+            timed.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
         if flags & 4:
             open_streams.discard(serial)
         position = end
@@ -375,7 +375,8 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     # libsndfile fails if granule positions differ from the samples in packets. ffmpeg writes such streams for input with gaps or
     # overlaps, and decodes them.
     remark = "no end-of-stream flag: it may be cut short" if open_streams else ""
-    return Layout(sndfile=times is not None and times.agree, remark=remark, pieces=((0, position),))
+    sndfile = len(codecs) == 1 and all(timed and timed.agree for timed in times.values())
+    return Layout(sndfile=sndfile, remark=remark, pieces=((0, position),))
 
 
 def _times(codec: bytes, head: bytes) -> _Times | None:

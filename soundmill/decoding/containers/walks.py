@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import BinaryIO
 
 from soundmill.decoding.containers import layout
@@ -24,17 +25,31 @@ FOLLOWING = frozenset(
     "free info strg uuid kuki pakt umid edct".split()
 )
 AVI_PADDING = 4096  # zeros up to a sector or page
+AVI_JITTER = 0.2  # seconds by which packets, beside the longest, may come late
 
 
 def chunks(
-    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0, most: int = layout.MAX_CHUNKS
+    file: BinaryIO,
+    start: int,
+    size: int,
+    header: struct.Struct,
+    align: int,
+    counts_itself: int = 0,
+    most: int = layout.MAX_CHUNKS,
+    entered: bytes = b"",
 ) -> Iterator[tuple[bytes, int, int]]:
-    """(id, start of the data, its declared size) of IFF-like chunks, padded to `align`; a size counts `counts_itself` more."""
+    """(id, start of the data, its declared size) of IFF-like chunks, padded to `align`; a size counts `counts_itself` more.
+
+    Instead of the chunks `entered`, those in them.
+    """
     position = start
     for _ in range(most):
         if position + header.size > size:
             return
         name, declared = header.unpack(read(file, position, header.size))
+        if name == entered:
+            position += header.size + 4
+            continue
         declared -= counts_itself
         yield name, position + header.size, declared
         if declared < 0:
@@ -184,24 +199,53 @@ def walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    """Packets have no times: they last as long as their bytes or number say. So sound that lacks packets would move ahead."""
+    streams: dict[int, tuple[bytes, float, int]] = {}  # kind; seconds and bytes (0: a packet) of a unit
+    pictures = sound = counted = longest = 0.0  # seconds; `counted`: of sound, with empty packets
+    times: list[float] = []  # of each packet with sound
+    leads: list[float] = []  # by which pictures or empty packets are ahead of it
+    for part, inside, length in _avi_parts(file, size):
+        if part == b"strh":
+            kind, scale, rate, unit = struct.unpack("<4s16xII16xI", read(file, inside, 48).ljust(48, b"\0"))
+            first = all(kind != other for other, *_ in streams.values())
+            streams[len(streams)] = kind if first else b"", scale / max(rate, 1), unit
+        elif part[:2].isdigit() and part[2:] != b"pc":  # a palette
+            kind, seconds, unit = streams.get(int(part[:2]), (b"", 0.0, 0))
+            lasts = seconds * (length / unit if unit else 1)
+            longest = max(longest, lasts)
+            if kind == b"vids":
+                pictures += lasts
+            elif kind == b"auds":
+                if length:
+                    times.append(sound)
+                    leads.append(max(pictures, counted) - sound)
+                    sound += lasts
+                counted += lasts
+    leads.append(max(pictures, counted) - sound)
+    least = list(accumulate(reversed(leads), min))[::-1]  # from each packet on
+    steps = zip(accumulate(leads, max), least[1:], times[1:], strict=False)
+    gaps = [(after - before, at) for before, after, at in steps if after - before > longest + AVI_JITTER]
+    if 0 < len(gaps) <= max(1, len(times) // 10):  # if there are more, the header has wrong rates
+        raise DecodeError("gap", f"the packets leave {gaps[0][0]:.3f} s of sound out at {gaps[0][1]:.3f} s")
+    return Layout(sndfile=False, streamed=layout.is_unknown_size(int.from_bytes(read(file, 4, 4), "little")))
+
+
+def _avi_parts(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(id, start of the data, its declared size) of all chunks in lists, up to zeros."""
     header = struct.Struct("<4sI")
     for name, at, declared in chunks(file, 0, size, header, align=2):
         if name != b"RIFF":
             break
-        if layout.is_unknown_size(declared) and at + declared != size:
-            return Layout(sndfile=False, streamed=True)
-        if at + declared > size:
-            raise truncated(at + declared, size, "the RIFF chunk")
-        for part, inside, length in chunks(file, at + 4, at + declared, header, align=2):
-            if part == b"LIST" and read(file, inside, 4) == b"movi":
+        end = size if layout.is_unknown_size(declared) else at + declared
+        if end > size:
+            raise truncated(end, size, "the RIFF chunk")
+        for part, inside, length in chunks(file, at + 4, end, header, align=2, most=layout.MAX_FRAMES, entered=b"LIST"):
+            if part == b"\0\0\0\0":
                 # A preallocated, incomplete download has zeros at its end.
-                end = min(inside + length, at + declared)
-                for packet, data, _ in chunks(file, inside + 4, end, header, align=2, most=layout.MAX_FRAMES):
-                    if packet == b"\0\0\0\0":
-                        if (hole := layout.zeros_end(file, data, end) - data) > AVI_PADDING:
-                            raise DecodeError("corrupt", f"{hole} zeros where a packet should start, at byte {data - header.size}")
-                        break  # ffmpeg finds packets after a few zeros
-    return Layout(sndfile=False)
+                if (hole := layout.zeros_end(file, inside, end) - inside) > AVI_PADDING:
+                    raise DecodeError("corrupt", f"{hole} zeros where a packet should start, at byte {inside - header.size}")
+                return  # ffmpeg finds packets after a few zeros
+            yield part, inside, length
 
 
 FILLED_BYTES, FILLING = 4096, b"\0\xff \r\n\t"  # what tools leave at the end of a stream
