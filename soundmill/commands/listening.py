@@ -163,7 +163,7 @@ def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
         for model, facts in key.models.items() if result["questions"] else ():
             tags = {"listening_test": key.test, "family": facts.family or model}
             values = scoring.scores_of(key, result, model)
-            with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run) as nested:
+            with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run.id) as nested:
                 nested.log_metrics_tree({**facts.scores, **values})
                 if facts.weights:
                     nested.log_model_scores(facts.weights, facts.family, values)

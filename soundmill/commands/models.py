@@ -213,14 +213,14 @@ def generate(
     in the metadata that samplers read.
     """
     if asked:
-        from soundmill.play import making
+        from soundmill.play import checkpoints, making
 
         if others := given(context, ("asked", "checkpoint", "output", "project")):
             words = ", ".join(one.opts[-1] if one.param_type_name == "option" else "prompts" for one in others)
             raise UserError(f"--from {asked}: that request says what to make; leave out {words}")
         root = project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
-        terminal.say(making.repeat(asked, making.Found(directory.resolve(), root), output))
+        terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
         return
     loras = _shares(lora)
     if loras and checkpoint is None:

@@ -41,11 +41,13 @@ def play(
         # Read by Gradio when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(Path(place) / "uploads"), HF_HUB_OFFLINE="1")
         terminal.say("starting…")
-        from soundmill.play import making
+        from soundmill.play.checkpoints import Models, find
 
-        offered = making.find(root, [path.resolve() for path in checkpoints or []])
+        offered = find(root, [path.resolve() for path in checkpoints or []])
         from soundmill.play import page
 
-        served = page.serve(page.Play(root, offered, making.Models(models), Path(place)), host, port, password)
+        opened = page.Play(root, offered, Models(models), Path(place))
+        served = page.serve(opened, host, port, password)
+        opened.ready.start()
         terminal.say(f"open {served.local_url}")
         served.block_thread()

@@ -1,108 +1,32 @@
-"""The checkpoints of the page, what a person asks of them, kept sounds and votes. From a kept request a sound is made again, bit
-for bit."""
+"""What a person asks of a model, kept sounds and votes. From a kept request a sound is made again, bit for bit."""
+
+from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill import attribution, disk, hashing, params, terminal, tracking
+from soundmill import attribution, disk, hashing, params, tracking
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.listening import answers
-from soundmill.models import generation, transforming
-from soundmill.models.family import Model, can, family_of, is_checkpoint
+from soundmill.models.family import Model, can, family_of
 from soundmill.params import Probability, Seconds, Seed, StageParams
+from soundmill.play.checkpoints import Found
 from soundmill.training import checkpoint
+
+if TYPE_CHECKING:
+    from soundmill.models.generation import Loaded
 
 KEPT = Path("data/kept")
 VOTES = KEPT / "votes"
-QUESTION = "quality"  # of a vote
 STEPS = 5  # sounds of an interpolation
-SHOWN_SCORES = ("fad_tagger", "label_accuracy_tagger")
-Kind = Literal["generate", "reconstruct", "restyle", "inpaint", "continue", "interpolate", "upsample"]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint of the project at `root`, or another one on disk."""
-
-    directory: Path
-    root: Path
-
-    @property
-    def name(self) -> str:
-        """Its path in the project."""
-        inside = self.directory.is_relative_to(self.root)
-        return str(self.directory.relative_to(self.root) if inside else self.directory)
-
-    @property
-    def home(self) -> Path:
-        """The checkout that trained it, or the project."""
-        data = self.directory.parent.parent
-        return data.parent if data.name == "data" and (data.parent / "params.yaml").is_file() else self.root
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Those of the stage `evaluate`."""
-        path = self.home / "data" / "metrics" / "evaluate" / f"{self.directory.name}.json"
-        found = params.read_json(path, "`dvc repro`") if path.is_file() else {}
-        return {key: value for key, value in found.items() if isinstance(value, float)}
-
-    @property
-    def trained(self) -> float:
-        return (self.directory / checkpoint.CONFIG).stat().st_mtime
-
-    @property
-    def title(self) -> str:
-        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.trained))
-        shown = [f"{key} {value:.3g}" for key, value in self.scores.items() if key in SHOWN_SCORES]
-        return " · ".join([self.name, family_of(self.directory), day, *shown])
-
-
-def find(root: Path, named: Sequence[Path]) -> dict[str, Found]:
-    """The checkpoints of a project and its workspaces by name, the newest first; those that are `named` before all."""
-    first, own = [Found(path, root) for path in named if family_of(path)], []  # family_of: else a UserError
-    for path in [path for home in ("", f"{tracking.WORKSPACES}/*/") for path in root.glob(f"{home}data/models/*")]:
-        try:
-            if is_checkpoint(path) and Found(path, root).title:
-                own.append(Found(path, root))
-        except UserError as error:
-            terminal.say(f"left out: {error}", error=True)
-    found = {one.name: one for one in [*first, *sorted(own, key=lambda one: one.trained, reverse=True)]}
-    if not found:
-        raise UserError(f"{root}: no checkpoint to play with; train one with `make demo`, or name its directory")
-    return found
-
-
-class Models:
-    """At most `most` checkpoints in memory; the least recently used one leaves. One person's sound is made at a time."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.lock = threading.RLock()
-        self.loaded: OrderedDict[tuple[str, ...], generation.Loaded] = OrderedDict()
-
-    def load(self, found: Found) -> generation.Loaded:
-        """A checkpoint as it is on disk now; call it with the lock held."""
-        files = sorted(path for path in found.directory.rglob("*") if path.is_file())
-        key = (str(found.directory), *(f"{path} {(facts := path.stat()).st_mtime_ns} {facts.st_size}" for path in files))
-        if key not in self.loaded:
-            for old in [one for one in self.loaded if one[0] == key[0]]:
-                del self.loaded[old]
-            while len(self.loaded) >= self.most:
-                self.loaded.popitem(last=False)
-            self.loaded[key] = generation.read(found.directory)
-        self.loaded.move_to_end(key)
-        return self.loaded[key]
+Kind = Literal["generate", "restyle", "inpaint", "continue", "interpolate", "reconstruct", "transfer", "upsample"]
 
 
 class Asked(StageParams):
@@ -121,6 +45,7 @@ class Asked(StageParams):
     start: Seconds = Field(0.0, description="of the part that `inpaint` makes anew")
     stop: Seconds = 0.0
     seconds: Seconds = Field(1.0, description="that `continue` adds")
+    other_seed: Seed = Field(0, description="to which `interpolate` goes without recordings")
     number: int = Field(0, ge=0, lt=STEPS, description="of the sound, where a request makes several")
 
     @property
@@ -129,7 +54,7 @@ class Asked(StageParams):
         what = ", ".join([*self.prompts, *self.labels])
         return what or "unconditional" if self.kind == "generate" else f"{self.kind}: {what}".removesuffix(": ")
 
-    def but(self, **changes: Any) -> "Asked":
+    def but(self, **changes: Any) -> Asked:
         """The same request with other values; UserError if one is out of its range."""
         return params.changed(self, changes, "the request")
 
@@ -145,60 +70,82 @@ def read(wav: Path) -> Asked:
 
 def kinds_of(model: Model) -> list[Kind]:
     """What a model can be asked to do with a recording."""
+    from soundmill.models.components.rave.codec import RaveCodec
+
     sampling, transforms = type(model.params.sampling).model_fields, can(model, "transform")
     able: dict[Kind, bool] = {
-        "reconstruct": can(model, "reconstruct"),
         "restyle": transforms and "amount" in sampling,
         "inpaint": transforms and "keep" in sampling,
         "continue": transforms and "keep" in sampling,
-        "interpolate": can(model, "interpolate") and "amount" in sampling,
+        "interpolate": can(model, "interpolate"),
+        "reconstruct": can(model, "reconstruct"),
+        "transfer": isinstance(getattr(model, "codec", None), RaveCodec),
         "upsample": transforms and "factor" in type(model.params).model_fields,
     }
     return [kind for kind, is_able in able.items() if is_able]
 
 
-def make(asked: Asked, loaded: generation.Loaded, folder: Path, output: Path, home: Path) -> Path:
-    """Write the sound into `output`, and beside a changed one its input, `NAME-input.wav`; `folder` has the recordings."""
+def passes(asked: Asked, loaded: Loaded) -> int:
+    """About how often the net is called for a request."""
+    from soundmill.models.preparing import guided_passes
+
+    sampling = params.override(loaded.model.params.sampling, asked.settings, "sampling")
+    told = bool(asked.prompts or asked.labels)
+    return guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
+
+
+def make(asked: Asked, loaded: Loaded, folder: Path, output: Path, home: Path) -> list[Path]:
+    """Write the sounds into `output`, and beside a changed one its input, `NAME-input.wav`; `folder` has the recordings."""
+    from soundmill.models import generation, live, transforming
+
     settings = asked.settings
     if asked.kind == "generate":
-        return generation.generate_sounds(loaded, asked.prompts, 1, asked.seed, output, home, settings, labels=asked.labels)[0]
+        return generation.generate_sounds(loaded, asked.prompts, 1, asked.seed, output, home, settings, labels=asked.labels)
     sounds = {Path(name).stem: decode.open_sound(folder / name) for name in asked.recordings}
     prompting = transforming.Prompting([*asked.prompts, *asked.labels], asked.seed)
     noisy = [*settings, f"amount={asked.amount}"]
+    if asked.kind == "interpolate":
+        if len(sounds) == 1:
+            raise UserError("interpolate goes from one recording to a second one, or without any from one seed to another")
+        ends, both = (asked.seed, asked.seed if sounds else asked.other_seed), list(sounds.items())
+        told = noisy if sounds else settings
+        return transforming.interpolate(loaded, ends, both, STEPS, list(prompting.prompts), output, home, told)
+    if not sounds:
+        raise UserError(f"{asked.kind} changes a recording: drop one first")
     ((name, sound), *_) = sounds.items()
     match asked.kind:
         case "reconstruct":
-            paths = transforming.reconstruct(loaded, sounds, output, home, settings)
+            return transforming.reconstruct(loaded, sounds, output, home, settings)
+        case "transfer":
+            return transforming.transfer(live.Trained(loaded.model.codec, [], asked.seed), sounds, output, **loaded.facts)
         case "restyle":
-            paths = transforming.restyle(loaded, sounds, prompting, output, home, noisy)
+            return transforming.restyle(loaded, sounds, prompting, output, home, noisy)
         case "upsample":
-            paths = transforming.upsample(loaded, sounds, output, home, settings)
+            return transforming.upsample(loaded, sounds, output, home, settings)
         case "inpaint":
             ends = [(0.0, asked.start), (min(asked.stop, sound.seconds), sound.seconds)]
             kept = [(start, stop) for start, stop in ends if start < stop]
-            paths = transforming.inpaint(loaded, sounds, kept, prompting, output, home, settings)
-        case "continue":
-            longer = {name: sound.followed_by_silence(asked.seconds)}
-            paths = transforming.inpaint(loaded, longer, [(0.0, sound.seconds)], prompting, output, home, settings)
+            return transforming.inpaint(loaded, sounds, kept, prompting, output, home, settings)
         case _:
-            if len(sounds) != 2:
-                raise UserError("interpolate needs two recordings of different names: add the second one")
-            both, ends = list(sounds.items()), (asked.seed, asked.seed)
-            paths = transforming.interpolate(loaded, ends, both, STEPS, list(prompting.prompts), output, home, noisy)
-    return paths[asked.number]
+            longer = {name: sound.followed_by_silence(asked.seconds)}
+            return transforming.inpaint(loaded, longer, [(0.0, sound.seconds)], prompting, output, home, settings)
 
 
 def repeat(path: Path, found: Found, output: Path) -> Path:
     """Make the sound of a kept request again; UserError if the checkpoint is another one now."""
+    from soundmill.models import generation
+
     asked, loaded = read(path), generation.read(found.directory)
     if (digest := loaded.facts["checkpoint"]) != asked.digest:
         raise UserError(f"{found.name}: another checkpoint ({digest[:12]}…) than made this sound ({asked.digest[:12]}…)")
-    return make(asked, loaded, path.parent, output, found.home)
+    return make(asked, loaded, path.parent, output, found.home)[asked.number]
 
 
-def keep(wav: Path, found: Found, home: Path) -> Path:
-    """Copy a sound of a session, its request and its recordings to data/kept, and record it in MLflow; once, however often it is
-    called."""
+def keep(wav: Path, found: Found, home: Path, versions: Sequence[tracking.RegisteredModel] = ()) -> Path:
+    """Copy a sound of a session, its request and its recordings to data/kept; once, however often it is called.
+
+    MLflow gets a run with them, below the run that trained the checkpoint, if that is one of the registry's `versions`.
+    """
     asked, folder = read(wav), home / KEPT
     name = f"{wav.stem.partition('-')[2]}-{hashing.tree_digest(wav)[:8]}"  # without its number in the session
     target = folder / f"{name}.wav"
@@ -214,7 +161,8 @@ def keep(wav: Path, found: Found, home: Path) -> Path:
     asked.but(recordings=recordings).write(target.with_suffix(".json"))
     disk.write_atomically(target, lambda temporary: shutil.copyfile(wav, temporary))
     tags = {"family": family, "checkpoint": asked.digest, "model_digest": weights, "words": asked.words}
-    with tracking.result_run(home, f"kept {name}", "play", tags) as run:
+    parent = next((version.tags.get(tracking.JOURNAL) for version in versions if version.digest == weights), None)
+    with tracking.result_run(home, f"kept {name}", "play", tags, parent) as run:
         run.log_params(asked.model_dump())
         run.log_file(target, "kept")
         run.log_file(target.with_suffix(".json"), "kept")
@@ -247,32 +195,35 @@ def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
 
-def vote(home: Path, shown: tuple[Found, Found], answer: str) -> Path:
-    """Store which of two sounds, in the order in which they were heard, is better; returns the answers' file.
+def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[str, str]) -> Path:
+    """Store the answers by question about two sounds, in the order in which they were heard; None is a real recording.
 
-    Each pair of checkpoints has a comparison, as `soundmill listening-test score` reads it, of one rater and one more request.
+    Returns the file of answers. Each pair of checkpoints has a comparison of its own for each set of questions, as `soundmill
+    listening-test score` reads it, of one rater and one more request.
     """
-    digests = {one.name: hashing.model_digest(one.directory) for one in sorted(shown, key=lambda one: one.name)}
+    digests = {one.name: hashing.model_digest(one.directory) for one in sorted(filter(None, shown), key=lambda one: one.name)}
     models = {
         one.name: answers.KeyedModel(family=family_of(one.directory), weights=digests[one.name], scores=one.scores, of={})
         for one in shown
+        if one
     }
-    test = hashing.digest(list(digests.values()))[:12]
+    test = hashing.digest(list(given), list(digests.values()))[:12]
     folder = home / VOTES / test
     with disk.exclusive(folder):
         path, key_path = folder / f"answers-{test}-1.json", folder / "key.json"
-        sounds, trials, given = {}, [], []
+        sounds, trials, earlier = {}, [], []
         if key_path.is_file():
-            earlier = answers.read_key(key_path)
-            sounds, trials = dict(earlier.sounds), list(earlier.orders[0])
-            given = params.read_json(path, "restore it beside its key.json")["answers"]
+            key = answers.read_key(key_path)
+            sounds, trials = dict(key.sounds), list(key.orders[0])
+            earlier = params.read_json(path, "restore it beside its key.json")["answers"]
         trial = [f"s{2 * len(trials) + place:05d}" for place in (1, 2)]
         for sound, found in zip(trial, shown, strict=True):
-            sounds[sound] = answers.KeyedSound(system=found.name, request=f"vote-{len(trials) + 1:04d}")
+            system = found.name if found else answers.REAL
+            sounds[sound] = answers.KeyedSound(system=system, request=f"vote-{len(trials) + 1:04d}")
         key = answers.Key(
             format=1,
             test=test,
-            questions=[QUESTION],
+            questions=list(given),
             scale=5,
             compare=True,
             seed=0,
@@ -280,7 +231,7 @@ def vote(home: Path, shown: tuple[Found, Found], answer: str) -> Path:
             orders=[[*trials, trial]],
             models=models,
         )
-        document = {"format": 1, "test": test, "rater": 1, "answers": [*given, {"sounds": trial, QUESTION: answer}]}
+        document = {"format": 1, "test": test, "rater": 1, "answers": [*earlier, {"sounds": trial, **given}]}
         disk.write_atomically(key_path, key.write)
         disk.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document) + "\n", encoding="utf-8"))
     return path

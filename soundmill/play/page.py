@@ -2,6 +2,7 @@
 
 import hmac
 import html
+import json
 import random
 import re
 import shutil
@@ -10,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,27 +24,35 @@ import numpy as np
 import soundfile
 from fastapi import Depends, HTTPException, Request
 
-from soundmill import hashing, page, params
+from soundmill import hashing, page, params, terminal, tracking
 from soundmill.audio import tags
-from soundmill.audio.pieces import Sound as Recording
 from soundmill.decoding import decode
 from soundmill.errors import UserError, reason
-from soundmill.listening.answers import FIRST, SAME, SECOND
-from soundmill.listening.side_by_side import match_loudness
-from soundmill.models.preparing import guided_passes
+from soundmill.listening.answers import FIRST, REAL, SAME, SECOND
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Section, Sound, draw_section
-from soundmill.play import making
-from soundmill.play.making import Asked, Found, Models
+from soundmill.play import checkpoints, making
+from soundmill.play.checkpoints import Found, Models
+from soundmill.play.making import Asked
 
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 24  # sounds of a session, or kept ones, on the page
 MAX_COUNT = 20  # sounds of one press
 ANSWERED = 100  # sounds made through the API that stay
-LARGEST_SEED = 2**31 - 1  # that the die draws
 PROGRESS = gr.Progress()
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
+PRIVATE = {"api_visibility": "private"}
 ANSWERS = {"1": FIRST, "same": SAME, "2": SECOND}
-VOTES = [("vote", "1 is better", "1"), ("vote", "no difference", "same"), ("vote", "2 is better", "2")]
+QUESTIONS = ("quality", "relevance")  # of a vote; the second one if something was asked for
+REAL_ONE = ("a real recording", REAL)
+KINDS = {  # of change, and the fields that only some of them read
+    "restyle": ("restyle: as this model would make it", "amount"),
+    "inpaint": ("inpaint: make the marked part anew", "start", "stop"),
+    "continue": ("continue after the end", "seconds"),
+    "interpolate": ("interpolate: between two recordings, or two seeds", "amount", "second", "other_seed"),
+    "reconstruct": ("reconstruct: what the model's codec keeps",),
+    "transfer": ("transfer: into the timbre of the model's codec",),
+    "upsample": ("upsample: add the high band",),
+}
 
 
 class Stopped(Exception):
@@ -58,6 +67,20 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)  # of the work that began last
     uploads: set[Path] = field(default_factory=set)
     took: dict[str, float] = field(default_factory=dict)  # seconds, by the name of a sound
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """A blind comparison: two systems in the order in which they are heard; questions by name, and the answers so far."""
+
+    systems: list[str]
+    article: str
+    questions: dict[str, str]
+    given: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> list[str]:
+        return [name for name in self.questions if name not in self.given]
 
 
 @contextmanager
@@ -82,6 +105,18 @@ class Play:
         self.folders.mkdir(parents=True)
         self.sessions: dict[str, Session] = {}
         self.answered: deque[Path] = deque()
+        self.versions: list[tracking.RegisteredModel] = []
+        self.ready = threading.Thread(target=self._get_ready, daemon=True)
+
+    def _get_ready(self) -> None:
+        """Load the first checkpoint, and ask the registry for more."""
+        try:
+            with self.models.lock:
+                self.models.load(next(iter(self.found.values())))
+            self.versions = tracking.registered_models(self.root)
+            self.found |= checkpoints.of_registry(self.found, self.versions, self.root)
+        except UserError as error:
+            terminal.say(error, error=True)
 
     def session(self, request: gr.Request) -> Session:
         if request.session_hash not in self.sessions:
@@ -104,14 +139,23 @@ class Play:
         session = self.sessions[request.session_hash] = replace(self.session(request), stop=threading.Event())
         return session
 
+    def offer(self) -> list[Any]:
+        """The choices of checkpoints, when those of the registry are known."""
+        if self.ready.ident:
+            self.ready.join()
+        return [gr.update(choices=self.choices), gr.update(choices=[*self.choices, REAL_ONE])]
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        return [(found.title, name) for name, found in self.found.items()]
+
     def choose(self, name: str) -> list[Any]:
-        """The fields that a checkpoint has: labels, prompt, steps, guidance, sampler, seconds, kinds of change."""
+        """The fields that a checkpoint has: labels, prompt, steps, guidance, sampler, seconds, kinds; and how it plays live."""
         with as_sentences(), self.models.lock:
             model = self.models.load(self._found(name)).model
-            sampling, fields = model.params.sampling, type(model.params.sampling).model_fields
+            sampling, fields, kinds = model.params.sampling, type(model.params.sampling).model_fields, making.kinds_of(model)
             key = "solver" if "solver" in fields else "sampler"
             samplers = [(value, f"{key}={value}") for value in get_args(fields[key].annotation)] if key in fields else []
-            kinds = making.kinds_of(model)
 
             def trained(key: str) -> Any:
                 return gr.update(visible=key in fields, value=None, info=f"as trained: {getattr(sampling, key, None)}")
@@ -119,65 +163,73 @@ class Play:
             return [
                 gr.update(choices=list(model.labels), value=[], visible=bool(model.labels)),
                 gr.update(visible=model.condition == "caption"),
-                trained("num_steps"),
-                trained("guidance_scale"),
+                *(trained(key) for key in ("num_steps", "guidance_scale")),
                 gr.update(choices=samplers, value=None, visible=bool(samplers)),
                 trained("seconds"),
-                gr.update(choices=kinds, value=kinds[0] if kinds else None),
+                gr.update(choices=[(KINDS[kind][0], kind) for kind in kinds], value=kinds[0] if kinds else None),
+                page.render(__package__, "live.html", name=name, plays="transfer" in kinds),
             ]
 
-    def make(
-        self, name, labels, prompt, seed, count, steps, guidance, sampler, seconds, more, request: gr.Request, progress=PROGRESS
-    ):
+    def examples(self, name: str, labels: list[str]) -> str:
+        """A real recording of each chosen label."""
+        from soundmill.play import real
+
+        if not labels:
+            return ""
+        with as_sentences():
+            ids = {f"a real {label}": real.fitting(self._found(name), label, 0) for label in labels}
+            return _drawn("", "", real.sounds(self._found(name), ids))
+
+    def make(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """Sounds of successive seeds, each shown when it is made."""
-        values = {"num_steps": steps, "guidance_scale": guidance, "seconds": seconds}
-        settings = [f"{key}={value}" for key, value in values.items() if value is not None]
-        settings += [*([sampler] if sampler else []), *(more or "").split()]
-        asked = {"checkpoint": name, "prompts": _words(prompt), "labels": labels or [], "settings": settings}
-        yield from self._each(asked, seed, count, request, progress)
+        asked = _by_name(given)
+        settings = [f"{key}={asked[key]}" for key in ("num_steps", "guidance_scale", "seconds") if asked[key] is not None]
+        settings += [*filter(None, [asked["sampler"]]), *(asked["settings"] or "").split()]
+        asked |= {"prompts": _words(asked["prompt"]), "settings": settings}
+        yield from self._each(_successive(asked, ["checkpoint", "labels", "prompts", "settings"]), request, progress)
 
     def again(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A sound of the session with the next seed."""
         with as_sentences():
             asked = making.read(self._named(event.name, request))
-        yield from self._each(asked.model_dump(), asked.seed + 1, 1, request, progress)
+            values = asked.but(seed=asked.seed + 1).model_dump()
+        yield from self._each([values], request, progress)
 
-    def change(
-        self, name, kind, recording, second, words, amount, start, stop, added, seed, count, request: gr.Request, progress=PROGRESS
-    ):
-        """A recording changed with successive seeds."""
+    def change(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
+        """A recording changed with successive seeds, or the sounds between two recordings or seeds."""
+        asked = _by_name(given)
         with as_sentences():
-            if not kind:
-                raise UserError("this checkpoint cannot change a recording; choose another one")
-            if not recording or (kind == "interpolate" and not second):
-                raise UserError("drop a recording first" if not recording else "interpolate: drop a second recording")
+            if not (kind := asked["kind"]):
+                raise UserError("this model cannot change a recording; choose another one")
             session = self.session(request)
-            uploads = [Path(path) for path in (recording, second if kind == "interpolate" else None) if path]
+            uploads = [Path(asked[key]) for key in ("recording", *KINDS[kind][1:]) if key in ("recording", "second") and asked[key]]
             session.uploads.update(uploads)
-            kept = [f"{hashing.tree_digest(path)[:12]}-{number}{path.suffix[:8]}" for number, path in enumerate(uploads, 1)]
-            for path, target in zip(uploads, kept, strict=True):
+            asked["recordings"] = [
+                f"{number}-{hashing.tree_digest(path)[:12]}{path.suffix[:8]}" for number, path in enumerate(uploads)
+            ]
+            for path, target in zip(uploads, asked["recordings"], strict=True):
                 shutil.copyfile(path, session.folder / target)
-        times = {"start": float(start or 0), "stop": float(stop or 0), "seconds": float(added or 0)}
-        asked = {"kind": kind, "checkpoint": name, "prompts": _words(words), "recordings": kept, "amount": float(amount), **times}
-        asked["number"] = making.STEPS // 2 if kind == "interpolate" else 0
-        yield from self._each(asked, seed, count, request, progress)
+        asked |= {"prompts": _words(asked["words"]), "count": 1 if kind == "interpolate" else asked["count"]}
+        keys = ["checkpoint", "kind", "prompts", "recordings", "amount", "start", "stop", "seconds", "other_seed"]
+        yield from self._each(_successive(asked, keys), request, progress)
 
-    def _each(self, asked: dict[str, Any], seed: Any, count: Any, request: gr.Request, progress: gr.Progress) -> Iterator[str]:
+    def _each(self, requests: Iterable[dict[str, Any]], request: gr.Request, progress: gr.Progress) -> Iterator[str]:
         session = self.begin(request)
         with as_sentences():
-            for number in range(min(int(count or 1), MAX_COUNT)):
-                self.sound({**asked, "seed": int(seed or 0) + number}, session, progress)
+            for values in requests:
+                self.sounds(values, session, progress)
                 yield self.made(request)
 
-    def sound(self, values: dict[str, Any], session: Session, progress: Callable[..., Any] = lambda *told, **more: None) -> Path:
-        """Make one sound into the session's folder; values that no request can have are a UserError."""
+    def sounds(self, values: dict[str, Any], session: Session, progress: Callable = lambda *told, **more: None) -> list[Path]:
+        """Make what is asked for into the session's folder: one sound, except by `interpolate` without a `number`.
+
+        Values that no request can have are a UserError.
+        """
         asked = params.parse(Asked, values, "request")
-        found, stop, passes, started = self._found(asked.checkpoint), session.stop, 0, time.monotonic()
+        found, stop, started, passes, paths = self._found(asked.checkpoint), session.stop, time.monotonic(), 0, []
         with self.models.lock, tempfile.TemporaryDirectory(dir=self.scratch) as place:
             loaded = self.models.load(found)
-            sampling = params.override(loaded.model.params.sampling, asked.settings, "sampling")
-            told = bool(asked.prompts or asked.labels)
-            expected = guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
+            expected = making.passes(asked, loaded)
 
             def step(*inputs: Any) -> None:
                 nonlocal passes
@@ -191,27 +243,41 @@ class Play:
                 made = making.make(asked, loaded, session.folder, Path(place), found.home)
             finally:
                 handle.remove()
-            stem = re.sub(r"-\d{3}$", "", made.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
-            target = session.folder / f"{len(session.took) + 1:03d}-{stem}.wav"
-            if (given := making.input_of(made)).is_file():
-                shutil.move(given, making.input_of(target))
-            asked.but(digest=loaded.facts["checkpoint"]).write(target.with_suffix(".json"))
-            shutil.move(made, target)
-            session.took[target.stem] = time.monotonic() - started
-        return target
+            for number in [asked.number] if "number" in values else range(len(made)):
+                path = made[number]
+                stem = re.sub(r"-\d{3}$", "", path.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
+                target = session.folder / f"{len(session.took) + 1:03d}-{stem}.wav"
+                if (given := making.input_of(path)).is_file():
+                    shutil.move(given, making.input_of(target))
+                asked.but(digest=loaded.facts["checkpoint"], number=number).write(target.with_suffix(".json"))
+                paths.append(shutil.move(path, target))
+                session.took[target.stem] = time.monotonic() - started
+        return paths
 
     def made(self, request: gr.Request) -> str:
         """The session's sounds, the newest first."""
         session, cards = self.session(request), []
         for name in reversed(list(session.took)[-SHOWN:]):
             card = _card_of(session.folder / f"{name}.wav", f"made in {session.took[name]:.1f} s")
-            cards.append(card | {"actions": [("again", "Again with the next seed", name), ("keep", "Keep", name)]})
+            cards.append(card | {"name": name})
         return _cards(cards, "The sounds that you make appear here.")
+
+    def nearest(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> str:
+        """The training clip nearest to a sound of the session, beside it."""
+        from soundmill.play import real
+
+        with as_sentences():
+            path = self._named(event.name, request)
+            progress(0, desc="comparing with the training clips; the first time takes longest")
+            asked = making.read(path)
+            verdict, near = real.nearest(path, self._found(asked.checkpoint))
+            article = _drawn("", asked.words, [_read("this sound", path), *near])
+        return _cards([{"article": article, "facts": [verdict]}])
 
     def keep(self, event: gr.EventData, request: gr.Request) -> str:
         with as_sentences():
             path = self._named(event.name, request)
-            kept = making.keep(path, self._found(making.read(path).checkpoint), self.root)
+            kept = making.keep(path, self._found(making.read(path).checkpoint), self.root, self.versions)
             gr.Info(f"kept as {kept.relative_to(self.root)}")
         return self.board()
 
@@ -225,30 +291,45 @@ class Play:
         with as_sentences():
             return str(making.export(self.root, self.found, self.session(request).folder))
 
-    def compare(self, one, other, words, seed, blind, request: gr.Request, progress=PROGRESS) -> tuple[Any, Any]:
-        """One request to two checkpoints; blind: in an order that the vote shows. Returns the sounds, and this order with them."""
+    def compare(self, systems, words, seed, blind, request: gr.Request, progress=PROGRESS) -> tuple[Any, Any]:
+        """One request to several checkpoints, and a real recording; blind: to two of them, drawn by lot, in a random order."""
+        from soundmill.listening.blind import questions
+        from soundmill.play import real
+
         with as_sentences():
-            if one == other:
-                raise UserError("choose two different checkpoints")
-            names, session = [one, other], self.begin(request)
-            if blind:
-                random.SystemRandom().shuffle(names)
-            asked = {"prompts": _words(words), "seed": int(seed or 0)}
-            paths = [self.sound({**asked, "checkpoint": name}, session, progress) for name in names]
-            roles = tuple(zip(["1", "2"] if blind else names, paths, strict=True))
-            card = _card("", making.read(paths[0]).words, roles, [f"seed {asked['seed']}"])
-            return _cards([card | ({"actions": VOTES} if blind else {})]), (names, card) if blind else None
+            if len(systems) < 2:
+                raise UserError("choose two or more")
+            session, seed, text, sounds = self.begin(request), int(seed or 0), (words or "").strip(), []
+            heard = random.SystemRandom().sample(systems, 2) if blind else systems
+            for number, name in enumerate(heard, 1):
+                role = str(number) if blind else dict(map(reversed, [*self.choices, REAL_ONE])).get(name, name)
+                if name == REAL:
+                    found = self._found(next(one for one in systems if one != REAL))
+                    sounds += real.sounds(found, {role: real.fitting(found, text, seed)})
+                else:
+                    asked = {"checkpoint": name, "prompts": _words(text), "seed": seed}
+                    sounds.append(_read(role, self.sounds(asked, session, progress)[0]))
+            asks = {name: questions()[name].compare for name in QUESTIONS[: 2 if text else 1]} if blind else {}
+            ballot = Ballot(heard, _drawn("", text or "unconditional", sounds), asks)
+            return self._shown(ballot, [f"seed {seed}"]), ballot if blind else None
         return gr.skip(), None
 
-    def vote(self, event: gr.EventData, pair: tuple[list[str], dict[str, Any]] | None) -> tuple[str, None]:
-        """Store which sound is better, and tell which is which."""
+    def vote(self, event: gr.EventData, ballot: Ballot | None) -> tuple[str, Ballot | None]:
+        """Take the answer to a question; after the last one, store all and tell which is which."""
         with as_sentences():
-            if not pair or event.name not in ANSWERS:
+            if not ballot or event.name not in ANSWERS:
                 raise UserError("this comparison has its vote; make another one")
-            names, card = pair
-            path = making.vote(self.root, (self._found(names[0]), self._found(names[1])), ANSWERS[event.name])
-            facts = [f"1 was {names[0]}", f"2 was {names[1]}", f"stored in {path.relative_to(self.root)}"]
-        return _cards([card | {"facts": facts}]), None
+            ballot = replace(ballot, given={**ballot.given, ballot.left[0]: ANSWERS[event.name]})
+            if ballot.left:
+                return self._shown(ballot), ballot
+            one, two = (None if name == REAL else self._found(name) for name in ballot.systems)
+            path = making.vote(self.root, (one, two), ballot.given)
+            named = [f"{number} was {found.title if found else REAL_ONE[0]}" for number, found in enumerate((one, two), 1)]
+            return self._shown(ballot, [*named, f"stored in {path.relative_to(self.root)}"]), None
+
+    def _shown(self, ballot: Ballot, facts: Sequence[str] = ()) -> str:
+        asked = [ballot.questions[name] for name in ballot.left[:1]]
+        return _cards([{"article": ballot.article, "facts": asked or facts, "votes": bool(asked)}])
 
     def original(self, recording: str | None, request: gr.Request) -> str:
         """The dropped recording, on whose picture a part can be marked."""
@@ -256,9 +337,14 @@ class Play:
             return ""
         with as_sentences():
             self.session(request).uploads.add(Path(recording))
-            sound = decode.open_sound(Path(recording))
-            text = f"{sound.seconds:.2f} s, {sound.sample_rate} Hz, {sound.channels} channels"
-            return f"<div data-marks>{_drawn('', text, [_beginning(sound)])}</div>"
+            sound, blocks = decode.open_sound(Path(recording)), []
+            for block in sound.blocks():
+                blocks.append(block)
+                if sum(map(len, blocks)) >= LONGEST_SECONDS * sound.sample_rate:  # as much as the page shows
+                    break
+            text = f"{sound.seconds:.2f} s, {sound.sample_rate} Hz, {sound.channels} channels; drag over the picture to mark a part"
+            drawn = _drawn("", text, [Sound("recording", np.concatenate(blocks).T, sound.sample_rate)])
+            return f"<div data-marks>{drawn}</div>"
 
     def answer(self, model: str, words: list[str], seed: int, settings: list[str]) -> dict[str, Any]:
         """Make one sound; `file` is where GET /gradio_api/file=… has the WAV until a hundred more are made."""
@@ -267,7 +353,7 @@ class Play:
             self.answered.append(session.folder)
             if len(self.answered) > ANSWERED:
                 shutil.rmtree(self.answered.popleft(), ignore_errors=True)
-            path = self.sound({"checkpoint": model, "prompts": words, "seed": seed, "settings": settings}, session)
+            (path,) = self.sounds({"checkpoint": model, "prompts": words, "seed": seed, "settings": settings}, session)
             return {"file": str(path), "request": making.read(path).model_dump()}
 
     def _found(self, name: str) -> Found:
@@ -283,41 +369,39 @@ class Play:
         return session.folder / f"{name}.wav"
 
 
-def _card_of(path: Path, *facts: str) -> dict[str, Any]:
-    """The card of a sound; that of a changed one has its input too, equally loud."""
+def _by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
+    return {component.elem_id.rpartition("-")[2]: value for component, value in given.items()}
+
+
+def _successive(asked: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Requests with these fields, where they are not empty, and one seed after another."""
+    told = {key: asked[key] for key in keys if asked[key] is not None}
+    return [{**told, "seed": int(asked["seed"] or 0) + step} for step in range(min(int(asked["count"] or 1), MAX_COUNT))]
+
+
+def _read(role: str, path: Path) -> Sound:
+    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return Sound(role, wave.T, rate, made_by=tags.read(path))
+
+
+@lru_cache(maxsize=2 * SHOWN)  # the sound at a path does not change
+def _article_of(path: Path) -> str:
+    """A sound and, if it was changed, its input, equally loud."""
     asked, given = making.read(path), making.input_of(path)
-    roles = ((asked.kind, path), *([("input", given)] if given.is_file() else []))
-    told = [asked.checkpoint, f"seed {asked.seed}", *asked.settings, *facts]
-    return _card(path.stem, asked.words, roles, told) | {"wav": str(path)}
+    return _drawn(path.stem, asked.words, [_read(asked.kind, path), *([_read("input", given)] if given.is_file() else [])])
 
 
-@lru_cache(maxsize=2 * SHOWN)
-def _drawn_files(name: str, title: str, roles: tuple[tuple[str, Path], ...], changed: int) -> str:
-    sounds = []
-    for role, path in roles:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        sounds.append(Sound(role, wave.T, rate, made_by=tags.read(path)))
-    return _drawn(name, title, match_loudness(sounds) if len(sounds) > 1 else sounds)
+def _card_of(path: Path, *more: str) -> dict[str, Any]:
+    asked = making.read(path)
+    facts = [asked.checkpoint, f"seed {asked.seed}", *asked.settings, *more]
+    return {"article": _article_of(path), "facts": facts, "wav": str(path)}
 
 
-def _card(name: str, title: str, roles: tuple[tuple[str, Path], ...], facts: list[str]) -> dict[str, Any]:
-    article = _drawn_files(name, title, roles, max(path.stat().st_mtime_ns for _, path in roles))
-    return {"article": article, "facts": facts, "actions": [], "wav": ""}
+def _drawn(name: str, title: str, sounds: Sequence[Sound]) -> str:
+    from soundmill.listening.side_by_side import match_loudness
 
-
-def _drawn(name: str, title: str, sounds: Sequence[Sound | None]) -> str:
-    return draw_section(Section("", "", (Card(name, title, "", tuple(sounds)),)), [])["articles"][0]
-
-
-def _beginning(sound: Recording) -> Sound:
-    """As much of a recording as the page shows."""
-    blocks, length = [], 0
-    for block in sound.blocks():
-        blocks.append(block)
-        length += len(block)
-        if length >= LONGEST_SECONDS * sound.sample_rate:
-            break
-    return Sound("recording", np.concatenate(blocks).T, sound.sample_rate)
+    matched = match_loudness(sounds) if len(sounds) > 1 else sounds
+    return draw_section(Section("", "", (Card(name, title, "", tuple(matched)),)), [])["articles"][0]
 
 
 def _cards(cards: list[dict[str, Any]], none: str = "") -> str:
@@ -335,7 +419,7 @@ def _marked(event: gr.EventData) -> tuple[float, float]:
 def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
     """Refuses what a page of another site sends; with `names`, also what is sent to a name that its owner lets mean this machine.
 
-    Files are those of this machine: Gradio would fetch an address.
+    Files are those of this machine: Gradio would fetch an address, from the path of a request or of a file in its JSON.
     """
 
     async def check(request: Request) -> None:
@@ -344,90 +428,123 @@ def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
             raise HTTPException(403, f"this page is at {' or '.join(names)} only; for others, start it with --host and --password")
         if origin and urlsplit(origin).netloc != host:
             raise HTTPException(403, "requests of other sites are refused")
-        if any(re.match("https?:", str(value), re.IGNORECASE) for value in request.path_params.values()):
+        paths = [str(value) for value in request.path_params.values()]
+        if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form-urlencoded")):
+            try:
+                paths += re.findall(r'(?<!\\)"path": "([^"]*)', json.dumps(json.loads(await request.body() or b"{}")))
+            except ValueError:
+                raise HTTPException(400, "not JSON") from None
+        if any(re.match("https?:", path, re.IGNORECASE) for path in paths):
             raise HTTPException(403, "only files of this page can be read")
 
     return check
 
 
 def build(play: Play) -> gr.Blocks:
-    """The page: a checkpoint, four tabs, and the session's sounds."""
-    names, choices = list(play.found), [(found.title, name) for name, found in play.found.items()]
-    listen = page.render(__package__, "listen.js")
+    """The page: a checkpoint, five tabs, and the session's sounds."""
+    names, listen = list(play.found), page.render(__package__, "listen.js")
 
-    def sounds(**more: Any) -> gr.HTML:
-        return gr.HTML("", js_on_load=listen, elem_classes="sounds", **more)
+    def sounds(*classes: str, **more: Any) -> gr.HTML:
+        return gr.HTML("", js_on_load=listen, elem_classes=["sounds", *classes], **more)
 
-    def number(label: str, value: float | None = None, least: float = 0, whole: bool = True, **more: Any) -> gr.Number:
-        return gr.Number(value, label=label, minimum=least, precision=0 if whole else None, min_width=110, **more)
+    def number(name: str, label: str, value: float | None = None, least: float = 0, whole: bool = True, **more: Any) -> gr.Number:
+        return gr.Number(value, label=label, minimum=least, precision=0 if whole else None, min_width=110, elem_id=name, **more)
+
+    def press(name: str) -> gr.Button:
+        return gr.Button(name, variant="primary", elem_id=name.lower())
+
+    def audio(name: str, label: str) -> gr.Audio:
+        return gr.Audio(type="filepath", label=label, editable=False, buttons=[], elem_id=name)
 
     with gr.Blocks(title="Soundmill", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        model = gr.Dropdown(choices, value=names[0], label="Checkpoint")
+        model = gr.Dropdown(play.choices, value=names[0], label="Model, the newest first", elem_id="model-checkpoint")
         with gr.Tabs():
-            with gr.Tab("Make"):
-                labels = gr.CheckboxGroup([], label="Labels")
-                prompt = gr.Textbox(label="Prompt", placeholder="a dog barks, then rain", max_lines=3)
+            with gr.Tab("Make") as tab_make:
+                labels = gr.CheckboxGroup([], label="What to make: a label, or a mix of several", elem_id="make-labels")
+                examples = sounds("examples")
+                prompt = gr.Textbox(label="What to make", placeholder="a dog barks, then rain", max_lines=3, elem_id="make-prompt")
+                make = press("Make")
                 with gr.Row():
-                    seed, count = number("Seed", 0), number("Sounds", 1, 1, maximum=MAX_COUNT)
+                    seed = number("make-seed", "Seed: the same one makes the same sound", 0)
+                    count = number("make-count", "How many sounds", 1, 1, maximum=MAX_COUNT)
                     die = gr.Button("Another seed", min_width=110)
-                with gr.Accordion("Sampling (empty: as trained)", open=False), gr.Row():
-                    steps, guidance = number("Steps", least=1), number("Guidance", whole=False)
-                    sampler = gr.Dropdown([], label="Sampler", min_width=110)
-                    seconds = number("Seconds", whole=False)
-                    more = gr.Textbox(label="More settings", placeholder="key=value, as --set", max_lines=1, min_width=110)
-                make = gr.Button("Make", variant="primary", elem_id="make")
-            with gr.Tab("Change"):
-                with gr.Row():
-                    recording = gr.Audio(
-                        type="filepath", label="Recording: drop one, or use the microphone", editable=False, buttons=[]
+                with gr.Accordion("How it is sampled (empty: as trained)", open=False), gr.Row():
+                    steps, guidance = (
+                        number("make-num_steps", "Steps", least=1),
+                        number("make-guidance_scale", "Guidance", whole=False),
                     )
-                    second = gr.Audio(type="filepath", label="Second recording, to interpolate to", editable=False, buttons=[])
+                    sampler = gr.Dropdown([], label="Sampler", min_width=110, elem_id="make-sampler")
+                    length = number("make-seconds", "Seconds", whole=False)
+                    settings = gr.Textbox(label="More settings", placeholder="key=value …", min_width=110, elem_id="make-settings")
+            with gr.Tab("Change") as tab_change:
+                kind = gr.Radio([], label="What to do with a recording", elem_id="change-kind")
+                with gr.Row():
+                    recording = audio("change-recording", "Recording: drop one, or use the microphone")
+                    second = audio("change-second", "Second recording; without any: between two seeds")
                 original = sounds()
-                kind = gr.Radio([], label="Change")
                 with gr.Row():
-                    amount = gr.Slider(0, 1, 0.5, label="Amount of noise (restyle, interpolate)", min_width=110)
-                    start, stop = number("Inpaint from, s", 0, whole=False), number("to, s", 0, whole=False)
-                    added = number("Continue by, s", 1, whole=False)
+                    amount = gr.Slider(0, 1, 0.5, label="Amount of noise: 0 changes nothing", elem_id="change-amount")
+                    start = number("change-start", "Part from, s (or drag over the picture)", 0, whole=False)
+                    stop, added = (
+                        number("change-stop", "to, s", 0, whole=False),
+                        number("change-seconds", "By how many seconds", 1, whole=False),
+                    )
                 with gr.Row():
-                    words = gr.Textbox(label="Prompt or label", max_lines=1, min_width=110)
-                    change_seed, variants = number("Seed", 0), number("Variants", 1, 1, maximum=MAX_COUNT)
-                change = gr.Button("Change", variant="primary", elem_id="change")
-            with gr.Tab("Compare"):
-                with gr.Row():
-                    one = gr.Dropdown(choices, value=names[0], label="First checkpoint")
-                    other = gr.Dropdown(choices, value=names[-1], label="Second checkpoint")
+                    words = gr.Textbox(
+                        label="Prompt or label, if the model takes one", max_lines=1, min_width=110, elem_id="change-words"
+                    )
+                    change_seed, other_seed = number("change-seed", "Seed", 0), number("change-other_seed", "Second seed", 1)
+                    variants = number("change-count", "How many variants", 1, 1, maximum=MAX_COUNT)
+                change = press("Change")
+            with gr.Tab("Compare") as tab_compare:
+                systems = gr.Dropdown([*play.choices, REAL_ONE], value=[*names, REAL][:2], multiselect=True, label="Which ones")
                 with gr.Row():
                     request = gr.Textbox(label="Prompt or label", max_lines=1)
-                    pair_seed = number("Seed", 0)
-                blind = gr.Checkbox(True, label="Blind: the vote shows which is which (keys 1 and 2)")
-                compare = gr.Button("Compare", variant="primary", elem_id="compare")
-                pair, order = sounds(), gr.State()
-            with gr.Tab("Kept"):
+                    pair_seed = number("compare-seed", "Seed", 0)
+                blind = gr.Checkbox(True, label="Blind: two of them in a hidden order, until you have voted (keys 1 and 2)")
+                compare = press("Compare")
+                pair, ballot = sounds(), gr.State()
+            with gr.Tab("Kept") as tab_kept:
                 board = sounds()
                 export = gr.DownloadButton("Export all as zip, with attribution")
-        stop_button = gr.Button("Stop", size="sm", elem_id="stop")
-        made = sounds(min_height=120)
+            with gr.Tab("Live") as tab_live:
+                live = gr.HTML("")
+        with gr.Column() as results:
+            stop_button = gr.Button("Stop", size="sm", elem_id="stop")
+            copies, made = sounds(), sounds(min_height=120)
 
-        private = {"api_visibility": "private"}
-        chosen = [labels, prompt, steps, guidance, sampler, seconds, kind]
-        gr.on([blocks.load, model.change], play.choose, model, chosen, trigger_mode="always_last", **QUEUE, **private)
-        blocks.load(play.board, None, board, **private)
-        blocks.load(play.made, None, made, **private)
-        die.click(lambda: random.randint(0, LARGEST_SEED), None, seed, queue=False, **private)
-        fields = [model, labels, prompt, seed, count, steps, guidance, sampler, seconds, more]
-        changes = [model, kind, recording, second, words, amount, start, stop, added, change_seed, variants]
+        chosen = [labels, prompt, steps, guidance, sampler, length, kind, live]
+        gr.on([blocks.load, model.change], play.choose, model, chosen, trigger_mode="always_last", **QUEUE, **PRIVATE)
+        blocks.load(play.offer, None, [model, systems], **PRIVATE)
+        blocks.load(play.board, None, board, **PRIVATE)
+        blocks.load(play.made, None, made, **PRIVATE)
+        for tab in (tab_make, tab_change, tab_compare, tab_kept, tab_live):
+            shown = gr.update(visible=tab in (tab_make, tab_change, tab_compare))
+            tab.select(lambda shown=shown: shown, None, results, queue=False, **PRIVATE)
+        labels.change(play.examples, [model, labels], examples, show_progress="hidden", **PRIVATE)
+        some = [amount, start, stop, added, second, other_seed]
+        kind.change(
+            lambda kind: [gr.update(visible=one in KINDS.get(kind, ())) for one in _by_name(dict.fromkeys(some))],
+            kind,
+            some,
+            **PRIVATE,
+        )
+        die.click(None, None, seed, js="() => Math.floor(Math.random() * 2 ** 31)", **PRIVATE)
+        fields = {model, labels, prompt, seed, count, steps, guidance, sampler, length, settings}
+        changes = {model, kind, recording, words, change_seed, variants, *some}
         works = [
-            gr.on([make.click, prompt.submit], play.make, fields, made, **QUEUE, **private),
-            made.again(play.again, None, made, **QUEUE, **private),
-            change.click(play.change, changes, made, **QUEUE, **private),
-            compare.click(play.compare, [one, other, request, pair_seed, blind], [pair, order], **QUEUE, **private),
+            gr.on([make.click, prompt.submit], play.make, fields, made, **QUEUE, **PRIVATE),
+            made.again(play.again, None, made, **QUEUE, **PRIVATE),
+            made.nearest(play.nearest, None, copies, **QUEUE, **PRIVATE),
+            change.click(play.change, changes, made, **QUEUE, **PRIVATE),
+            compare.click(play.compare, [systems, request, pair_seed, blind], [pair, ballot], **QUEUE, **PRIVATE),
         ]
-        stop_button.click(play.stop, cancels=works, queue=False, **private)
-        made.keep(play.keep, None, board, **private)
-        recording.change(play.original, recording, original, **private)
-        original.mark(_marked, None, [start, stop], queue=False, **private)
-        pair.vote(play.vote, order, [pair, order], **private)
-        export.click(play.export, None, export, **private)
+        stop_button.click(play.stop, cancels=works, queue=False, **PRIVATE)
+        made.keep(play.keep, None, board, **PRIVATE)
+        recording.change(play.original, recording, original, **PRIVATE)
+        original.mark(_marked, None, [start, stop], queue=False, **PRIVATE)
+        pair.vote(play.vote, ballot, [pair, ballot], **PRIVATE)
+        export.click(play.export, None, export, **PRIVATE)
         blocks.unload(play.end)
         gr.api(play.answer, api_name="sound", **QUEUE)
     return blocks

@@ -24,6 +24,7 @@ from soundmill.tracking.journal import sync, waiting
 from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, pipeline_run, result_run, stage_run
 from soundmill.tracking.stores import (
     EXPERIMENT,
+    JOURNAL,
     PARENT,
     QUIET,
     SWITCH,

@@ -278,11 +278,11 @@ def pipeline_run(
 
 
 @contextmanager
-def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: StageRun | None = None) -> Iterator[StageRun]:
-    """Record a result that is not from a stage, such as that of a listening test; optionally below another run."""
+def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: str | None = None) -> Iterator[StageRun]:
+    """Record a result that is not from a stage, such as that of a listening test; optionally below the run of the id `parent`."""
 
     def open() -> None:
-        above = {"id": parent.id} if parent and parent.id else None
+        above = {"id": parent} if parent else None
         _begin(run, home, name, {"kind": kind, "mlflow.source.name": f"soundmill {kind}", **tags}, above, {})
 
     run = StageRun(None if stores.is_off() else open)

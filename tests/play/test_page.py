@@ -2,16 +2,19 @@
 
 import io
 import json
+import re
 import shutil
+import subprocess
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -25,13 +28,15 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from soundmill import tracking
+from soundmill import hashing, tracking
 from soundmill.listening import answers, scoring
 from soundmill.models import generation
-from soundmill.play import making, page
+from soundmill.play import making, page, real
+from soundmill.play.checkpoints import Models, find, of_registry
 from tests.chromium import browser
 from tests.commands.running import soundmill, works
 from tests.mlflow_server import free_port
+from tests.prepared import sound, wave_of, write_sounds
 
 pytestmark = pytest.mark.slow(minutes=2)
 HOSTILE = "<img src=x onerror=\"document.title='run'\">"
@@ -64,7 +69,12 @@ def served(trainings: Any, root: Path, tmp_path_factory: pytest.TempPathFactory)
     (home / "data/models/broken/model.safetensors").write_bytes(b"nothing")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch / "uploads"))
-        play = page.Play(home, making.find(home, [home / MEL]), making.Models(2), scratch)
+        monkeypatch.setattr(real, "CACHE", scratch / "embeddings")
+        rows = [
+            sound(f"clip{number}", wave_of(number), labels=["bell"], split="train" if number else "test") for number in range(4)
+        ]
+        write_sounds(rows, home / "data/clips/default", home / "data/catalog/default.parquet")
+        play = page.Play(home, find(home, [home / MEL]), Models(2), scratch)
         blocks = page.serve(play, "127.0.0.1", free_port(), None)
         yield Served(home, blocks.local_url, play)
         blocks.close()
@@ -93,6 +103,10 @@ class Person:
         field = self.all("input[role=combobox]")[0]
         field.click()
         self.wait(lambda: [one for one in self.all("[role=option]") if one.text.strip("✓ \n").startswith(name)])[0].click()
+
+    @property
+    def body(self) -> str:
+        return self.chrome.find_element(By.TAG_NAME, "body").text
 
     def tab(self, name: str) -> None:
         next(one for one in self.all("button[role=tab]") if one.text == name).click()
@@ -142,6 +156,7 @@ def expected(served: Served, folder: Path, words: list[str], seed: int, *setting
 def test_make_hear_keep_and_find_again(served, person, tmp_path):
     person.wait(lambda: person.field("bell") or person.shown("label[data-testid='bell-0']"))
     person.chrome.find_element(By.XPATH, "//label[contains(., 'bell')]").click()
+    person.wait(lambda: person.shown(".examples audio"))  # a real one
     person.fill("Seed", "7")
     name = person.make()
     with urllib.request.urlopen(person.wav(name)) as answer:
@@ -150,6 +165,10 @@ def test_make_hear_keep_and_find_again(served, person, tmp_path):
     player = person.shown(".sounds audio")
     person.chrome.find_element(By.TAG_NAME, "body").send_keys(" ")  # plays the first sound
     person.wait(lambda: person.chrome.execute_script("return arguments[0].currentTime > 0 || arguments[0].ended", player))
+    person.shown("[data-do=nearest]").click()
+    person.wait(lambda: "No copy" in person.body or "Nearer" in person.body)
+    assert "nearest training clip, clip" in person.body
+    assert "clip0" not in person.body  # is held out
     assert person.shown(".sounds .picture img").size["height"] > 50
     person.shown("[data-do=again]").click()
     person.wait(lambda: len(person.names()) == 2)
@@ -196,13 +215,14 @@ def test_change_a_dropped_recording(served, person, tmp_path):
     person.make("#change")
     row = person.shown("section.pairs article")
     assert len(row.find_elements(By.TAG_NAME, "audio")) == 2  # the result and its input, which switch in place
+    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=inpaint]").click()
+    person.wait(lambda: person.field("Part from, s"))
     width = picture.size["width"]
     mouse = webdriver.ActionChains(person.chrome).move_to_element_with_offset(picture, -width // 4, 0)
     mouse.click_and_hold().move_by_offset(width // 2, 0).release().perform()
-    person.wait(lambda: float(person.field("to, s").get_attribute("value")) > 0)
-    start, stop = (float(person.field(label).get_attribute("value")) for label in ("Inpaint from, s", "to, s"))
+    person.wait(lambda: person.field("to, s") and float(person.field("to, s").get_attribute("value")) > 0)
+    start, stop = (float(person.field(label).get_attribute("value")) for label in ("Part from, s", "to, s"))
     assert (start, stop) == pytest.approx((8192 / 44_100 / 4, 8192 / 44_100 * 3 / 4), abs=0.002)
-    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=inpaint]").click()
     name = person.make("#change")
     with urllib.request.urlopen(person.wav(name)) as answer:
         inpainted, _ = soundfile.read(io.BytesIO(answer.read()), dtype="int16")
@@ -213,25 +233,50 @@ def test_change_a_dropped_recording(served, person, tmp_path):
     assert (inpainted[first:last] != given[first:last]).any()
 
 
-def test_a_blind_vote_is_stored_as_the_listening_tests(served, person):
-    person.tab("Compare")
-    second = person.all("input[role=combobox]")[-1]
-    second.click()
-    person.wait(lambda: [one for one in person.all("[role=option]") if WAVES in one.text])[0].click()
-    person.fill("Prompt or label", "bell")
+def test_between_two_seeds(served, person):
+    person.choose(WAVES)
+    person.tab("Change")
+    person.wait(lambda: person.chrome.find_elements(By.CSS_SELECTOR, "input[type=radio][value=interpolate]"))
+    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=interpolate]").click()
+    person.wait(lambda: person.field("Second seed"))
+    person.make("#change")
+    names = person.names()
+    assert len(names) == making.STEPS
+    assert len({urllib.request.urlopen(person.wav(name)).read() for name in names}) == making.STEPS
+
+
+@pytest.mark.parametrize("other", [WAVES, "real"])
+def test_a_blind_vote_is_stored_as_the_listening_tests(served, person, other):
+    ballots = {*served.home.glob("data/kept/votes/*/answers-*.json")}
+    systems = [MEL, other]
     for number in (1, 2):
-        person.shown("#compare").click()
-        person.wait(lambda: person.shown("[data-do=vote]"))
-        person.chrome.find_element(By.TAG_NAME, "body").send_keys("1")
-        person.wait(lambda: not person.shown("[data-do=vote]"))
-        assert "1 was data/models/" in person.shown(".facts").text
-        (path,) = served.home.glob("data/kept/votes/*/answers-*.json")
-        assert len(json.loads(path.read_text())["answers"]) == number
+        ballot = served.play.compare(
+            systems, "bell", number, True, visitor := gr.Request(session_hash="rater"), lambda *told, **more: None
+        )[1]
+        assert list(ballot.questions) == ["quality", "relevance"]
+        for _ in ballot.questions:
+            shown, ballot = served.play.vote(gr.EventData(None, {"name": "1"}), ballot)
+        assert "1 was " in shown
+        assert ballot is None
+    served.play.end(visitor)
+    (path,) = {*served.home.glob("data/kept/votes/*/answers-*.json")} - ballots
     key = answers.read_key(path.with_name("key.json"))
     result = scoring.score(key, answers.read_all([path], key))
     assert result["requests"] == 2
-    assert set(key.models) == {MEL, WAVES}
-    assert [given["quality"] for given in json.loads(path.read_text())["answers"]] == ["first", "first"]
+    assert {sound.system for sound in key.sounds.values()} == {*systems}
+    assert [(given["quality"], given["relevance"]) for given in json.loads(path.read_text())["answers"]] == [("first", "first")] * 2
+
+
+def test_keys_vote_and_the_order_is_hidden_until_then(served, person):
+    person.tab("Compare")
+    person.fill("Prompt or label", "bell")
+    person.shown("#compare").click()
+    for question in ("quality", "fits"):
+        person.wait(lambda question=question: question in "".join(one.text for one in person.all(".facts")))
+        assert "was" not in person.shown(".facts").text
+        person.chrome.find_element(By.TAG_NAME, "body").send_keys("2")
+    person.wait(lambda: not person.shown("[data-do=vote]"))
+    assert "1 was ddpm_mel" in person.shown(".facts").text or "2 was ddpm_mel" in person.shown(".facts").text
 
 
 def test_text_from_checkpoints_is_only_text_and_a_broken_one_only_an_error(served, person):
@@ -262,13 +307,22 @@ def test_two_at_once_change_no_byte(served, tmp_path):
     assert len(served.play.models.loaded) == 2
 
 
-def test_a_kept_sound_is_a_run_with_its_request(served, mlflow_tables, tracked, tmp_path):
+def test_a_kept_sound_is_a_run_with_its_request_below_that_of_its_training(served, mlflow_tables, tracked, tmp_path):
     shutil.copy(mlflow_tables, tmp_path / "mlflow.db")
     answer = Client(served.url, verbose=False).predict(MEL, ["bell"], 7, ["num_steps=2"], api_name="/sound")
-    kept = [making.keep(Path(answer["file"]), served.play.found[MEL], tmp_path) for _ in range(2)][1]
+    with tracking.result_run(tmp_path, "the training", "test", {}) as training:
+        tags = {tracking.JOURNAL: training.id}
+    facts = ["soundmill-ddpm_mel", "1", hashing.model_digest(served.home / MEL), served.home / MEL, (), tags, "", "", "", ""]
+    version = tracking.RegisteredModel(*facts)
+    kept = [making.keep(Path(answer["file"]), served.play.found[MEL], tmp_path, [version]) for _ in range(2)][1]
     assert tracking.sync(tmp_path) == (0, "")
     client = MlflowClient(tracking.store(tmp_path).uri)
-    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()], order_by=["attributes.start_time"])
+    parent, run = runs
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert not of_registry(served.play.found, [version], served.home)
+    other = replace(version, digest="other", directory=served.home / ODD)
+    assert [one.title[:28] for one in of_registry({}, [other], served.home).values()] == ["soundmill-ddpm_mel version 1"]
     assert run.data.params["seed"] == "7"
     assert run.data.tags["checkpoint"] == answer["request"]["digest"]
     for path in (kept, kept.with_suffix(".json")):
@@ -301,6 +355,59 @@ def test_requests_of_other_sites_are_refused(served, endpoint):
 def test_no_address_is_fetched(served, path):
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{served.url}gradio_api/{path}elsewhere.example/x.wav")
+
+
+@pytest.mark.parametrize("path", ["https://elsewhere.example/x.wav", "\\u0068ttps://elsewhere.example/x.wav", "/etc/passwd"])
+def test_no_file_of_elsewhere_is_taken_for_an_upload(served, path):
+    number = next(one["id"] for one in Client(served.url, verbose=False).config["dependencies"] if "original" in one["api_name"])
+    file = {"path": "PATH", "meta": {"_type": "gradio.FileData"}}
+    data = json.dumps({"data": [file], "fn_index": number, "session_hash": "x"}).replace("PATH", path)
+    headers = {"Content-Type": "application/json", "x-gradio-user": "app"}
+    with pytest.raises(urllib.error.HTTPError, match="403" if "elsewhere" in path else "4"):
+        urllib.request.urlopen(urllib.request.Request(f"{served.url}gradio_api/run/predict", data.encode(), headers))
+
+
+HOSTILES = {
+    "page.wav": b"<html><script>document.title='run'</script></html>",
+    "list.m3u8": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+    "concat.wav": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "huge.wav": b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0" + b"\xff" * 12 + b"data\xff\xff\xff\xff",
+    "empty.wav": b"",
+    "polyglot.wav": b"GIF89a/*" + bytes(100) + b"RIFF*/=1;alert(1)",
+    "picture.svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='document.title=1'/>",
+    "zip.mp3": b"PK\x03\x04" + bytes(200),
+    "sdp.wav": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+    "dash.mp4": b"<?xml version='1.0'?><MPD><BaseURL>file:///etc/</BaseURL></MPD>",
+}
+
+
+def test_hostile_uploads_are_only_errors(served, tmp_path):
+    visitor = gr.Request(session_hash="hostile")
+    for name, content in HOSTILES.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link.wav").symlink_to("/etc/passwd")
+    for path in tmp_path.iterdir():
+        with pytest.raises(gr.Error) as error:
+            served.play.original(str(path), visitor)
+        assert "<" not in str(error.value), path
+        assert "root:" not in str(error.value), path
+    for name in ("../odd", "/etc/passwd", "%2e%2e", "001-bell-7\0", HOSTILE):
+        with pytest.raises(gr.Error, match="gone"):
+            served.play.keep(gr.EventData(None, {"name": name}), visitor)
+
+
+def test_the_commands_of_the_docs_run(served, root):
+    (block,) = (one for one in (root / "docs/play.md").read_text().split("```") if "curl" in one)
+    block = block.replace("http://127.0.0.1:7860/", served.url).replace('"dog"', '"bell"')
+    first, second, third = re.findall(r"^curl(?:.*\\\n)?.*", block, re.MULTILINE)
+
+    def run(command: str) -> str:
+        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=served.play.scratch).stdout
+
+    answer = run(second.replace("ID", json.loads(run(first))["event_id"], 1))
+    (told,) = json.loads(re.search("^data: (.*)", answer, re.MULTILINE)[1])
+    run(third.replace("=FILE", f"={told['file']}"))
+    assert soundfile.info(served.play.scratch / "dog.wav").frames
 
 
 def test_a_page_for_others_needs_a_password(served):

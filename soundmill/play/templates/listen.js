@@ -1,4 +1,4 @@
-// Of each HTML component of sounds: its buttons are the events 'again', 'keep', 'vote'; a drag over a picture is 'mark'.
+// Of each HTML component of sounds: its buttons are the events 'again', 'nearest', 'keep', 'vote'; a drag over a picture is 'mark'.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (button) trigger(button.dataset.do, { name: button.dataset.name });
