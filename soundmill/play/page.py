@@ -114,7 +114,7 @@ class Play:
             with self.models.lock:
                 self.models.load(next(iter(self.found.values())))
             self.versions = tracking.registered_models(self.root)
-            self.found |= checkpoints.of_registry(self.found, self.versions, self.root)
+            self.found = self.found | checkpoints.of_registry(self.found, self.versions, self.root)
         except UserError as error:
             terminal.say(error, error=True)
 
@@ -174,11 +174,11 @@ class Play:
         """A real recording of each chosen label."""
         from soundmill.play import real
 
-        if not labels:
-            return ""
-        with as_sentences():
+        try:
             ids = {f"a real {label}": real.fitting(self._found(name), label, 0) for label in labels}
-            return _drawn("", "", real.sounds(self._found(name), ids))
+            return _drawn("", "", real.sounds(self._found(name), ids)) if ids else ""
+        except UserError as error:  # as of a checkpoint whose recordings are elsewhere
+            return html.escape(str(error))
 
     def make(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """Sounds of successive seeds, each shown when it is made."""
@@ -442,7 +442,7 @@ def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
 
 def build(play: Play) -> gr.Blocks:
     """The page: a checkpoint, five tabs, and the session's sounds."""
-    names, listen = list(play.found), page.render(__package__, "listen.js")
+    names, listen, stops = list(play.found), page.render(__package__, "listen.js"), []
 
     def sounds(*classes: str, **more: Any) -> gr.HTML:
         return gr.HTML("", js_on_load=listen, elem_classes=["sounds", *classes], **more)
@@ -451,7 +451,10 @@ def build(play: Play) -> gr.Blocks:
         return gr.Number(value, label=label, minimum=least, precision=0 if whole else None, min_width=110, elem_id=name, **more)
 
     def press(name: str) -> gr.Button:
-        return gr.Button(name, variant="primary", elem_id=name.lower())
+        with gr.Row():
+            button = gr.Button(name, variant="primary", elem_id=name.lower(), scale=4, min_width=110)
+            stops.append(gr.Button("Stop", scale=1, min_width=90, elem_classes="end"))
+        return button
 
     def audio(name: str, label: str) -> gr.Audio:
         return gr.Audio(type="filepath", label=label, editable=False, buttons=[], elem_id=name)
@@ -510,7 +513,6 @@ def build(play: Play) -> gr.Blocks:
             with gr.Tab("Live") as tab_live:
                 live = gr.HTML("")
         with gr.Column() as results:
-            stop_button = gr.Button("Stop", size="sm", elem_id="stop")
             copies, made = sounds(), sounds(min_height=120)
 
         chosen = [labels, prompt, steps, guidance, sampler, length, kind, live]
@@ -519,7 +521,7 @@ def build(play: Play) -> gr.Blocks:
         blocks.load(play.board, None, board, **PRIVATE)
         blocks.load(play.made, None, made, **PRIVATE)
         for tab in (tab_make, tab_change, tab_compare, tab_kept, tab_live):
-            shown = gr.update(visible=tab in (tab_make, tab_change, tab_compare))
+            shown = gr.update(visible=tab in (tab_make, tab_change))
             tab.select(lambda shown=shown: shown, None, results, queue=False, **PRIVATE)
         labels.change(play.examples, [model, labels], examples, show_progress="hidden", **PRIVATE)
         some = [amount, start, stop, added, second, other_seed]
@@ -539,7 +541,7 @@ def build(play: Play) -> gr.Blocks:
             change.click(play.change, changes, made, **QUEUE, **PRIVATE),
             compare.click(play.compare, [systems, request, pair_seed, blind], [pair, ballot], **QUEUE, **PRIVATE),
         ]
-        stop_button.click(play.stop, cancels=works, queue=False, **PRIVATE)
+        gr.on([one.click for one in stops], play.stop, cancels=works, queue=False, **PRIVATE)
         made.keep(play.keep, None, board, **PRIVATE)
         recording.change(play.original, recording, original, **PRIVATE)
         original.mark(_marked, None, [start, stop], queue=False, **PRIVATE)

@@ -196,7 +196,7 @@ def test_stop_in_the_middle_and_go_on(served, person):
     person.fill("Steps", "10000")
     person.shown("#make").click()
     person.wait(lambda: "steps" in person.chrome.find_element(By.TAG_NAME, "body").text)
-    person.shown("#stop").click()
+    person.shown(".end").click()
     assert served.play.models.lock.acquire(timeout=60)  # the work has ended
     served.play.models.lock.release()
     person.fill("Steps", "2")
