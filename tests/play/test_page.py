@@ -102,7 +102,9 @@ class Person:
         """A checkpoint in the uppermost field."""
         field = self.all("input[role=combobox]")[0]
         field.click()
-        self.wait(lambda: [one for one in self.all("[role=option]") if one.text.strip("✓ \n").startswith(name)])[0].click()
+        self.wait(lambda: [one for one in self.all("[role=option]") if one.text.strip("✓ \n").startswith(Path(name).name)])[
+            0
+        ].click()
 
     @property
     def body(self) -> str:
