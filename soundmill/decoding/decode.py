@@ -436,6 +436,24 @@ _CODED = (
 )
 
 
+_AC3_KBPS = np.array((32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
+
+
+def _codecs(words: np.ndarray) -> Iterator[str]:
+    """Demuxers of ffmpeg whose frames these words of 16 bits are: two begin, or one of AC-3 (ATSC A/52) where another ends."""
+    for demuxer, first, second, mask, third in _CODED:
+        at = np.flatnonzero(words[:-2] == first)
+        if np.count_nonzero((words[at + 1] == second) & (words[at + 2] & mask == third)) >= 2:
+            yield demuxer
+    at = np.flatnonzero(words[:-2] == 0x0B77)
+    rate, size, version = words[at + 2] >> 14, words[at + 2] >> 8 & 0x3F, words[at + 2] >> 3 & 0x1F
+    kbps = _AC3_KBPS[np.minimum(size >> 1, len(_AC3_KBPS) - 1)]
+    ac3 = np.choose(np.minimum(rate, 2), [kbps * 2, kbps * 320 // 147 + size % 2, kbps * 3])  # words of a frame
+    for demuxer, its_version, length in (("ac3", 8, ac3), ("eac3", 16, (words[at + 1] & 0x7FF) + 1)):
+        if np.any(np.isin(at + length, at) & (version == its_version)):
+            yield demuxer
+
+
 def _check_coded(block: np.ndarray) -> None:
     """DecodeError if samples are no sound but frames of a codec, as of surround sound from a disc."""
     start = int((block != 0).ravel().argmax()) // block.shape[1]
@@ -443,8 +461,6 @@ def _check_coded(block: np.ndarray) -> None:
     with np.errstate(invalid="ignore"):
         words = np.rint(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").view("<u2").ravel()
     for ordered in (words, words.byteswap()):
-        for demuxer, first, second, mask, third in _CODED:
-            at = np.flatnonzero(ordered[:-2] == first)
-            if np.count_nonzero((ordered[at + 1] == second) & (ordered[at + 2] & mask == third)) >= 2:
-                what = "its samples are frames of a codec, as DTS or AC-3"
-                raise DecodeError("coded", f"{what}; decode them with ffmpeg's `-f {demuxer}`")
+        for demuxer in _codecs(ordered):
+            what = "its samples are frames of a codec, as DTS or AC-3"
+            raise DecodeError("coded", f"{what}; decode them with ffmpeg's `-f {demuxer}`")

@@ -273,7 +273,18 @@ def test_frames_of_a_codec_in_samples_are_refused_and_loud_sound_is_not(source, 
     stereo = ["-i", source, "-ar", "48000", "-ac", "2"]
     dts = ffmpeg(*stereo, "-strict", "-2", "-c:a", "dca", "-f", "dts", "pipe:1")
     words = np.frombuffer(dts[: len(dts) // 2 * 2], ">u2")
+    ac3, low, eac3 = (
+        ffmpeg(*stereo, *settings, "pipe:1")
+        for settings in (
+            ("-c:a", "ac3", "-f", "ac3"),
+            ("-ar", "44100", "-b:a", "96k", "-c:a", "ac3", "-f", "ac3"),
+            ("-c:a", "eac3", "-f", "eac3"),
+        )
+    )
     coded = {
+        "AC-3": ac3,
+        "the same at 44.1 kHz, swapped": np.frombuffer(low, ">u2").astype("<u2").tobytes(),
+        "E-AC-3": eac3,
         "AC-3 in bursts": ffmpeg(*stereo, "-c:a", "ac3", "-f", "spdif", "pipe:1"),
         "E-AC-3 in bursts": ffmpeg(*stereo, "-c:a", "eac3", "-f", "spdif", "pipe:1"),
         "DTS in bursts": ffmpeg(*stereo, "-strict", "-2", "-c:a", "dca", "-f", "spdif", "pipe:1"),
