@@ -1,6 +1,6 @@
 """Held-out loss of one family's training under several optimisers, and the processor time of a step.
 
-python -m bench.optimisers ddpm_mel 200 'adamw' 'muon: muon_rate=0.02' 'muon, batch 8: muon_rate=0.02 batch_size=8'
+python -m bench.optimisers ddpm_mel 200 'as set' 'rate 3e-3: learning_rate=3.0e-3' 'batch 8: batch_size=8'
 
 Reads what `dvc repro` made (`--project`). A variant is a name and the values to set: keys of the section `optimiser`, or of
 `FAMILY.train` (`ema.decay=0.98`). All variants start from the same weights and see the same noise; the loss is that of the
@@ -50,7 +50,7 @@ def trained(args: argparse.Namespace, settings: dict[str, str]) -> tuple[list[fl
     section |= {"steps": args.steps, "validate_batches": 1000}
     for key, value in settings.items():
         *outer, last = key.split(".")
-        place = section["optimiser"] if key in section["optimiser"] or key == "muon_rate" else section
+        place = section["optimiser"] if key in section["optimiser"] else section
         for part in outer:
             place = place[part]
         place[last] = yaml.safe_load(value)

@@ -356,9 +356,7 @@ def _set_rates(module: TrainingModule, optimisers: dict[str, AcceleratedOptimize
     """Set the learning rates of the next step."""
     for net, optimiser in optimisers.items():
         for group in optimiser.param_groups:
-            params = module.optimised[net]
-            rate = params.muon_rate if group.get("use_muon") else params.learning_rate
-            group["lr"] = rate * module.share_of_rate(net, module.step)
+            group["lr"] = module.optimised[net].learning_rate * module.share_of_rate(net, module.step)
 
 
 def _clip(module: TrainingModule, net: str, accelerator: Accelerator, optimiser: AcceleratedOptimizer) -> None:

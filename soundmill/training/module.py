@@ -103,30 +103,17 @@ class TrainingModule(nn.Module):
 
 
 def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.Optimizer:
-    weights = adapters.trained(net)
-    vectors = [weight for weight in weights.values() if weight.ndim < 2]
-    orthogonal: set[Tensor] = set()
-    if params.muon_rate:  # for what layers multiply by; not gains of weight norm, tables of positions or embeddings
-        orthogonal = {weight for name, weight in weights.items() if weight.ndim >= 2 and name.endswith(("weight", "original1"))}
-        orthogonal -= {one.weight for one in net.modules() if isinstance(one, nn.Embedding)}
-    matrices = [weight for weight in weights.values() if weight.ndim >= 2 and weight not in orthogonal]
-    decay = {"weight_decay": params.weight_decay}
-    adamw = {"lr": params.learning_rate, "betas": tuple(params.betas), "eps": params.eps}
-    groups = [{"params": matrices, **adamw, **decay}, {"params": vectors, **adamw, "weight_decay": 0.0}]
-    if not params.muon_rate:
-        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-    from pytorch_optimizer import Muon
-
-    groups = [
-        {
-            "params": [weight for weight in weights.values() if weight in orthogonal],
-            "lr": params.muon_rate,
-            **decay,
-            "use_muon": True,
-        },
-        *({**one, "use_muon": False} for one in groups),
-    ]
-    return Muon([group for group in groups if group["params"]])
+    weights = adapters.trained(net).values()
+    matrices = [weight for weight in weights if weight.ndim >= 2]
+    vectors = [weight for weight in weights if weight.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=params.learning_rate,
+        betas=tuple(params.betas),
+        eps=params.eps,
+        fused=True,
+    )
 
 
 def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:

@@ -54,16 +54,11 @@ class HardwareParams(StageParams):
 
 
 class OptimiserParams(StageParams):
-    """AdamW, or Muon with it. The learning rates rise over `warmup_steps`, then stay (`none`) or decay by the last step: to zero
+    """AdamW. The learning rate rises over `warmup_steps`, then stays (`none`) or decays by the last step: to zero
     (`linear`, `cosine`), exponentially to 4.5 % (`exponential`), linearly to a tenth (`tenth`) or to three quarters
     (`three_quarters`)."""
 
     learning_rate: float = Field(gt=0)
-    muon_rate: float | None = Field(
-        None,  # for checkpoints that lack this key
-        gt=0,
-        description="that of Muon (Jordan et al. 2024) for the weights of layers but vectors and embeddings; null: AdamW for all",
-    )
     betas: list[Probability] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)

@@ -161,7 +161,7 @@ def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trai
 def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd):
     """At a rate of nearly zero its weights stay; labels that are new get rows of their own."""
     row, first = ROWS[name], trainings.trained(name)
-    still = [f".optimiser.{setting}" for setting in ("learning_rate=1e-12", "muon_rate=null", "weight_decay=0.0")]
+    still = [f".optimiser.{setting}" for setting in ("learning_rate=1e-12", "weight_decay=0.0")]
     still += [".steps=1", f".start_from={first}/model"]
     metrics = trainings.train(tmp_path, name, *still, catalog="more")
     said = capfd.readouterr().out

@@ -113,15 +113,6 @@ def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(l
     assert ("training starts from the beginning" in said) == (damaged != [LAST])
 
 
-def test_a_killed_training_with_muon_ends_like_an_unbroken_one(loader, tmp_path):
-    params = PARAMS.model_copy(update={"optimiser": OPTIMISER.model_copy(update={"muon_rate": 0.02})})
-    whole, _ = _fit(loader, tmp_path / "whole", params=params)
-    _killed(14, loader, tmp_path / "killed", params=params)
-    resumed, _ = _fit(loader, tmp_path / "killed", params=params)
-    assert _same(whole, resumed)
-    assert not _same(whole, _fit(loader, tmp_path / "adamw")[0])
-
-
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
     first, first_curve = _fit(loader, tmp_path)
     again, again_curve = _fit(loader, tmp_path)
