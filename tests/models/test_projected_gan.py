@@ -121,6 +121,24 @@ def test_vggish_and_the_tagger_have_maps_of_four_halved_sizes():
     assert len(list(stack.modules())) > len(list(net.trunk.modules()))  # every layer of it is there
 
 
+def test_the_short_chunk_cnn_has_the_published_blocks_and_takes_their_weights(tmp_path):
+    """pjloop-gan cuts its classifier after the fourth of its residual blocks, each of three 3 × 3 convolutions with norms."""
+    torch.manual_seed(0)
+    net = networks.ShortChunk().eval()
+    assert sum(weight.numel() for weight in net.parameters()) == 889_346
+    shown = [tuple(one.shape[1:]) for one in net.stack()(torch.zeros(1, 1, 96, 64))]
+    assert shown == [(64, 48, 32), (64, 24, 16), (128, 12, 8), (128, 6, 4)]
+    path = tmp_path / "best_model.ckpt"
+    torch.save({"epoch": 3, "model_state_dict": net.state_dict() | {"dense2.bias": torch.zeros(66)}}, path)
+    settings = PAPER.discriminators.model_copy(update={"projectors": ["short_chunk"], "short_chunk": str(path)})
+    (chosen,), names = networks.choose(settings, tmp_path, 0)
+    assert names == ["short_chunk"]
+    picture = torch.randn(2, 1, 96, 64)
+    assert all(map(torch.equal, chosen.net(picture), net.stack()(picture)))
+    with pytest.raises(UserError, match=r"projector 'short_chunk': set .*\.short_chunk to the file"):
+        networks.choose(settings.model_copy(update={"short_chunk": str(tmp_path / "none")}), tmp_path, 0)
+
+
 def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     settings = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})

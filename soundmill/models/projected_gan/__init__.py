@@ -12,7 +12,7 @@ from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams
 
-ProjectorName = Literal["vggish", "tagger", "random", "none"]
+ProjectorName = Literal["vggish", "short_chunk", "tagger", "random", "none"]
 SCALES = 4  # of feature maps, each half the size of the one before, with a discriminator each
 
 
@@ -40,6 +40,9 @@ class GeneratorParams(StageParams):
 class DiscriminatorParams(StageParams):
     projectors: list[ProjectorName] = Field(
         min_length=1, max_length=2, description="networks whose frozen features the discriminators use; the logits of two are added"
+    )
+    short_chunk: str | None = Field(  # earlier checkpoints lack it
+        None, min_length=1, description="file of pjloop-gan's loop-genre classifier, for the projector of this name"
     )
     missing: Literal["random", "fail"] = Field(description="if a projector's weights are unavailable: use random weights, or fail")
     random_widths: list[int] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")

@@ -1,9 +1,9 @@
 """StyleGAN2's generator (Karras et al. 2020, arXiv:1912.04958), on mel pictures, and the discriminators of projected GANs (Sauer et
 al. 2021, arXiv:2111.01007) on feature maps of frozen networks.
 
-The frozen networks are VGGish, the project's tagger or random weights. Their maps of four scales are mixed across channels (CCM)
-and across scales (CSM), by fixed random weights, and each scale has a discriminator. Pictures are split in two halves in time, each
-is projected, and the maps are joined along the mels.
+The frozen networks are VGGish, a short-chunk CNN, the project's tagger or random weights. Their maps of four scales are mixed across
+channels (CCM) and across scales (CSM), by fixed random weights, and each scale has a discriminator. Pictures are split in two halves
+in time, each is projected, and the maps are joined along the mels.
 """
 
 import itertools
@@ -242,6 +242,34 @@ def _cut(layers: nn.Sequential, after: type[nn.Module], transposed: bool = False
     return Stack([nn.Sequential(*block) for block in blocks if block], transposed)
 
 
+class ResidualBlock(nn.Module):
+    """A block of the short-chunk CNN with residual connections, halving the resolution (Won et al. 2020, arXiv:2006.00751)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv_1, self.bn_1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs)
+        self.conv_2, self.bn_2 = nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
+        self.conv_3, self.bn_3 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn_2(self.conv_2(self.bn_1(self.conv_1(x)).relu()))
+        return (self.bn_3(self.conv_3(x)) + inner).relu()
+
+
+class ShortChunk(nn.Module):
+    """The first four of the six blocks of pjloop-gan's loop-genre classifier, whose maps it projects to; by its names."""
+
+    widths = 64, 64, 128, 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec_bn = nn.BatchNorm2d(1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = map(ResidualBlock, (1, *self.widths), self.widths)
+
+    def stack(self) -> Stack:
+        return Stack([nn.Sequential(self.spec_bn, self.layer1), self.layer2, self.layer3, self.layer4], transposed=True)
+
+
 class Mixing(nn.Module):
     """Random 1×1 convolutions: each scale to `widths` channels, then from the coarsest up, each upsampled and added."""
 
@@ -310,6 +338,8 @@ def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, repor
         name, reason = requested, None
         if requested == "vggish":
             reason = pretrained.unavailable(pretrained.VGGISH)
+        elif requested == "short_chunk" and not (params.short_chunk and Path(params.short_chunk).is_file()):
+            reason = "set projected_gan.train.discriminators.short_chunk to the file of its weights, in pjloop-gan's layout"
         elif requested == "tagger" and not (tagger_directory / "config.json").is_file():
             reason = f"{tagger_directory}: no tagger here; `dvc repro tagger` trains it"
         if reason:
@@ -334,6 +364,11 @@ def _net(name: str, params: DiscriminatorParams, tagger_directory: Path, rng: to
         net, path = Vggish(), pretrained.path(pretrained.VGGISH)
         torch_weights.load_state(net, torch_weights.read_checkpoint(path), path)
         return _cut(net.features, nn.MaxPool2d), [64, 128, 256, 512]
+    if name == "short_chunk":
+        net, path = ShortChunk(), Path(params.short_chunk)
+        state = torch_weights.read_state(path, "pjloop-gan", "model_state_dict")
+        torch_weights.load_state(net, {key: state[key] for key in net.state_dict() if key in state}, path, "give its own file")
+        return net.stack(), [*net.widths]
     if name == "tagger":  # its four blocks, with pooling added to the last; its input is [mels, time]
         blocks = _cut(load_tagger(tagger_directory).net.trunk, nn.AvgPool2d, transposed=True)
         blocks.blocks[-1].append(nn.AvgPool2d(2))
