@@ -85,11 +85,11 @@ class PictureCodec(nn.Module):
         if self.params.polarity == "dark":
             picture = -picture
         padded = F.pad(picture, (0, self._padding), mode="replicate")[:, None]
-        return _resize(padded, (self.params.height, self.params.width), "bilinear"), level
+        return _resize(padded, (self.params.height, self.params.width)), level
 
     def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
-        """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is resized bicubically."""
-        picture = _resize(picture, (self.spec.n_mels, self.frames + self._padding), "bicubic")[:, 0, :, : self.frames]
+        """log_mel [B, n_mels, frames]"""
+        picture = _resize(picture, (self.spec.n_mels, self.frames + self._padding))[:, 0, :, : self.frames]
         if self.params.polarity == "dark":
             picture = -picture
         picture = picture.clamp(-1, HEADROOM)
@@ -171,10 +171,12 @@ def rescaled(picture: Tensor, polarity: str) -> Tensor:
     return loud * (2 * above / above.amax((1, 2, 3), keepdim=True).clamp_min(1e-6) - 1)
 
 
-def _resize(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures as PIL resizes them: bicubic, smoothed where they become smaller, within the range of their pixels."""
     if picture.shape[-2:] == size:
         return picture
-    return F.interpolate(picture, size=size, mode=mode, antialias=True, align_corners=False)
+    resized = F.interpolate(picture, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(picture.amin((1, 2, 3), keepdim=True), picture.amax((1, 2, 3), keepdim=True))
 
 
 def _cosine_basis(rows: int, columns: int) -> Tensor:
