@@ -30,7 +30,7 @@ from soundmill.training import adapters, checkpoint
 from soundmill.training.checkpoint import compare, write_trained_on
 from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
-from soundmill.training.fitting import fit_averaged
+from soundmill.training.fitting import fit_averaged, in_steps
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import Operations, Scoring
 from soundmill.training.seeds import seed_of
@@ -82,7 +82,7 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
         item_seconds=prepared.item_seconds,
         held_out=prepared.held_out,
         started_from=start and start.digest,
-        sampling=sampling(params.samples_every_steps, ctx, draw),
+        sampling=sampling(in_steps(params.samples_every_steps, prepared.order, module.accumulate), ctx, draw),
         scoring=scored,
         patience=params.patience,
     )

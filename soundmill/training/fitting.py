@@ -16,7 +16,7 @@ from soundmill.training.loader import Joined, Loader, Order, Source
 from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut, Kept, Sampling, Scoring, Validation
-from soundmill.training.params import HardwareParams, TrainingParams, Use
+from soundmill.training.params import HardwareParams, Interval, TrainingParams, Use
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def fit_averaged(
     """
     params = module.params
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
-    kept = Kept(scratch, params.keep_every_steps, params.keep) if params.keep_every_steps else None
+    every = in_steps(params.keep_every_steps, order, module.accumulate)
+    kept = Kept(scratch, every, params.keep) if every else None
     kept_steps = kept.steps(module.steps, module.steps) if kept else []
     _check_use(ctx.name, params, [*kept_steps, module.steps], held_out, scoring)
     if patience and not held_out:
@@ -144,6 +145,11 @@ def fit_averaged(
         scoring.weights if scoring else {},
         scoring.points if scoring else [],
     )
+
+
+def in_steps(every: Interval | None, order: Order | Joined, accumulate: int) -> int | None:
+    """An interval in steps of `accumulate` batches each; the steps of an epoch are those of the first."""
+    return -(-order.steps(1) // accumulate) if every == "epoch" else every
 
 
 def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None, scoring: Scoring | None) -> None:

@@ -252,6 +252,9 @@ class Joined:
     def beginning(self, step: int) -> tuple[int, int]:
         return self.first.beginning(step)
 
+    def steps(self, epochs: int) -> int:
+        return self.first.steps(epochs)
+
     def batch(self, step: int) -> np.ndarray:
         """Items [batch_size] of step `step`, of all ranks together."""
         first, second = self.first.batch(step), self.second.batch(step) + self.first.num_items

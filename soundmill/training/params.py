@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from soundmill.params import Probability, Seconds, Seed, StageParams
 
 Precision = Literal["32", "bf16", "fp16"]
+Interval = Literal["epoch"] | Annotated[int, Field(ge=1)]  # steps, or those of a pass over the training clips
 Use = Literal["last", "best", "best_fad"] | Annotated[int, Field(ge=1)]
 
 
@@ -119,12 +120,12 @@ class TrainingParams(StageParams):
     validate_every_steps: int | None = Field(ge=1, description="steps between held-out losses; null: only at the end")
     validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a training batch")
     # The defaults are for earlier checkpoints, which lack these two keys.
-    keep_every_steps: int | None = Field(
-        None, ge=1, description="steps between averaged weights to keep; null: only the last and the best"
+    keep_every_steps: Interval | None = Field(
+        None, description="steps between averaged weights to keep; null: only the last and the best"
     )
     keep: int = Field(1, ge=1, description="how many of these to keep, the newest")
     use: Use = Field(
         description="last: the last weights; best: the lowest held-out loss; best_fad: the lowest FAD (families with "
         "score_every_steps); a number: that step, if its weights are kept"
     )
-    samples_every_steps: int | None = Field(ge=1, description="steps between samples for tracking; null: only at the end")
+    samples_every_steps: Interval | None = Field(description="steps between samples for tracking; null: only at the end")

@@ -23,6 +23,7 @@ from soundmill import manifest, shards
 from soundmill.audio import log_mels
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.training.fitting import in_steps
 from soundmill.training.loader import Joined, Loader, Order, share, worker_deaths_explained
 from tests.lost_bits import lose_a_bit
 
@@ -211,6 +212,12 @@ def test_batches_follow_epochs_of_unequal_length_from_any_step():
         np.testing.assert_array_equal(np.concatenate(batches), whole[: 4 * steps])
     assert forwards.end(11) == len(whole)
     assert forwards.steps(12) == -(-len(whole) // 4)
+
+
+def test_an_interval_of_an_epoch_is_in_steps_of_all_accumulated_batches():
+    clips = Order(0, dict.fromkeys("abcdefghij", 1.0), 3)  # ten clips: four batches
+    assert [in_steps("epoch", order, 2) for order in (clips, Joined(clips, Order(1, {"m": 1.0}, 1), 1))] == [2, 2]
+    assert [in_steps(every, clips, 2) for every in (7, None)] == [7, None]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from soundmill.params import StageParams
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import write_trained_on
 from soundmill.training.curve import TRAIN, VALID, write_curve
-from soundmill.training.fitting import Fitted, fit_averaged
+from soundmill.training.fitting import Fitted, fit_averaged, in_steps
 from soundmill.training.loader import Order, Source, crop_places
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut, Sampling
@@ -132,18 +132,18 @@ def fit_crops(
     `draw_items(seed, batch_size, step)` draws what `source` crops; others as for `fit_averaged`.
     """
     weights, valid = params.weights, held_out(splits, params.weights)
-    unseen = unseen_of(valid) if valid else None
+    unseen, order = unseen_of(valid) if valid else None, Order(weights.seed, splits["train"], weights.batch_size)
     fitted = fit_averaged(
         module,
         source,
-        Order(weights.seed, splits["train"], weights.batch_size),
+        order,
         partial(draw_items, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
         item_seconds=item_seconds,
         held_out=unseen and HeldOut(unseen, len(valid)),
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, draw_of(unseen or source)),
+        sampling=sampling(in_steps(weights.samples_every_steps, order, module.accumulate), ctx, draw_of(unseen or source)),
     )
     fitted.load_into(module, weights.use)
     return fitted
