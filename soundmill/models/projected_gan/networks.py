@@ -1,9 +1,9 @@
 """StyleGAN2's generator (Karras et al. 2020, arXiv:1912.04958), on mel pictures, and the discriminators of projected GANs (Sauer et
 al. 2021, arXiv:2111.01007) on feature maps of frozen networks.
 
-The frozen networks are VGGish, a short-chunk CNN, the project's tagger or random weights. Their maps of four scales are mixed across
-channels (CCM) and across scales (CSM), by fixed random weights, and each scale has a discriminator. Pictures are split in two halves
-in time, each is projected, and the maps are joined along the mels.
+The frozen networks are VGGish, a short-chunk CNN, the project's tagger or random weights. Their maps of four scales are mixed
+across channels (CCM) and across scales (CSM), by fixed random weights, and each scale has a discriminator. Pictures are split in
+two halves in time, each is projected, and the maps are joined along the mels.
 """
 
 import itertools
