@@ -204,7 +204,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
 
 
 def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path):
-    combinations = {"unet": ["model=ddpm_mel", "net@ddpm_mel.train.network=residual"], "transformer": ["model=ddpm_mel"]}
+    combinations = {"unet": ["model=ddpm_mel"], "transformer": ["model=ddpm_mel", "net@ddpm_mel.train.network=dit"]}
     file = tmp_path / "two.yaml"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": combinations | {"rave": ["model=rave"]}}, file)
     plan = trials.read_file(bakeoff.BakeOff, file)

@@ -190,7 +190,7 @@ ROWS = {
     "ddpm_mel": Row(
         "ddpm_mel",
         pictures,
-        ("net@ddpm_mel.train.network=residual",),
+        (),
         ("network.widths=[8,16,24]", "network.embedding_size=8", "picture.seconds=0.3", "picture.width=32"),
         {"clips": 5, "labels": 2},
         (RATE, 1, 4800),
