@@ -36,7 +36,7 @@ from soundmill.play.making import Asked
 
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 24  # sounds of a session, or kept ones, on the page
-MAX_COUNT = 20  # sounds of one press
+MAX_COUNT = 20  # sounds of one press; also in fields.yaml
 ANSWERED = 100  # sounds made through the API that stay
 PROGRESS = gr.Progress()
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
@@ -443,12 +443,14 @@ def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
 def build(play: Play) -> gr.Blocks:
     """The page: a checkpoint, five tabs, and the session's sounds."""
     names, listen, stops = list(play.found), page.render(__package__, "listen.js"), []
+    fields, at = params.read_yaml(Path(__file__).with_name("fields.yaml")), {}
 
     def sounds(*classes: str, **more: Any) -> gr.HTML:
         return gr.HTML("", js_on_load=listen, elem_classes=["sounds", *classes], **more)
 
-    def number(name: str, label: str, value: float | None = None, least: float = 0, whole: bool = True, **more: Any) -> gr.Number:
-        return gr.Number(value, label=label, minimum=least, precision=0 if whole else None, min_width=110, elem_id=name, **more)
+    def lay(*names: str) -> None:
+        for name in names:
+            at[name] = getattr(gr, fields[name].pop("is"))(elem_id=name, **fields[name])
 
     def press(name: str) -> gr.Button:
         with gr.Row():
@@ -456,54 +458,34 @@ def build(play: Play) -> gr.Blocks:
             stops.append(gr.Button("Stop", scale=1, min_width=90, elem_classes="end"))
         return button
 
-    def audio(name: str, label: str) -> gr.Audio:
-        return gr.Audio(type="filepath", label=label, editable=False, buttons=[], elem_id=name)
-
     with gr.Blocks(title="Soundmill", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         model = gr.Dropdown(play.choices, value=names[0], label="Model, the newest first", elem_id="model-checkpoint")
         with gr.Tabs():
             with gr.Tab("Make") as tab_make:
-                labels = gr.CheckboxGroup([], label="What to make: a label, or a mix of several", elem_id="make-labels")
+                lay("make-labels")
                 examples = sounds("examples")
-                prompt = gr.Textbox(label="What to make", placeholder="a dog barks, then rain", max_lines=3, elem_id="make-prompt")
+                lay("make-prompt")
                 make = press("Make")
                 with gr.Row():
-                    seed = number("make-seed", "Seed: the same one makes the same sound", 0)
-                    count = number("make-count", "How many sounds", 1, 1, maximum=MAX_COUNT)
+                    lay("make-seed", "make-count")
                     die = gr.Button("Another seed", min_width=110)
                 with gr.Accordion("How it is sampled (empty: as trained)", open=False), gr.Row():
-                    steps, guidance = (
-                        number("make-num_steps", "Steps", least=1),
-                        number("make-guidance_scale", "Guidance", whole=False),
-                    )
-                    sampler = gr.Dropdown([], label="Sampler", min_width=110, elem_id="make-sampler")
-                    length = number("make-seconds", "Seconds", whole=False)
-                    settings = gr.Textbox(label="More settings", placeholder="key=value …", min_width=110, elem_id="make-settings")
+                    lay("make-num_steps", "make-guidance_scale", "make-sampler", "make-seconds", "make-settings")
             with gr.Tab("Change") as tab_change:
-                kind = gr.Radio([], label="What to do with a recording", elem_id="change-kind")
+                lay("change-kind")
                 with gr.Row():
-                    recording = audio("change-recording", "Recording: drop one, or use the microphone")
-                    second = audio("change-second", "Second recording; without any: between two seeds")
+                    lay("change-recording", "change-second")
                 original = sounds()
                 with gr.Row():
-                    amount = gr.Slider(0, 1, 0.5, label="Amount of noise: 0 changes nothing", elem_id="change-amount")
-                    start = number("change-start", "Part from, s (or drag over the picture)", 0, whole=False)
-                    stop, added = (
-                        number("change-stop", "to, s", 0, whole=False),
-                        number("change-seconds", "By how many seconds", 1, whole=False),
-                    )
+                    lay("change-amount", "change-start", "change-stop", "change-seconds")
                 with gr.Row():
-                    words = gr.Textbox(
-                        label="Prompt or label, if the model takes one", max_lines=1, min_width=110, elem_id="change-words"
-                    )
-                    change_seed, other_seed = number("change-seed", "Seed", 0), number("change-other_seed", "Second seed", 1)
-                    variants = number("change-count", "How many variants", 1, 1, maximum=MAX_COUNT)
+                    lay("change-words", "change-seed", "change-other_seed", "change-count")
                 change = press("Change")
             with gr.Tab("Compare") as tab_compare:
                 systems = gr.Dropdown([*play.choices, REAL_ONE], value=[*names, REAL][:2], multiselect=True, label="Which ones")
                 with gr.Row():
                     request = gr.Textbox(label="Prompt or label", max_lines=1)
-                    pair_seed = number("compare-seed", "Seed", 0)
+                    lay("compare-seed")
                 blind = gr.Checkbox(True, label="Blind: two of them in a hidden order, until you have voted (keys 1 and 2)")
                 compare = press("Compare")
                 pair, ballot = sounds(), gr.State()
@@ -515,7 +497,9 @@ def build(play: Play) -> gr.Blocks:
         with gr.Column() as results:
             copies, made = sounds(), sounds(min_height=120)
 
-        chosen = [labels, prompt, steps, guidance, sampler, length, kind, live]
+        own = ("labels", "prompt", "num_steps", "guidance_scale", "sampler", "seconds")
+        kind, recording = at["change-kind"], at["change-recording"]
+        chosen = [*(at[f"make-{name}"] for name in own), kind, live]
         gr.on([blocks.load, model.change], play.choose, model, chosen, trigger_mode="always_last", **QUEUE, **PRIVATE)
         blocks.load(play.offer, None, [model, systems], **PRIVATE)
         blocks.load(play.board, None, board, **PRIVATE)
@@ -523,28 +507,27 @@ def build(play: Play) -> gr.Blocks:
         for tab in (tab_make, tab_change, tab_compare, tab_kept, tab_live):
             shown = gr.update(visible=tab in (tab_make, tab_change))
             tab.select(lambda shown=shown: shown, None, results, queue=False, **PRIVATE)
-        labels.change(play.examples, [model, labels], examples, show_progress="hidden", **PRIVATE)
-        some = [amount, start, stop, added, second, other_seed]
+        at["make-labels"].change(play.examples, [model, at["make-labels"]], examples, show_progress="hidden", **PRIVATE)
+        some = {name: at[f"change-{name}"] for name in ("amount", "start", "stop", "seconds", "second", "other_seed")}
         kind.change(
-            lambda kind: [gr.update(visible=one in KINDS.get(kind, ())) for one in _by_name(dict.fromkeys(some))],
+            lambda kind: [gr.update(visible=name in KINDS.get(kind, ())) for name in some],
             kind,
-            some,
+            [*some.values()],
             **PRIVATE,
         )
-        die.click(None, None, seed, js="() => Math.floor(Math.random() * 2 ** 31)", **PRIVATE)
-        fields = {model, labels, prompt, seed, count, steps, guidance, sampler, length, settings}
-        changes = {model, kind, recording, words, change_seed, variants, *some}
+        die.click(None, None, at["make-seed"], js="() => Math.floor(Math.random() * 2 ** 31)", **PRIVATE)
+        makes, changes = ({model, *(at[one] for one in at if one.startswith(tab))} for tab in ("make-", "change-"))
         works = [
-            gr.on([make.click, prompt.submit], play.make, fields, made, **QUEUE, **PRIVATE),
+            gr.on([make.click, at["make-prompt"].submit], play.make, makes, made, **QUEUE, **PRIVATE),
             made.again(play.again, None, made, **QUEUE, **PRIVATE),
             made.nearest(play.nearest, None, copies, **QUEUE, **PRIVATE),
             change.click(play.change, changes, made, **QUEUE, **PRIVATE),
-            compare.click(play.compare, [systems, request, pair_seed, blind], [pair, ballot], **QUEUE, **PRIVATE),
+            compare.click(play.compare, [systems, request, at["compare-seed"], blind], [pair, ballot], **QUEUE, **PRIVATE),
         ]
         gr.on([one.click for one in stops], play.stop, cancels=works, queue=False, **PRIVATE)
         made.keep(play.keep, None, board, **PRIVATE)
         recording.change(play.original, recording, original, **PRIVATE)
-        original.mark(_marked, None, [start, stop], queue=False, **PRIVATE)
+        original.mark(_marked, None, [some["start"], some["stop"]], queue=False, **PRIVATE)
         pair.vote(play.vote, ballot, [pair, ballot], **PRIVATE)
         export.click(play.export, None, export, **PRIVATE)
         blocks.unload(play.end)
