@@ -77,7 +77,9 @@ def choose_sets(
     reference_ids = tuple(sorted(clip.clip_id for clip in members))
     generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
     _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")
-    if codec:  # empty if the sounds are reconstructions, or if there was no clip for it
+    if len(codec) < 2:  # none if the sounds are reconstructions; one has no score
+        codec = ()
+    else:
         _check_ids("codec", codec, set(clips), "the catalog")
 
     def rank(role: str, ids: Iterable[str]) -> list[str]:

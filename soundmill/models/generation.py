@@ -196,8 +196,8 @@ def _write_codec_line(
     """Write real clips through the model's codec; returns their ids, none if it has no codec."""
     params = settings.params
     clip_ids = catalogs.choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
-    if not clip_ids:
-        terminal.say(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
+    if len(clip_ids) < 2:
+        terminal.say(f"{ctx.name}: fewer than two clips in split {params.codec_split!r}, or no codec: no codec line")
     with ctx.progress(len(clip_ids), f"{ctx.name}: codec") as tick:
         coded = reconstruct_each(trained, catalogs.waves_of(clips, set(clip_ids)), settings.run(tick))
         _write(codec, coded, trained.sample_rate, settings.maker(CHANGED))

@@ -86,6 +86,10 @@ def test_ids_without_a_real_clip_are_named():
         choose_sets(CATALOG, ids("test")[:1], ids("valid"), "test", 0, 0)
 
 
+def test_one_sound_of_the_codec_makes_no_codec_line():
+    assert choose_sets(CATALOG, ids("test"), ids("valid")[:1], "test", 0, 0).codec == ()
+
+
 def test_without_test_clips_validation_clips_are_the_reference():
     untested = [clip for clip in CATALOG if clip.split != "test"]
     assert choose_sets(untested, ids("valid"), ids("valid"), "test", 0, 0).reference == tuple(sorted(ids("valid")))
