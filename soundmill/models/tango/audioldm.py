@@ -89,6 +89,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
 
 def config_in(file: Path) -> dict[str, Any]:
     """The object in a JSON file; UserError if it is missing or none."""
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; {REMEDY}")
     config = strict.read_json(file, REMEDY)
     if not isinstance(config, dict):
         raise UserError(f"{file}: is no object; {REMEDY}")
