@@ -115,8 +115,8 @@ class Play:
                 self.models.load(next(iter(self.found.values())))
             self.versions = tracking.registered_models(self.root)
             self.found = self.found | checkpoints.of_registry(self.found, self.versions, self.root)
-        except UserError as error:
-            terminal.say(error, error=True)
+        except Exception as error:  # the page goes on without
+            terminal.say(reason(error), error=True)
 
     def session(self, request: gr.Request) -> Session:
         if request.session_hash not in self.sessions:
