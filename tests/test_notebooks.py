@@ -5,9 +5,9 @@ import nbformat
 import pytest
 
 SHORT = """
-model=waveform_unet corpus.recordings=60 waveform_unet.train.steps=2 waveform_unet.generate.count=2
-waveform_unet.generate.codec_count=1 waveform_unet.train.sampling.num_steps=2
-tagger.epochs=1 evaluate.ladder=[] evaluate.bootstrap=10
+model=waveform_unet corpus.recordings=16 corpus.test_fraction=0.25 waveform_unet.train.steps=2 waveform_unet.generate.count=2
+waveform_unet.generate.codec_count=1 waveform_unet.train.network.channels=[4,4,8,8,8] waveform_unet.train.network.groups=4
+waveform_unet.train.sampling.num_steps=2 tagger.epochs=1 evaluate.ladder=[] evaluate.bootstrap=10
 """
 
 

@@ -20,7 +20,7 @@ from soundmill.commands.project import (
     writable_file,
 )
 from soundmill.errors import UserError
-from soundmill.params import MAX_SEED
+from soundmill.params import MAX_SEED, read_json
 
 app = typer.Typer()
 
@@ -409,7 +409,7 @@ def pull(
     checkpoint = target / published.CHECKPOINT
     if data:
         use = f'datasets.load_dataset("{target}")'
-    elif published.is_component(checkpoint):
+    elif "family" not in read_json(checkpoint / "config.json", "download it again"):  # a codec or vocoder
         use = f"soundmill params FAMILY.autoencoder.weights.start_from={checkpoint} (a vocoder: vocoder.weights.start_from)"
     else:
         use = f"soundmill generate --checkpoint {checkpoint}"

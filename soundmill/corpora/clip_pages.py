@@ -16,7 +16,7 @@ from pydantic import Field
 from soundmill import manifest, page, shards
 from soundmill.corpora.catalog import Fit
 from soundmill.errors import UserError
-from soundmill.params import StageParams
+from soundmill.params import StageParams, read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,16 +161,7 @@ def _measures_of(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:
     return {name: pc.struct_field(quality, name).to_numpy(zero_copy_only=False).astype(np.float64) for name in MEASURES}
 
 
-TITLES = {
-    "seconds": ("Length", "s", "without padding"),
-    "peak": ("Peak", "of full scale", "above 1: the recording was attenuated"),
-    "level_db": ("Level", "dB", "A-weighted, of the loudest 128 ms"),
-    "silence_ratio": ("Silence", "of the time", "windows below −60 dB of full scale"),
-    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s peak"),
-    "dc_offset": ("DC offset", "of full scale", "mean of the samples"),
-    "bandwidth_hz": ("Bandwidth", "Hz", "upper end of the spectrum"),
-    "channel_correlation": ("Channel correlation", "", "lowest, of the first channel with another"),
-}
+TITLES = read_yaml(Path(__file__).with_name("measures.yaml"))  # title, unit and meaning of each measure
 SHOWN_PERCENTILES = ("p0", "p5", "p50", "p95", "p100")
 BARS = 48
 PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import csv_files, disk, shards
+from soundmill import csv_files, disk, params, shards
 from soundmill.corpora.sounds import GENERATORS
 from soundmill.errors import UserError
 
@@ -19,21 +19,7 @@ LABELS = tuple(sorted(GENERATORS))
 MIN_TRAINING = 8  # recordings; fewer could not contain every event
 MIN_RECORDINGS = MIN_TRAINING + 2 * 4
 
-# Captions of each event; each phrase has a word that is unique to its event.
-PHRASES: dict[str, tuple[str, ...]] = {
-    "bell": ("a bell rings", "a bell tolls"),
-    "bird": ("a bird sings", "a bird chirps"),
-    "clock": ("a clock ticks", "a clock ticks and tocks"),
-    "dog": ("a dog barks", "a dog is barking"),
-    "engine": ("an engine idles", "an engine runs"),
-    "footsteps": ("footsteps sound", "footsteps are heard"),
-    "hi-hat": ("a hi-hat plays", "a hi-hat keeps time"),
-    "kick drum": ("a kick drum thumps", "a kick drum plays a steady beat"),
-    "rain": ("rain falls", "rain patters down"),
-    "siren": ("a siren wails", "a siren sounds"),
-    "snare drum": ("a snare drum is played", "a snare drum cracks"),
-    "wind": ("wind blows", "wind howls"),
-}
+PHRASES = params.read_yaml(Path(__file__).with_name("phrases.yaml"))  # captions by event
 CONTINUOUS = ("rain", "wind", "engine", "clock")  # events that may continue behind another
 SILENT_CAPTION = "hardly anything is heard"
 

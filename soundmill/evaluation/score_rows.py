@@ -2,64 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from soundmill import params
 from soundmill.evaluation import waveforms
 from soundmill.evaluation.protocols import key_of
 from soundmill.metrics import scores
 
-BASELINES = ("base", "real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
-METRICS = (*scores.METRICS, "label_accuracy", *waveforms.METRICS)
-TITLES = {
-    "fad": "Fréchet distance",
-    "fad_inf": "Fréchet distance, n → ∞",
-    "fad_per_clip": "Fréchet distance by clip",
-    "fd": "Fréchet distance of clips",
-    "kl": "KL divergence",
-    "reverse_kl": "KL divergence, reversed",
-    "exact_kl": "KL divergence without ε",
-    "is": "Inception score",
-    "kid": "Kernel distance (KID)",
-    "mmd": "Kernel distance (MMD)",
-    "kad": "Kernel distance (KAD)",
-    "clap_score": "CLAP score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "content_enjoyment": "Content enjoyment (CE)",
-    "content_usefulness": "Content usefulness (CU)",
-    "production_complexity": "Production complexity (PC)",
-    "production_quality": "Production quality (PQ)",
-    "label_accuracy": "Label accuracy",
-    "lsd": "Log-spectral distance",
-    "mrstft": "Multi-resolution STFT distance",
-    **{name: name.replace("_", " ") for name in BASELINES},
-}
-SHORT_TITLES = {name: name.upper() for name in METRICS} | {
-    "fad_inf": "FAD∞",
-    "fad_per_clip": "FAD by clip",
-    "clap_score": "CLAP score",
-}
-SHORT_TITLES |= {name: TITLES[name] for name in ("precision", "recall", "density", "coverage", "label_accuracy")}
+_TEXTS = params.read_yaml(Path(__file__).with_suffix(".yaml"))
+BASELINES = tuple(_TEXTS["baselines"])
+METRICS = tuple(_TEXTS["metrics"])
+TITLES = {name: text["title"] for name, text in _TEXTS["metrics"].items()} | {name: name.replace("_", " ") for name in BASELINES}
+SHORT_TITLES = {name: text["short"] for name, text in _TEXTS["metrics"].items()}
 BETTER = {
     **{name: metric.better for name, metric in scores.METRICS.items()},
     "label_accuracy": "higher",
     **dict.fromkeys(waveforms.METRICS, "lower"),
 }
-MEANINGS = {
-    **{name: f"{metric.description}; {metric.better} is better" for name, metric in scores.METRICS.items()},
-    "label_accuracy": "share of generated sounds that a linear probe, fitted to real clips, assigns to the requested class",
-    **{name: f"{description}; lower is better" for name, description in waveforms.METRICS.items()},
-    "base": "the model that this one was fine-tuned from: same requests, seeds and protocol",
-    "real": "the probe's cross-validated accuracy on real clips: an upper bound",
-    "floor": "real clips in place of generated ones: the best attainable score",
-    "codec_floor": "the codec's clips before encoding",
-    "codec": "real clips encoded and decoded by the family's codec: no model of this family can be much better",
-    "silence": "digital silence in place of every generated sound",
-    "noise": "white noise in place of every generated sound",
-    "chance": "always answering the most frequently requested label",
-}
+MEANINGS = {name: f"{text['meaning']}; {BETTER[name]} is better" for name, text in _TEXTS["metrics"].items()} | _TEXTS["baselines"]
 SHARES = ("label_accuracy", "precision", "recall", "coverage")  # from 0 to 1
 
 

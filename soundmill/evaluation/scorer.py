@@ -12,8 +12,9 @@ A metric by which silence or noise is as good as the floor is unfit for these se
 embedder that the training used, in a loss or to choose the weights. Fréchet distances from few reference sounds are not reported.
 """
 
+import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -240,17 +241,13 @@ def _measure_all(
     calls += [((waveforms.measure, pairs), len(pairs)) for *_, pairs in waves]
     jobs = [shards.Job(str(number), call, weight) for number, (call, weight) in enumerate(calls)]
     with setup.progress(sum(job.weight for job in jobs), "score", "resample") as tick:
-        made = iter(shards.map_values(_call, jobs, workers=setup.workers, progress=tick))
+        made = iter(shards.map_values(operator.call, jobs, workers=setup.workers, progress=tick))
     results = {(task.key, task.role): next(made) for task in tasks}
     results |= {(key, LADDER): next(made) for key, *_ in climbs}
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for prefix, role, _ in waves:
         pairs[prefix, role] += next(made)
     return results | _of_waves(setup, pairs)
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
 
 
 def measure(task: Measurement) -> dict[str, Any]:

@@ -21,10 +21,7 @@ from soundmill.evaluation import features
 if TYPE_CHECKING:
     from auraloss.freq import MultiResolutionSTFTLoss
 
-METRICS = {
-    "lsd": "mean over frames of the root mean square over bins of differences in dB, to the original of the same id",
-    "mrstft": "spectral convergence and log magnitudes at three resolutions, to the original of the same id",
-}
+METRICS = ("lsd", "mrstft")
 WINDOW, HOP = 2048, 512  # samples; shorter waves are padded with zeros to a window
 FLOOR_DB = 80.0  # below the original's maximum
 TASK_SIZE = 16  # pairs in one job

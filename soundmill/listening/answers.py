@@ -3,13 +3,13 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, create_model
 
 from soundmill import disk, params
 from soundmill.errors import UserError
@@ -192,62 +192,32 @@ def read_all(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 
 def read(path: Path, key: Key) -> Answers:
-    document = _json(path)
-
-    def fault(where: str, what: str) -> UserError:
-        return UserError(f"{path}: {where}: {what}")
-
-    def mapping(values: Any, where: str, names: Sequence[str]) -> Mapping[str, Any]:
-        """`values`, if it is a mapping with exactly these keys."""
-        if not isinstance(values, dict):
-            raise fault(where, f"expected {', '.join(names)}, found {_short(values)}")
-        for name in values:
-            if name not in names:
-                raise fault(f"{where}.{_short(name)}".lstrip("."), f"unknown{params.did_you_mean(name, list(names))}")
-        for name in names:
-            if name not in values:
-                raise fault(f"{where}.{name}".lstrip("."), "missing")
-        return values
-
-    top = mapping(document, "", ("format", "test", "rater", "answers"))
-    if top["format"] != 1 or type(top["format"]) is not int:
-        raise fault("format", f"{_short(top['format'])}: expected 1; use the file as the page saved it")
-    if top["test"] != key.test:
-        raise fault("test", f"{_short(top['test'])}: answers to another test; the key is for {key.test}")
-    rater = top["rater"]
-    if type(rater) is not int or not 1 <= rater <= MAX_RATER:
-        raise fault("rater", f"{_short(rater)}: expected a whole number from 1 to {MAX_RATER}")
-    order, given = key.order_of(rater), top["answers"]
-    if not isinstance(given, list):
-        raise fault("answers", f"expected a list, found {_short(given)}")
-    answers: list[dict[str, int | str]] = []
-    for number, entry in enumerate(given):
-        where = f"answers.{number}"
-        entry = mapping(entry, where, ("sounds", *key.questions))
-        names = entry["sounds"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise fault(f"{where}.sounds", f"expected names of sounds, found {_short(names)}")
-        if unknown := [name for name in names if name not in key.sounds]:
-            raise fault(f"{where}.sounds", f"{_short(unknown[0])} is not a sound of this test")
-        if number >= len(order):
-            raise fault(where, f"more answers than the {len(order)} trials of this test")
-        if names != order[number]:
-            raise fault(
-                f"{where}.sounds", f"{', '.join(names)}: expected {', '.join(order[number])} as trial {number + 1} of rater {rater}"
+    """One rater's file of answers, as the page saved it; UserError names the file and the place of the first mistake."""
+    document = params.parse(_Document, _json(path), str(path))
+    if document.test != key.test:
+        raise UserError(f"{path}.test: {document.test!r}: answers to another test; the key is for {key.test}")
+    order, answers = key.order_of(document.rater), []
+    answer = Literal[FIRST, SAME, SECOND] if key.compare else Annotated[int, Field(ge=1, le=key.scale)]
+    entry = create_model("Entry", __base__=StageParams, sounds=list[str], **dict.fromkeys(key.questions, answer))
+    for number, (names, given) in enumerate(zip(order, document.answers, strict=False)):
+        where = f"{path}.answers.{number}"
+        answers.append(params.parse(entry, given, where).model_dump())
+        if (found := answers[-1].pop("sounds")) != names:
+            raise UserError(
+                f"{where}.sounds: {', '.join(found)}: expected {', '.join(names)} as trial {number + 1} of rater {document.rater}"
             )
-        answers.append({name: _answer(entry[name], key, f"{where}.{name}", fault) for name in key.questions})
-    if len(answers) < len(order):
-        raise fault("answers", f"only {len(answers)} of {len(order)} trials are answered; rater {rater} must finish the test")
-    return Answers(path, rater, answers)
+    if len(document.answers) != len(order):
+        raise UserError(
+            f"{path}.answers: {len(document.answers)} of {len(order)} trials; rater {document.rater} must finish the test once"
+        )
+    return Answers(path, document.rater, answers)
 
 
-def _answer(value: Any, key: Key, where: str, fault: Callable[[str, str], UserError]) -> int | str:
-    if key.compare:
-        if value not in (FIRST, SAME, SECOND) or not isinstance(value, str):
-            raise fault(where, f"{_short(value)}: expected {FIRST}, {SAME} or {SECOND}")
-    elif type(value) is not int or not 1 <= value <= key.scale:
-        raise fault(where, f"{_short(value)}: expected a whole number from 1 to {key.scale}")
-    return value
+class _Document(StageParams):
+    format: Literal[1]
+    test: str
+    rater: int = Field(ge=1, le=MAX_RATER)
+    answers: list[dict[str, Any]]
 
 
 def _json(path: Path) -> Any:
@@ -256,7 +226,7 @@ def _json(path: Path) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{_short(repeated)} is repeated")
+            raise ValueError(f"{repeated[:60]!r} is repeated")
         return dict(pairs)
 
     try:
@@ -270,8 +240,3 @@ def _json(path: Path) -> Any:
         return params.parse_json(data, object_pairs_hook=unique)
     except ValueError as error:
         raise UserError(f"{path}: not a file of answers: {error}; use the file as the page saved it") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

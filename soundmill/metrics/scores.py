@@ -125,7 +125,6 @@ Exchanged = Callable[[EmbeddingSet, EmbeddingSet, EmbeddingSet, int, np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
-    description: str
     better: Literal["lower", "higher"]
     statistic: Callable[[EmbeddingSet, EmbeddingSet, int], Statistic]
     least: float = -np.inf
@@ -275,12 +274,12 @@ def _discrepancies_exchanged(
     return scale * pairwise.discrepancies_exchanged(first, second, real, kernel, chosen)
 
 
-def _of_kernel(name: str, description: str, statistic: Any = None) -> Metric:
+def _of_kernel(name: str, statistic: Any = None) -> Metric:
     statistic, exchanged = statistic or partial(_discrepancy, name), partial(_discrepancies_exchanged, name)
-    return Metric(description, "lower", statistic, pairwise=True, exchanged=exchanged)
+    return Metric("lower", statistic, pairwise=True, exchanged=exchanged)
 
 
-def _of_neighbours(name: pairwise.ByNeighbours, description: str, most: float = 1) -> Metric:
+def _of_neighbours(name: pairwise.ByNeighbours, most: float = 1) -> Metric:
     def statistic(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
         value, influence = pairwise.by_neighbours(name, generated.clips(), reference.clips())
         return Statistic(value, lambda: influence)
@@ -289,59 +288,30 @@ def _of_neighbours(name: pairwise.ByNeighbours, description: str, most: float = 
         return pairwise.neighbours_exchanged(name, a.clips(), b.clips(), reference.clips(), chosen)
 
     adds_up = name in ("precision", "density")
-    return Metric(description, "higher", statistic, 0, most, pairwise=True, exchanged=None if adds_up else exchanged)
+    return Metric("higher", statistic, 0, most, pairwise=True, exchanged=None if adds_up else exchanged)
 
 
-RATINGS = {  # of single sounds, by the columns of Audiobox Aesthetics
-    "content_enjoyment": "predicted rating (1 to 10) of how much listeners enjoy a sound, mean over clips",
-    "content_usefulness": "predicted rating (1 to 10) of how useful a sound is as material, mean over clips",
-    "production_complexity": "predicted rating (1 to 10) of how many components a sound has, mean over clips",
-    "production_quality": "predicted rating (1 to 10) of a sound's technical quality, mean over clips",
-}
-
-_OF_PAIRS = partial(Metric, better="lower", paired=True, needs_logits=True)
-
+# Of single sounds, by the columns of Audiobox Aesthetics.
+RATINGS = ("content_enjoyment", "content_usefulness", "production_complexity", "production_quality")
+_OF_PAIRS = partial(Metric, "lower", paired=True, needs_logits=True)
 METRICS = {
-    "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
-    "fad_inf": Metric(
-        "Fréchet distance extrapolated to infinitely many generated embeddings",
-        "lower",
-        _frechet_without_bias,
-        exchanged=_frechet_exchanged,  # both sets have the same bias, as they have equally many embeddings
-    ),
-    "fad_per_clip": Metric(
-        "mean over generated clips of the Fréchet distance of one clip's patches from the reference",
-        "lower",
-        _frechet_by_clip,
-        least=0,
-    ),
-    "fd": Metric("Fréchet distance of all clips' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
-    "kl": _OF_PAIRS(
-        "KL(reference ‖ generated) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
-        statistic=partial(_kl, smoothed),
-    ),
-    "reverse_kl": _OF_PAIRS(
-        "KL(generated ‖ reference) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
-        statistic=partial(_kl, reverse),
-    ),
-    "exact_kl": _OF_PAIRS(
-        "KL(reference ‖ generated) of the softmaxed logits without ε, mean over pairs of equal clip id, in nats",
-        statistic=partial(_kl, exact),
-        least=0,
-    ),
-    "is": Metric("exp of the mean KL(p ‖ mean p) of the softmaxed logits", "higher", _inception, least=1, needs_logits=True),
-    "kid": _of_kernel("kid", "unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets", _kid),
-    "mmd": _of_kernel("mmd", "unbiased squared MMD with a Gaussian kernel whose bandwidth is the reference's median distance"),
-    "kad": _of_kernel(
-        "kad",
-        "a hundred times the unbiased squared MMD with a Gaussian kernel whose bandwidth is the generated sounds' median distance",
-    ),
-    "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
-    "precision": _of_neighbours("precision", "share of generated embeddings near a real one"),
-    "recall": _of_neighbours("recall", "share of real embeddings near a generated one"),
-    "density": _of_neighbours("density", "number of real neighbourhoods that a generated embedding is in, divided by k", np.inf),
-    "coverage": _of_neighbours("coverage", "share of real neighbourhoods that contain a generated embedding"),
-    **{name: Metric(description, "higher", partial(_rating, column)) for column, (name, description) in enumerate(RATINGS.items())},
+    "fad": Metric("lower", _frechet, least=0, exchanged=_frechet_exchanged),
+    "fad_inf": Metric("lower", _frechet_without_bias, exchanged=_frechet_exchanged),  # equally many embeddings: the same bias
+    "fad_per_clip": Metric("lower", _frechet_by_clip, least=0),
+    "fd": Metric("lower", _frechet, least=0, exchanged=_frechet_exchanged),
+    "kl": _OF_PAIRS(partial(_kl, smoothed)),
+    "reverse_kl": _OF_PAIRS(partial(_kl, reverse)),
+    "exact_kl": _OF_PAIRS(partial(_kl, exact), least=0),
+    "is": Metric("higher", _inception, least=1, needs_logits=True),
+    "kid": _of_kernel("kid", _kid),
+    "mmd": _of_kernel("mmd"),
+    "kad": _of_kernel("kad"),
+    "clap_score": Metric("higher", _clap_score, least=-1, most=1, paired=True),
+    "precision": _of_neighbours("precision"),
+    "recall": _of_neighbours("recall"),
+    "density": _of_neighbours("density", np.inf),
+    "coverage": _of_neighbours("coverage"),
+    **{name: Metric("higher", partial(_rating, column)) for column, name in enumerate(RATINGS)},
 }
 
 

@@ -27,21 +27,8 @@ from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.rave import codec as codecs
+from soundmill.models.components.rave import network
 from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
-from soundmill.models.components.rave.network import (
-    QUIET,
-    Conv,
-    Noise,
-    RaveNet,
-    Residual,
-    Up,
-    flips,
-    fold,
-    gain,
-    joined,
-    measured,
-    unfold,
-)
 from soundmill.models.family import is_checkpoint
 from soundmill.models.sounds import stream_windows
 
@@ -90,7 +77,7 @@ def export_streaming(path: Path, codec: RaveCodec) -> dict[str, Any]:
 class Decoder(nn.Module):
     """Decodes latents to waves; random values are inputs."""
 
-    def __init__(self, net: RaveNet):
+    def __init__(self, net: network.RaveNet):
         super().__init__()
         self.net = net
 
@@ -347,17 +334,17 @@ def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
             streaming, late = live(inner, late)
             layers.append(streaming)
         return nn.Sequential(*layers), late
-    if isinstance(layer, Residual):
+    if isinstance(layer, network.Residual):
         layers, after = live(layer.layers, late)
-        channels = next(inner for inner in layer.layers if isinstance(inner, Conv)).in_channels
+        channels = next(inner for inner in layer.layers if isinstance(inner, network.Conv)).in_channels
         return LiveResidual(layers, Delay(channels, after - late)), after
-    if isinstance(layer, Conv):
+    if isinstance(layer, network.Conv):
         (stride,), (dilation,) = layer.stride, layer.dilation
         frames, remainder = divmod(late + layer.ahead, stride)
         if remainder:
             raise ValueError(f"a delay of {late} samples plus lookahead is not a multiple of the stride {stride}")
         return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), frames
-    if isinstance(layer, Up):
+    if isinstance(layer, network.Up):
         return LiveUp(layer.kernel(), layer.ratio), late * layer.ratio + layer.ahead
     return layer, late  # pointwise: adds no delay
 
@@ -367,18 +354,18 @@ def ahead_of(layers: nn.Module) -> int:
     if isinstance(layers, nn.Sequential):
         ahead = 0
         for layer in reversed(layers):
-            ahead = ahead * (layer.stride[0] if isinstance(layer, Conv) else 1) + ahead_of(layer)
+            ahead = ahead * (layer.stride[0] if isinstance(layer, network.Conv) else 1) + ahead_of(layer)
         return ahead
-    return ahead_of(layers.layers) if isinstance(layers, Residual) else getattr(layers, "ahead", 0)
+    return ahead_of(layers.layers) if isinstance(layers, network.Residual) else getattr(layers, "ahead", 0)
 
 
 class LiveNoise(nn.Module):
     """The noise branch: gains come from its layers, the noise depends only on the position in the stream."""
 
-    def __init__(self, branch: Noise, late: int):
+    def __init__(self, branch: network.Noise, late: int):
         super().__init__()
-        self.frame, self.bands, self.filters, self.quiet = branch.frame, branch.bands, branch.filters, QUIET
-        width = next(layer for layer in branch.layers if isinstance(layer, Conv)).in_channels
+        self.frame, self.bands, self.filters, self.quiet = branch.frame, branch.bands, branch.filters, network.QUIET
+        width = next(layer for layer in branch.layers if isinstance(layer, network.Conv)).in_channels
         wait = -(late + ahead_of(branch.layers)) % branch.frame
         self.waiting = Delay(width, wait)
         self.layers, frames = live(branch.layers, late + wait)
@@ -391,9 +378,9 @@ class LiveNoise(nn.Module):
         """Noise for a block that starts at band sample `first`."""
         raw = self.layers(self.waiting(hidden))
         if self.pca is not None and self.pca_waits is not None:
-            gains = gain(raw + self.pca_waits(self.pca.decode(latents)))
+            gains = network.gain(raw + self.pca_waits(self.pca.decode(latents)))
         else:
-            gains = gain(raw + self.quiet)
+            gains = network.gain(raw + self.quiet)
         frames = gains.shape[2]
         noise = 2 * even(first * self.bands, frames * self.bands * self.frame) - 1
         split = (noise.to(gains).reshape(1, frames, self.bands, self.frame) @ self.parts).reshape(
@@ -418,13 +405,13 @@ def even(first: int, count: int) -> Tensor:
 class LiveComponents(nn.Module):
     """The principal components of a block of bands; bands are delayed by the encoder's lookahead, as its latents lag by it."""
 
-    def __init__(self, branch: Noise, beyond: int):
+    def __init__(self, branch: network.Noise, beyond: int):
         super().__init__()
         self.pca, self.filters, self.waiting = branch.pca, branch.filters, Delay(branch.bands, beyond)
         self.register_buffer("parts", branch.parts.clone())
 
     def forward(self, bands: Tensor) -> Tensor:
-        return self.pca.encode(measured(self.waiting(bands), self.parts, self.filters))
+        return self.pca.encode(network.measured(self.waiting(bands), self.parts, self.filters))
 
 
 class Live(nn.Module):
@@ -484,8 +471,8 @@ class Live(nn.Module):
             raise ValueError(
                 f"a block of {length} samples: this model takes multiples of {self.ratio}, such as {lower} and {lower + self.ratio}"
             )
-        bands = self.split(fold(waves, self.bands))
-        bands = bands * flips(self.bands, bands.shape[2], self.odd_split).to(bands)
+        bands = self.split(network.fold(waves, self.bands))
+        bands = bands * network.flips(self.bands, bands.shape[2], self.odd_split).to(bands)
         mean = self.encoder(bands)[:, : self.latents + self.left_out]
         if self.components is not None:
             mean = mean + self.components(bands)
@@ -510,9 +497,9 @@ class Live(nn.Module):
         if self.noise is not None:
             noise = self.noise_waits(self.noise(hidden, latents, self.position * (self.ratio // self.bands)))
         self.position += frames
-        bands = joined(wave, loudness, noise)
-        bands = bands * flips(self.bands, bands.shape[2], self.odd_join).to(bands)
-        return unfold(self.join(bands)).clamp(-1.0, 1.0)
+        bands = network.joined(wave, loudness, noise)
+        bands = bands * network.flips(self.bands, bands.shape[2], self.odd_join).to(bands)
+        return network.unfold(self.join(bands)).clamp(-1.0, 1.0)
 
     @torch.jit.export
     def get_methods(self) -> list[str]:

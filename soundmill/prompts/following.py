@@ -47,26 +47,8 @@ JUDGE = "yamnet"
 FRAME_SECONDS = 0.01
 LOUD_DB, SOFT_DB = -10.0, -20.0  # below the loudest frame: an event begins above the first and ends below the second
 SILENT_DB = -60.0  # full scale; softer frames hold no event
-COLUMNS = {
-    "asked": "as asked",
-    "shuffled": "shuffled",
-    "difference": "difference",
-    "above_others": "above others",
-    "absent": "absent heard",
-    "ordered": "in order",
-    "counted": "more events",
-    "silent": "silent",
-}
-MEANINGS = {
-    "asked": "share of the kinds asked for among as many with YAMNet's highest scores; of one kind: of sounds classified as it",
-    "shuffled": "the same share if each sound had another prompt of its set that asks for other kinds",
-    "difference": "as asked − shuffled: above zero, prompts steer",
-    "above_others": "share of the set's sounds for other kinds in which the kind scores lower; chance: 50 %",
-    "absent": "share of sounds in which a kind that must be absent scores higher than what was asked for",
-    "ordered": "share of sounds in which the first kind's scores are centred before the second's; chance: 50 %",
-    "counted": "share of pairs in which the sound for the larger count has more events; chance: 50 %",
-    "silent": "share of sounds below −60 dBFS",
-}
+_COLUMNS = params.read_yaml(Path(__file__).with_name("columns.yaml"))
+COLUMNS, MEANINGS = ({key: column[text] for key, column in _COLUMNS.items()} for text in ("title", "meaning"))
 LONGEST = 120  # characters of a prompt on the page
 
 

@@ -77,10 +77,6 @@ def is_data(directory: Path) -> bool:
     return CROISSANT in sums
 
 
-def is_component(checkpoint: Path) -> bool:
-    return "family" not in params.read_json(checkpoint / "config.json", "download it again")
-
-
 def pull(directory: Path, output: Path) -> list[Path]:
     """Copy what was published to a new or empty directory, checking every file against its SHA-256; returns the files.
 

@@ -111,7 +111,11 @@ def map_shards(
     remove_attempts(directory)
     total = Report()
     before = _finished_before(jobs, directory, workers, total)
-    finished = {job.name: before[job.name] for job in jobs if job.name in before and _is_done(job, before[job.name])}
+    finished = {
+        job.name: found
+        for job in jobs
+        if (found := before.get(job.name)) and found.key == job.key and not (job.key and found.report.quarantine)
+    }
     todo = [job for job in jobs if job.name not in finished]
     progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
     todo.sort(key=lambda job: -job.weight)  # the longest first, so that workers finish at about the same time
@@ -165,10 +169,6 @@ def map_values(
     """What `function(*job.args)` returns for every job, in order, made in processes as those of `map_shards`; nothing is kept."""
     values = _run_here(function, sorted(jobs, key=lambda job: -job.weight), None, workers, progress) if jobs else {}
     return [values[job.name] for job in jobs]
-
-
-def _is_done(job: Job, finished: Finished) -> bool:
-    return finished.key == job.key and not (job.key and finished.report.quarantine)
 
 
 def _run_here(

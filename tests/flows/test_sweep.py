@@ -233,18 +233,13 @@ def test_fine_tuning_is_swept_for_a_chosen_family(family: str) -> None:
         sweep.plan(ROOT, definition, [f"model={family}", f"{family}.train.lora.rank=4"], [], [])
 
 
-@pytest.mark.slow(minutes=4)
+@pytest.mark.attack
 def test_tango_full_is_one_sweep_of_two_trainings(tmp_path: Path, prefect_server: str) -> None:
     """The project's own sweep, shrunk, over the embedded corpus: the second training starts from the weights of the first."""
     home = copy_project(ROOT, tmp_path / "project")
     file = home / "conf/sweep/tango_full.yaml"
-    text = (
-        file.read_text()
-        .replace("steps=200000", "steps=2")
-        .replace("steps=57000", "steps=3")
-        .replace("real_items=4", "real_items=1")
-    )
-    file.write_text(text.replace("corpus=union", "corpus=synthetic").replace("corpus=audiocaps", "corpus=synthetic"))
+    text = re.sub("corpus=(union|audiocaps)", "corpus=synthetic", file.read_text()).replace("steps=200000", "steps=2")
+    file.write_text(text.replace("steps=57000", "steps=3").replace("real_items=4", "real_items=1"))
     varied = ("tango.train.steps", "tango.train.real_items")
     shrunk = [one for one in SHRUNK if one.startswith(("tango.", "tagger.", "evaluate.", "corpus.")) and not one.startswith(varied)]
     command = [sys.executable, "-m", "flows.sweep", "tango_full", "scale=laptop", "vocoder=griffin_lim", *shrunk]

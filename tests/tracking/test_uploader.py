@@ -286,7 +286,7 @@ def test_an_uploader_does_not_write_to_a_database_that_is_gone(home: Path, bring
         bring(home)
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.attack
 def test_a_server_killed_in_the_middle_of_a_training_has_all_of_it_in_the_end(home, tmp_path, monkeypatch):
     """With the uploader that stages start themselves; and the model that it registers can be loaded."""
     server = Server(tmp_path)

@@ -7,13 +7,15 @@ are walked: declared sizes against the file size, checksums of Ogg pages, frames
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from soundmill.decoding.containers import layout, walks
 from soundmill.decoding.containers.layout import HEAD_BYTES, DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
@@ -30,43 +32,19 @@ class Kind:
 
 
 UNKNOWN = Kind("unknown", None)
-# (offset, bytes there, kind); the first that matches wins.
-_MAGIC: list[tuple[int, bytes, Kind]] = [
-    (0, b"fLaC", Kind("flac", "flac", sndfile=True)),
-    (0, b"OggS", Kind("ogg", "ogg", sndfile=True)),
-    (0, b".snd", Kind("au", "au", sndfile=True)),
-    (0, b"dns.", Kind("au", None, sndfile=True)),
-    (0, b"caff", Kind("caf", "caf", sndfile=True)),
-    (0, b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00", Kind("w64", "w64", sndfile=True)),
-    (0, b"\x64\xa3\x01\x00", Kind("ircam", "ircam", sndfile=True)),
-    (0, b"\x00\x01\xa3\x64", Kind("ircam", "ircam", sndfile=True)),
-    (0, b"NIST_1A\n", Kind("nist", "nistsphere", sndfile=True)),
-    (0, b"\x1a\x45\xdf\xa3", Kind("matroska", "matroska")),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("asf", "asf")),
-    (0, b"FLV\x01", Kind("flv", "flv")),
-    (0, b"#!AMR", Kind("amr", "amr")),
-    (0, b"wvpk", Kind("wavpack", "wv")),
-    (0, b"MAC ", Kind("ape", "ape")),
-    (0, b"TTA1", Kind("tta", "tta")),
-    (0, b"tBaK", Kind("tak", "tak")),
-    (0, b"ajkg", Kind("shorten", "shn")),
-    (0, b"MPCK", Kind("musepack", "mpc8")),
-    (0, b"MP+", Kind("musepack", "mpc")),
-    (0, b"DSD ", Kind("dsf", "dsf")),
-    (0, b"FRM8", Kind("dsdiff", "iff")),
-    (0, b".RMF", Kind("realmedia", "rm")),
-    (0, b".ra\xfd", Kind("realmedia", "rm")),
-    (0, b"Creative Voice File\x1a", Kind("voc", "voc")),
-    (0, b".SoX", Kind("sox", "sox")),
-    (0, b"XoS.", Kind("sox", "sox")),
-    (0, b"qoaf", Kind("qoa", "qoa")),
-    (0, b"\x0b\x77", Kind("ac3", None)),  # AC-3 or E-AC-3
-    (0, b"\x7f\xfe\x80\x01", Kind("dts", "dts")),
-    (0, b"\x00\x00\x01\xba", Kind("mpeg-ps", "mpeg")),
-    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01", Kind("mxf", "mxf")),
-    (4, b"\xf8\x72\x6f\xba", Kind("truehd", "truehd")),
-    (4, b"\xf8\x72\x6f\xbb", Kind("mlp", "mlp")),
+
+
+def _magic(name: str) -> list[dict[str, Any]]:
+    """The rows of a table beside this module, `bytes` written with Python's escapes; the first that matches a file wins."""
+    with Path(__file__).with_name(name).open(encoding="ascii", newline="") as file:
+        return [{**row, "bytes": row["bytes"].encode().decode("unicode_escape").encode("latin-1")} for row in csv.DictReader(file)]
+
+
+_MAGIC = [
+    (int(row["offset"]), row["bytes"], Kind(row["kind"], row["demuxer"] or None, sndfile=row["sndfile"] == "yes"))
+    for row in _magic("magic.csv")
 ]
+_NOT_AUDIO = [(row["bytes"], row["what"]) for row in _magic("not_audio.csv")]
 _RIFF_FORMS = {
     b"WAVE": Kind("wav", "wav", sndfile=True),
     b"AVI ": Kind("avi", "avi"),
@@ -75,25 +53,6 @@ _RIFF_FORMS = {
     b"XWMA": Kind("xwma", "xwma"),
     b"QLCM": Kind("qcp", "qcp"),
 }
-_NOT_AUDIO = [
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"BM", "a BMP picture"),
-    (b"II*\x00", "a TIFF picture"),
-    (b"MM\x00*", "a TIFF picture"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"7z\xbc\xaf", "a 7z archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"\x7fELF", "a program"),
-    (b"PAR1", "a Parquet table"),
-    (b"SQLite format 3", "an SQLite database"),
-    (b"MThd", "MIDI notes"),
-]
 _PLAYLIST = re.compile(
     rb"#EXT(M3U|-X-|INF)|ffconcat|\[playlist\]|\[Reference\]|(<\?xml[^>]*>\s*)?<(playlist|asx|MPD|smil)\b|v=0\s", re.IGNORECASE
 )

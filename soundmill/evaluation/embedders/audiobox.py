@@ -18,6 +18,7 @@ from transformers import WavLMConfig, WavLMModel
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embeddings, split
+from soundmill.params import read_yaml
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
 
@@ -29,23 +30,7 @@ WINDOWS_AT_ONCE = 2
 WIDTH, HEAD_LAYERS = 768, 5
 # Axes of the checkpoint, in the order of its ratings: mean and standard deviation of the listeners' ratings, from its config.json.
 AXES = {"CE": (5.06865, 1.93029), "CU": (5.73633, 1.75669), "PC": (3.18591, 1.86637), "PQ": (6.57505, 1.51466)}
-NAMES = (  # of WavLM's tensors → of transformers'
-    (r"^mask_emb$", "masked_spec_embed"),
-    (r"^layer_norm\.", "feature_projection.layer_norm."),
-    (r"^post_extract_proj\.", "feature_projection.projection."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.", r"feature_extractor.conv_layers.\1.layer_norm."),
-    (r"^encoder\.pos_conv\.0\.weight_g$", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-    (r"^encoder\.pos_conv\.0\.weight_v$", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
-    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
-    (r"\.self_attn_layer_norm\.", ".layer_norm."),
-    (r"\.self_attn\.grep_a$", ".attention.gru_rel_pos_const"),
-    (r"\.self_attn\.grep_linear\.", ".attention.gru_rel_pos_linear."),
-    (r"\.self_attn\.relative_attention_bias\.", ".attention.rel_attn_embed."),
-    (r"\.self_attn\.", ".attention."),
-    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
-    (r"\.fc2\.", ".feed_forward.output_dense."),
-)
+NAMES = read_yaml(Path(__file__).with_name("wavlm.yaml"))["names"]  # of WavLM's tensors → of transformers'
 
 
 class Audiobox:

@@ -24,12 +24,12 @@ from soundmill.models import adapted
 from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import Codec, LatentCodec, Vocoder
+from soundmill.models.components.contracts import LatentCodec, Vocoder
 from soundmill.models.components.dit.network import Conditions, DiT, hidden, padded
 from soundmill.models.components.latents.store import Posteriors, gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.components.vocoding import vocoder_of
+from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
 from soundmill.models.sounds import in_precision
@@ -101,7 +101,7 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class AudioDiT(TrainedModel):
+class AudioDiT(OfLatents, TrainedModel):
     """A `Model` (models/family.py). It makes sounds of any length; `num_samples` is that of the longest training clip, and longer
     sounds are made of windows that continue each other."""
 
@@ -120,10 +120,6 @@ class AudioDiT(TrainedModel):
     @property
     def deviation(self) -> list[float]:
         return self.layout.deviation.tolist()
-
-    @property
-    def sample_rate(self) -> int:
-        return self.autoencoder.sample_rate
 
     @property
     def channels(self) -> int:
@@ -152,22 +148,10 @@ class AudioDiT(TrainedModel):
             part = slice(start, start + run.batch_size)
             latents = sample(self, requests[part], lengths[part], run)
             for wave, x0, request, length in zip(waves[part], latents, requests[part], lengths[part], strict=True):
-                codec = self.codec(run, x0.shape[1])
+                codec = self.codec(run, x0.shape[1] * (self.frames // self.latent_frames))
                 wave[:, :length] = codec.decode(self.layout.unfold(x0[None]), [request.seed])[0, :, :length]
             run.progress(len(latents))
         return waves
-
-    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → latent → wave."""
-        codec = self.codec(run, self.latent_frames)
-        return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
-
-    def vocoder_for(self, run: Run) -> Vocoder | None:
-        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)
-
-    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
-        codec = self.codec(run, self.latent_frames)
-        return codec.to_log_mels(codec.encode(waves))
 
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
@@ -182,11 +166,6 @@ class AudioDiT(TrainedModel):
             torch.ones(len(requests), 2, dtype=torch.bool),
         )
         return Conditions(*(value.to(run.device) for value in conditions))
-
-    def codec(self, run: Run, latent_frames: int) -> Codec:
-        """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""
-        frames = latent_frames * (self.frames // self.latent_frames)
-        return self.autoencoder.sounding(self.vocoder_for(run), frames, run.sampling.grain, run.device)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:

@@ -46,13 +46,13 @@ WITH_WEIGHTS = ("transformer", "projection_model", "vae")
 UNUSED_OF_SCHEDULER = ("num_train_timesteps", "rho")  # of the scheduler: for training, and for another schedule
 PART_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-# stable-audio-tools: the weights of all parts but the text encoder in one file. The names of tensors are facts of that program and
-# of diffusers' script for its conversion (scripts/convert_stable_audio.py).
+# stable-audio-tools: the weights of all parts but the text encoder in one file.
 CONFIG, WEIGHTS = "model_config.json", "model.safetensors"
 TRANSFORMER, CONDITIONERS, VAE = "model.model.", "conditioner.conditioners.", "pretransform.model."
 ROTARY = f"{TRANSFORMER}transformer.rotary_pos_emb.inv_freq"
 TEXT_PROJECTION = f"{CONDITIONERS}prompt.proj_out.weight"
 LEAST_HEAD = 64  # narrower heads turn 32 channels there, and half of theirs in diffusers
+FACTS = strict.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 # Keys of the configuration, with dots between its levels; entries of conditioning.configs are named by their ids.
 DIT, PRETRANSFORM, CONDITIONING = "model.diffusion.config.", "model.pretransform.config.", "model.conditioning."
@@ -61,25 +61,6 @@ PROMPT = f"{CONDITIONING}configs.prompt.config."
 QK_NORM, PROJECTED = f"{DIT}attn_kwargs.qk_norm", f"{DIT}project_cond_tokens"
 OBJECTIVE, SHIFT = "model.diffusion.diffusion_objective", "model.diffusion.distribution_shift_options."
 SECONDS = ("seconds_start", "seconds_total")
-SIZES = (  # of which no other key depends
-    "sample_rate",
-    "audio_channels",
-    f"{DECODER}channels",
-    f"{DECODER}latent_dim",
-    f"{DECODER}c_mults",
-    f"{DECODER}strides",
-    f"{DIT}depth",
-    f"{DIT}num_heads",
-    f"{PROMPT}max_length",
-)
-UNUSED = (  # how it is trained or computed, not what it is
-    f"{PROMPT}t5_model_name",
-    f"{PRETRANSFORM}encoder.requires_grad",
-    f"{PRETRANSFORM}decoder.requires_grad",
-    "model.pretransform.iterate_batch",
-    "model.pretransform.model_half",
-    "model.pretransform.chunked",
-)
 SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine"))
 RECTIFIED = {"objective": "rectified_flow", "times": "logit_normal"}
 FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow` and `sampling` of each objective
@@ -88,68 +69,6 @@ FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow`
     "rf_denoiser": (RECTIFIED, {"solver": "pingpong", "num_steps": 8, "guidance_scale": 1.0}),  # distilled to few steps
 }
 CHOICES = {OBJECTIVE: tuple(FLOWS), QK_NORM: ("none", "ln"), PROJECTED: (True, False)}
-DEFAULTS = {  # of that program
-    OBJECTIVE: "v",
-    "model.diffusion.input_concat_ids": [],
-    "model.diffusion.prepend_cond_ids": [],
-    "model.pretransform.scale": 1.0,
-    f"{PRETRANSFORM}decoder.soft_clip": False,
-    f"{ENCODER}antialias_activation": False,
-    f"{DECODER}antialias_activation": False,
-    f"{DECODER}use_nearest_upsample": False,
-    f"{ENCODER}use_snake": False,
-    f"{DECODER}use_snake": False,
-    f"{DECODER}final_tanh": True,
-    f"{PROMPT}max_length": 128,
-    f"{PROMPT}enable_grad": False,
-    f"{PROMPT}project_out": False,
-    f"{DIT}transformer_type": "continuous_transformer",
-    PROJECTED: True,
-    f"{DIT}project_global_cond": True,
-    f"{DIT}global_cond_type": "prepend",
-    f"{DIT}timestep_cond_type": "global",
-    f"{DIT}patch_size": 1,
-    f"{DIT}input_concat_dim": 0,
-    f"{DIT}prepend_cond_dim": 0,
-    f"{DIT}num_memory_tokens": 0,
-    f"{DIT}rotary_pos_emb": True,
-    f"{DIT}causal": False,
-    f"{DIT}conformer": False,
-    QK_NORM: "none",
-}
-
-# From diffusers' names to theirs. Of the layers of the codec the first and the last two are not blocks.
-OF_TRANSFORMER = (
-    (r"^time_proj", "timestep_features"),
-    (r"^timestep_proj", "to_timestep_embed"),
-    (r"^global_proj", "to_global_embed"),
-    (r"^cross_attention_proj", "to_cond_embed"),
-    (r"^proj_(in|out)", r"transformer.project_\1"),
-    (r"^transformer_blocks", "transformer.layers"),
-    (r"\.attn1\.to_[qkv]", ".self_attn.to_qkv"),
-    (r"\.attn2\.to_[kv]", ".cross_attn.to_kv"),
-    (r"\.norm_([qk])", r".\1_norm"),
-    (r"\.attn1", ".self_attn"),
-    (r"\.attn2", ".cross_attn"),
-    (r"\.to_out\.0", ".to_out"),
-    (r"\.ff\.net", ".ff.ff"),
-    (r"(\.norm\d)\.weight", r"\1.gamma"),
-    (r"(\.norm\d)\.bias", r"\1.beta"),
-    (r"\.norm1", ".pre_norm"),
-    (r"\.norm2", ".cross_attend_norm"),
-    (r"\.norm3", ".ff_norm"),
-)
-OF_PROJECTION = (
-    (r"^text_projection", "prompt.proj_out"),
-    (r"^start_number_conditioner", "seconds_start"),
-    (r"^end_number_conditioner", "seconds_total"),
-    (r"time_positional_embedding", "embedder.embedding"),
-)
-IN_UNIT = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
-IN_BLOCK = {
-    "encoder": {"res_unit1": 0, "res_unit2": 1, "res_unit3": 2, "snake1": 3, "conv1": 4},
-    "decoder": {"snake1": 0, "conv_t1": 1, "res_unit1": 2, "res_unit2": 3, "res_unit3": 4},
-}
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -284,7 +203,9 @@ class SingleFile:
 
     def __init__(self, path: Path, codec: Kind):
         self.file, self.weights = path / CONFIG, path / WEIGHTS
-        config = DEFAULTS | _flat({key: value for key, value in read_config(self.file).items() if key != "training"})
+        config = _flat(FACTS["defaults"]) | _flat(
+            {key: value for key, value in read_config(self.file).items() if key != "training"}
+        )
         for key, values in CHOICES.items():
             if config[key] not in values:
                 raise UserError(f"{self.file}: {key} is {config[key]!r}, which is not supported; it must be one of {list(values)}")
@@ -305,7 +226,7 @@ class SingleFile:
             "sampling_rate": size("sample_rate"),
         }
         self.codec = codec.module.network_of(ae, self.file)
-        unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # which shift only its training
+        unused = (*FACTS["unused"], *(SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ()))  # which shift only its training
         self.frames = size("sample_size") // self.codec.samples_per_latent
         self.network = {
             "layers": size(f"{DIT}depth"),
@@ -363,10 +284,9 @@ class SingleFile:
         """The name there of a tensor of a part."""
         if part == "vae":
             return VAE + _of_codec(name, len(self.codec.ratios))
-        prefix, rules = (TRANSFORMER, OF_TRANSFORMER) if part == "transformer" else (CONDITIONERS, OF_PROJECTION)
-        for pattern, other in rules:
+        for pattern, other in FACTS[part]:
             name = re.sub(pattern, other, name)
-        return prefix + name
+        return (TRANSFORMER if part == "transformer" else CONDITIONERS) + name
 
 
 def _of_codec(name: str, levels: int) -> str:
@@ -375,8 +295,8 @@ def _of_codec(name: str, levels: int) -> str:
         place = {"conv1": 0, "snake1": levels + 1, "conv2": levels + 2}[layer]
         return ".".join([side, "layers", str(place), *rest])
     number, layer, *rest = rest
-    unit = ["layers", str(IN_UNIT[rest.pop(0)])] if layer.startswith("res_unit") else []
-    return ".".join([side, "layers", str(int(number) + 1), "layers", str(IN_BLOCK[side][layer]), *unit, *rest])
+    unit = ["layers", str(FACTS["unit"][rest.pop(0)])] if layer.startswith("res_unit") else []
+    return ".".join([side, "layers", str(int(number) + 1), "layers", str(FACTS["block"][side][layer]), *unit, *rest])
 
 
 def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any, frames: int) -> dict[str, Any]:
@@ -417,7 +337,7 @@ def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any,
         f"{DIT}cond_token_dim": width if config[PROJECTED] else network["key_heads"] * head_width,
         f"{DIT}global_cond_dim": len(seconds) * width,
     }
-    return DEFAULTS | {key: config[key] for key in (*SIZES, *CHOICES)} | supported
+    return _flat(FACTS["defaults"]) | {key: config[key] for key in (*FACTS["sizes"], *CHOICES)} | supported
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

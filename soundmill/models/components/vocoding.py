@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Saved, Vocoder
+from soundmill.models.components.contracts import Codec, LatentCodec, Saved, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 
 PIECE_FRAMES = 1024  # that the net processes at once
@@ -81,3 +81,32 @@ def vocoder_of(sampling: Any, trained: Vocoder | None, spec: MelSpec | None) -> 
             "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
         )
     return trained
+
+
+class OfLatents:
+    """What models of a codec's latents share; `run` is of models/family.py."""
+
+    autoencoder: LatentCodec
+    frames: int  # of log-mels, or of latents if the codec has no log-mels
+    vocoder: Vocoder | None  # None: Griffin-Lim
+
+    @property
+    def sample_rate(self) -> int:
+        return self.autoencoder.sample_rate
+
+    def codec(self, run: Any, frames: int | None = None) -> Codec:
+        """The autoencoder for sounds of so many frames, with the vocoder of the run if it needs one."""
+        return self.autoencoder.sounding(self.vocoder_for(run), frames or self.frames, run.sampling.grain, run.device)
+
+    def reconstruct(self, waves: Tensor, run: Any) -> Tensor:
+        """Wave → latent → wave."""
+        codec = self.codec(run)
+        return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
+
+    def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
+        """Wave → latent → log-mel."""
+        codec = self.codec(run)
+        return codec.to_log_mels(codec.encode(waves))
+
+    def vocoder_for(self, run: Any) -> Vocoder | None:
+        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)

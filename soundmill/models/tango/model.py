@@ -23,12 +23,12 @@ from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.catalog import no_training_clip
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import Codec, LatentCodec, Vocoder, read_codec
+from soundmill.models.components.contracts import LatentCodec, Vocoder, read_codec
 from soundmill.models.components.latents.store import LatentsAbout, Posteriors, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig
-from soundmill.models.components.vocoding import vocoder_of
+from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
 from soundmill.models.sounds import in_precision, sampled
@@ -90,7 +90,7 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class Tango(TrainedModel):
+class Tango(OfLatents, TrainedModel):
     """A `Model` (models/family.py). It is conditioned on the request's caption."""
 
     config, weights, channels = Config, "unet.safetensors", 1
@@ -98,10 +98,6 @@ class Tango(TrainedModel):
     autoencoder: LatentCodec
     frames: int  # of the generated log-mels, or of latents if the codec has no log-mels
     vocoder: Vocoder | None = None  # None: Griffin-Lim
-
-    @property
-    def sample_rate(self) -> int:
-        return self.autoencoder.sample_rate
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -116,22 +112,6 @@ class Tango(TrainedModel):
         *states, empty = self.states([*(request.caption for request in requests), ""], run)
         null, seeds = text_states.null_of(self.params.null_text, empty), [request.seed for request in requests]
         return self.codec(run).decode(sample_latents(self, states, null, seeds, run), seeds)
-
-    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → latent → wave."""
-        codec = self.codec(run)
-        return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
-
-    def vocoder_for(self, run: Run) -> Vocoder | None:
-        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)
-
-    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
-        codec = self.codec(run)
-        return codec.to_log_mels(codec.encode(waves))
-
-    def codec(self, run: Run) -> Codec:
-        """The autoencoder, with the vocoder of the run if it needs one."""
-        return self.autoencoder.sounding(self.vocoder_for(run), self.frames, run.sampling.grain, run.device)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
