@@ -34,9 +34,10 @@ from soundmill.play import checkpoints, making
 from soundmill.play.checkpoints import Found, Models
 from soundmill.play.making import Asked
 
+FIELDS = params.read_yaml(Path(__file__).with_name("fields.yaml"))
+MAX_COUNT = FIELDS["make-count"]["maximum"]  # sounds of one press
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 24  # sounds of a session, or kept ones, on the page
-MAX_COUNT = 20  # sounds of one press; also in fields.yaml
 ANSWERED = 100  # sounds made through the API that stay
 PROGRESS = gr.Progress()
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
@@ -443,14 +444,15 @@ def _only_here(names: Sequence[str]) -> Callable[[Request], Any]:
 def build(play: Play) -> gr.Blocks:
     """The page: a checkpoint, five tabs, and the session's sounds."""
     names, listen, stops = list(play.found), page.render(__package__, "listen.js"), []
-    fields, at = params.read_yaml(Path(__file__).with_name("fields.yaml")), {}
+    at: dict[str, Any] = {}
 
     def sounds(*classes: str, **more: Any) -> gr.HTML:
         return gr.HTML("", js_on_load=listen, elem_classes=["sounds", *classes], **more)
 
     def lay(*names: str) -> None:
         for name in names:
-            at[name] = getattr(gr, fields[name].pop("is"))(elem_id=name, **fields[name])
+            given = dict(FIELDS[name])
+            at[name] = getattr(gr, given.pop("is"))(elem_id=name, **given)
 
     def press(name: str) -> gr.Button:
         with gr.Row():
