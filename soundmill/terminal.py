@@ -35,13 +35,14 @@ def _escaped(char: str) -> str:
 def say(text: object = "", error: bool = False, color: str | None = None, end: str = "\n") -> None:
     """Print a line, on a terminal in a color; `error`: to the standard error output."""
     stream, line = sys.stderr if error else sys.stdout, plain(str(text))
-    print(f"\x1b[{_COLORS[color]}m{line}\x1b[0m" if color and stream.isatty() else line, file=stream, end=end, flush=True)
+    line = f"\x1b[{_COLORS[color]}m{line}\x1b[0m" if color and stream.isatty() else line
+    print(line + end, file=stream, end="", flush=True)  # written at once: lanes are threads
 
 
 def report(**facts: Any) -> None:
     """Tell the flow, if one runs this stage, what a program needs of it: the share that is done, the seconds left, a warning."""
     if PIPE in os.environ:
-        print(_REPORT + json.dumps(facts), flush=True)
+        print(f"{_REPORT}{json.dumps(facts)}\n", end="", flush=True)
 
 
 def reported(line: str) -> dict[str, Any] | None:

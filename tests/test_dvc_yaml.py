@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-from functools import cache
 
 from soundmill import params
 from soundmill.shards import code
@@ -46,12 +45,7 @@ def rooms_of(stage: dict, key: str, document: dict) -> set[str]:
     by_name = getattr(importlib.import_module(name), "code_by_name", lambda *_: ())
     (section,) = stage["params"]
     modules = by_name(key, params.section(document, section, "params.yaml"), document)
-    return _rooms_of(name, *modules)
-
-
-@cache  # of ten choices that differ in a component
-def _rooms_of(*modules: str) -> set[str]:
-    return {code.room_name(path) for path in code.running(modules)}
+    return {code.room_name(path) for path in code.running([name, *modules])}
 
 
 def code_faults(name: str, documents: dict[str, dict]) -> list[str]:
