@@ -13,6 +13,7 @@ from soundmill.models.components import registry as components
 from soundmill.models.params import read_sections
 from tests.imports import EVERY_FAMILY, ROOT
 
+CORPORA = ["synthetic", "loops", "auto", "folder", "esc", "audiocaps", "union"]
 SINGLE = ("duplicates", "quality", "splits", "zero_shot", "catalog", "rename", "mixup", "tagger", "evaluate")
 
 
@@ -21,8 +22,7 @@ def accepted(stage: str) -> type[params.StageParams]:
     return get_type_hints(run)[next(iter(inspect.signature(run).parameters))]
 
 
-@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
-@pytest.mark.parametrize("corpus", ["synthetic", "loops", "auto", "folder", "esc", "audiocaps", "union"])
+@pytest.mark.parametrize(("corpus", "scale"), [*((one, "laptop") for one in CORPORA), ("esc", "gpu"), ("union", "paper")])
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
