@@ -283,11 +283,9 @@ def test_sounds_of_earlier_corpora_are_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-0"]
 
 
-@pytest.mark.parametrize(
-    "kill", [pytest.param(False, marks=pytest.mark.slow(minutes=4)), pytest.param(True, marks=pytest.mark.attack)]
-)
+@pytest.mark.attack
 def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_row_only(
-    graph_copy, tracked, tmp_path, prefect_server, kill
+    graph_copy, tracked, tmp_path, prefect_server
 ):
     project = graph_copy
     (project / "conf" / "bakeoff.yaml").write_text(
@@ -306,17 +304,16 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"
 
     measured = results / "measured" / "ddpm_mel-train.json"
-    if kill:
-        killed = subprocess.Popen(command, cwd=project, env=quiet, stdout=subprocess.DEVNULL)
-        wait_for(lambda: measured.exists() and "generate@ddpm_mel" in (workspace / LOG).read_text(), seconds=400)
-        killed.kill()
-        killed.wait()
-        wait_for(lambda: not locks.holders(workspace), seconds=60)
-        before = measured.read_bytes()
+    killed = subprocess.Popen(command, cwd=project, env=quiet, stdout=subprocess.DEVNULL)
+    wait_for(lambda: measured.exists() and "generate@ddpm_mel" in (workspace / LOG).read_text(), seconds=400)
+    killed.kill()
+    killed.wait()
+    wait_for(lambda: not locks.holders(workspace), seconds=60)
+    before = measured.read_bytes()
 
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert not kill or measured.read_bytes() == before
+    assert measured.read_bytes() == before
     assert ledger.read(workspace / ledger.FILE) == [gone]
     table = json.loads((results / "table.json").read_text())
     rows = {row["name"]: row for row in table["rows"]}
@@ -336,7 +333,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
         assert took["training"] <= took["seconds"]
         assert training["minutes"] == pytest.approx(training["steps"] * timed / 60)
         cost = workspace / "data" / ".work" / f"train-{family}" / "cost.json"
-        assert cost.exists() == (not kill or family == "waveform_unet")  # the other was trained before the kill
+        assert cost.exists() == (family == "waveform_unet")  # the other was trained before the kill
         if cost.exists() and training["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
             real = json.loads(cost.read_text())
             assert 0.2 < timed / real["seconds_per_step"] < 5  # whose looks are among its steps
@@ -356,8 +353,6 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     ours = next(run for run in runs(project) if run.info.run_name == "bakeoff")
     assert ours.data.metrics["ddpm_mel.mmd"] == pytest.approx(rows["ddpm_mel"]["scores"]["mmd"]["total"]["value"])
 
-    if not kill:
-        return
     # What is done is not done again; a time that was removed, as docs/sweeps.md says, is taken again of what DVC has in its cache.
     (results / "measured" / "waveform_unet-train.json").unlink()
     command[command.index(families)] = "ddpm_mel,waveform_unet"
