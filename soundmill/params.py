@@ -269,7 +269,7 @@ def parse(model: type[P], values: Any, where: str) -> P:
             else:
                 said = problem["msg"].removeprefix("Value error, ")
                 # The values of a whole section would fill the screen.
-                text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r})"
+                text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r:.200})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
         raise UserError("\n".join(lines)) from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundmill.evaluation.ladder import REAL, RUNGS, Climbed, climbed
-from soundmill.evaluation.score_rows import BETTER, SHARES, TITLES, ScoreRow, number, rows_of
+from soundmill.evaluation.score_rows import BASELINE_COLOURS, BETTER, SHARES, TITLES, ScoreRow, number, rows_of
 from soundmill.page.sounds import attempt
 
 if TYPE_CHECKING:
@@ -21,17 +21,7 @@ if TYPE_CHECKING:
     from soundmill.drawing import Figure
 
 
-COLOURS = {
-    "generated": "#d6336c",
-    "base": "#7048e8",
-    "real": "#2b8a3e",
-    "floor": "#2b8a3e",
-    "codec_floor": "#5c940d",
-    "codec": "#1c6dd0",
-    "silence": "#868e96",
-    "noise": "#b45309",
-    "chance": "#868e96",
-}
+COLOURS = {"generated": "#d6336c", **BASELINE_COLOURS}
 WIDEST_RATIO = 200.0
 ONE_COLUMN = 4  # scores; more are drawn in two columns
 

@@ -14,13 +14,15 @@ _TEXTS = params.read_yaml(Path(__file__).with_suffix(".yaml"))
 BASELINES = tuple(_TEXTS["baselines"])
 METRICS = tuple(_TEXTS["metrics"])
 TITLES = {name: text["title"] for name, text in _TEXTS["metrics"].items()} | {name: name.replace("_", " ") for name in BASELINES}
-SHORT_TITLES = {name: text["short"] for name, text in _TEXTS["metrics"].items()}
+SHORT_TITLES = {name: text.get("short", name.upper()) for name, text in _TEXTS["metrics"].items()}
 BETTER = {
     **{name: metric.better for name, metric in scores.METRICS.items()},
     "label_accuracy": "higher",
     **dict.fromkeys(waveforms.METRICS, "lower"),
 }
-MEANINGS = {name: f"{text['meaning']}; {BETTER[name]} is better" for name, text in _TEXTS["metrics"].items()} | _TEXTS["baselines"]
+MEANINGS = {name: f"{text['meaning']}; {BETTER[name]} is better" for name, text in _TEXTS["metrics"].items()}
+MEANINGS |= {name: text["meaning"] for name, text in _TEXTS["baselines"].items()}
+BASELINE_COLOURS = {name: text["colour"] for name, text in _TEXTS["baselines"].items()}
 SHARES = ("label_accuracy", "precision", "recall", "coverage")  # from 0 to 1
 
 

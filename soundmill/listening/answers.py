@@ -195,7 +195,7 @@ def read(path: Path, key: Key) -> Answers:
     """One rater's file of answers, as the page saved it; UserError names the file and the place of the first mistake."""
     document = params.parse(_Document, _json(path), str(path))
     if document.test != key.test:
-        raise UserError(f"{path}.test: {document.test!r}: answers to another test; the key is for {key.test}")
+        raise UserError(f"{path}.test: {document.test!r:.60}: answers to another test; the key is for {key.test}")
     order, answers = key.order_of(document.rater), []
     answer = Literal[FIRST, SAME, SECOND] if key.compare else Annotated[int, Field(ge=1, le=key.scale)]
     entry = create_model("Entry", __base__=StageParams, sounds=list[str], **dict.fromkeys(key.questions, answer))
@@ -204,7 +204,8 @@ def read(path: Path, key: Key) -> Answers:
         answers.append(params.parse(entry, given, where).model_dump())
         if (found := answers[-1].pop("sounds")) != names:
             raise UserError(
-                f"{where}.sounds: {', '.join(found)}: expected {', '.join(names)} as trial {number + 1} of rater {document.rater}"
+                f"{where}.sounds: {', '.join(found):.60}: expected {', '.join(names)} as trial {number + 1} "
+                f"of rater {document.rater}"
             )
     if len(document.answers) != len(order):
         raise UserError(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import hashing, params, shards
-from soundmill.corpora import sources
+from soundmill.corpora import parquet_pages, sources
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
@@ -284,9 +284,9 @@ def test_a_crafted_page_header_is_read_or_damaged(header, unpacked):
     file = io.BytesIO(b"PAR1" + header)
     if unpacked is None:
         with pytest.raises(ValueError, match="page"):
-            sources.extent(file, about)
+            parquet_pages.extent(file, about)
     else:
-        assert sources.extent(file, about) == (0, unpacked, 0)
+        assert parquet_pages.extent(file, about) == (0, unpacked, 0)
 
 
 def repeated(text: str, times: int) -> pa.Array:

@@ -34,7 +34,7 @@ class Kind:
 UNKNOWN = Kind("unknown", None)
 
 
-def _magic(name: str) -> list[dict[str, Any]]:
+def _read_table(name: str) -> list[dict[str, Any]]:
     """The rows of a table beside this module, `bytes` written with Python's escapes; the first that matches a file wins."""
     with Path(__file__).with_name(name).open(encoding="ascii", newline="") as file:
         return [{**row, "bytes": row["bytes"].encode().decode("unicode_escape").encode("latin-1")} for row in csv.DictReader(file)]
@@ -42,9 +42,9 @@ def _magic(name: str) -> list[dict[str, Any]]:
 
 _MAGIC = [
     (int(row["offset"]), row["bytes"], Kind(row["kind"], row["demuxer"] or None, sndfile=row["sndfile"] == "yes"))
-    for row in _magic("magic.csv")
+    for row in _read_table("magic.csv")
 ]
-_NOT_AUDIO = [(row["bytes"], row["what"]) for row in _magic("not_audio.csv")]
+_NOT_AUDIO = [(row["bytes"], row["what"]) for row in _read_table("not_audio.csv")]
 _RIFF_FORMS = {
     b"WAVE": Kind("wav", "wav", sndfile=True),
     b"AVI ": Kind("avi", "avi"),

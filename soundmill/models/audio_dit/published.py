@@ -30,17 +30,10 @@ from soundmill.training import checkpoint, torch_weights
 
 REMEDY = "its files do not belong together: download them again"
 NO_PICKLES = "weights in other formats can run code and are not read"
+FACTS = strict.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 # diffusers' StableAudioPipeline: a directory for each part.
-INDEX = "model_index.json"
-PARTS = {
-    "vae": ("diffusers", "AutoencoderOobleck"),
-    "transformer": ("diffusers", "StableAudioDiTModel"),
-    "projection_model": ("stable_audio", "StableAudioProjectionModel"),
-    "text_encoder": ("transformers", "T5EncoderModel"),
-    "tokenizer": ("transformers", None),  # any
-    "scheduler": ("diffusers", "CosineDPMSolverMultistepScheduler"),
-}
+INDEX, PARTS = "model_index.json", FACTS["parts"]
 CONFIGS = dict.fromkeys(PARTS, "config.json") | {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 WITH_WEIGHTS = ("transformer", "projection_model", "vae")
 UNUSED_OF_SCHEDULER = ("num_train_timesteps", "rho")  # of the scheduler: for training, and for another schedule
@@ -52,7 +45,6 @@ TRANSFORMER, CONDITIONERS, VAE = "model.model.", "conditioner.conditioners.", "p
 ROTARY = f"{TRANSFORMER}transformer.rotary_pos_emb.inv_freq"
 TEXT_PROJECTION = f"{CONDITIONERS}prompt.proj_out.weight"
 LEAST_HEAD = 64  # narrower heads turn 32 channels there, and half of theirs in diffusers
-FACTS = strict.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 # Keys of the configuration, with dots between its levels; entries of conditioning.configs are named by their ids.
 DIT, PRETRANSFORM, CONDITIONING = "model.diffusion.config.", "model.pretransform.config.", "model.conditioning."
@@ -62,13 +54,7 @@ QK_NORM, PROJECTED = f"{DIT}attn_kwargs.qk_norm", f"{DIT}project_cond_tokens"
 OBJECTIVE, SHIFT = "model.diffusion.diffusion_objective", "model.diffusion.distribution_shift_options."
 SECONDS = ("seconds_start", "seconds_total")
 SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine"))
-RECTIFIED = {"objective": "rectified_flow", "times": "logit_normal"}
-FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow` and `sampling` of each objective
-    "v": ({}, {}),
-    "rectified_flow": (RECTIFIED, {"solver": "midpoint", "num_steps": 50}),
-    "rf_denoiser": (RECTIFIED, {"solver": "pingpong", "num_steps": 8, "guidance_scale": 1.0}),  # distilled to few steps
-}
-CHOICES = {OBJECTIVE: tuple(FLOWS), QK_NORM: ("none", "ln"), PROJECTED: (True, False)}
+CHOICES = {OBJECTIVE: tuple(FACTS["flows"]), QK_NORM: ("none", "ln"), PROJECTED: (True, False)}
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -241,7 +227,7 @@ class SingleFile:
             "max_seconds": size(f"{CONDITIONING}configs.{SECONDS[1]}.config.max_val"),
         }
         agree(self.file, config, _expected(config, self.network, self.codec, self.frames), unused)
-        self.flow, self.sampling = FLOWS[config[OBJECTIVE]]
+        self.flow, self.sampling = FACTS["flows"][config[OBJECTIVE]]
         if not self.weights.is_file():
             raise UserError(
                 f"{path}: has no {WEIGHTS} ({NO_PICKLES}); download that file, published beside model.ckpt, or write the "
