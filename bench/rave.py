@@ -160,7 +160,7 @@ def time_blocks(overrides: list[str], seconds: int) -> dict[str, float]:
 
     import torch
 
-    from soundmill.models.live import scripted
+    from soundmill.models.streaming import scripted
 
     codec = build_codec(overrides, phase=2)
     model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_frame)

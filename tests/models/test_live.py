@@ -13,14 +13,13 @@ import torch
 
 from soundmill.audio.pieces import Sound, window_starts
 from soundmill.errors import UserError
-from soundmill.models import live, transforming
-from soundmill.models import live as streaming
+from soundmill.models import live, streaming, transforming
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.rave import NetworkParams
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.live import Live, even, scripted
+from soundmill.models.streaming import Live, even, scripted
 from tests import recorded
 from tests.commands.running import soundmill
 from tests.models.components import test_rave
