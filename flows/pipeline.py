@@ -31,7 +31,8 @@ from flows.terminal import LOG, Row, duration, tell
 from soundmill import disk, hashing, ledger, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
 from soundmill.evaluation import protocols
-from soundmill.params import check_urls, did_you_mean, read_yaml
+from soundmill.models import registry
+from soundmill.params import check_urls, did_you_mean, parse_section, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
@@ -255,6 +256,10 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     work = Work(root, chosen, log, runtime.flow_run.name or "", force, retries, wait_seconds)
     changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
+    if changed and (root / "conf").is_dir():  # a graph of one's own has other sections
+        document = read_yaml(root / "params.yaml")
+        registry.check(document, root)  # now, not when their stages begin
+        parse_section(document, "evaluate", protocols.EvaluateParams)
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 
     def report(stage: str, state: str) -> None:

@@ -2,56 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, field_validator
+from typing import Any
 
 from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, pairwise, protocols
-from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
-from soundmill.evaluation.protocols import MetricName
+from soundmill.evaluation.protocols import EvaluateParams
 from soundmill.page.sounds import Card
-from soundmill.params import Seed, StageParams, did_you_mean, read_json
+from soundmill.params import read_json
 from soundmill.stage import Context, Input, Shown
-
-
-class EvaluateParams(StageParams):
-    embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
-    protocols: list[str] = Field(
-        min_length=1, description="project, under the embedders above, then any published ones, whole: each adds a block of scores"
-    )
-    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are compared with")
-    bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
-    probe_clips: int = Field(ge=0, description="single-label real clips that the linear probe is fitted to, at most; 0: no probe")
-    training_clips: int = Field(ge=0, description="training clips that are searched for copies, at most; 0: no search")
-    subsets: list[Literal["events", "labels", "categories"]] = Field(
-        description="groupings of the prompts; each group is also scored separately"
-    )
-    ladder: list[MetricName] = Field(
-        description="metrics that are also measured on real sounds spoiled in known ways, for comparison; none: no ladder"
-    )
-    examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
-    seed: Seed
-
-    @field_validator("protocols")
-    @classmethod
-    def _begins_with_project(cls, names: list[str]) -> list[str]:
-        if names[0] != protocols.PROJECT:
-            raise ValueError(f"must begin with {protocols.PROJECT}, whose scores the report and the flows compare")
-        for name in names:
-            if name not in protocols.NAMES:  # a file of one's own would be no dependency of this stage
-                raise ValueError(f"unknown protocol {name!r}{did_you_mean(name, protocols.NAMES)}; of {', '.join(protocols.NAMES)}")
-        return names
-
-    @field_validator("embedders", "protocols", "subsets", "ladder")
-    @classmethod
-    def _each_once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("contains a name twice")
-        return names
 
 
 def run(

@@ -200,6 +200,7 @@ def run(
     family's parameter.
     """
     from soundmill.corpora import check
+    from soundmill.evaluation import protocols
     from soundmill.models import registry
 
     folder, changes = _folder_and_overrides(corpus, overrides)
@@ -212,6 +213,7 @@ def run(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
     registry.check(document, root)  # a folder may take minutes to read
+    protocols.check_weights(document["evaluate"]["protocols"])
     contents = _contents(folder, document) if folder else None
     families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
     if contents and not model and not any(_names_one(change, families) for change in changes):
@@ -220,7 +222,7 @@ def run(
         minutes = _asked(choices.minutes) if asks else choices.minutes if minutes is None else minutes
         chosen = [*_chosen(choices, contents), *chosen]
         document = _composed(root, folder, chosen)
-    registry.check(document, root)
+        registry.check(document, root)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
     if minutes is not None:

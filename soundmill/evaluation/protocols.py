@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -120,6 +120,44 @@ def supports(embedder: str, metric: str) -> bool:
     if metric == "fad_per_clip":
         return declared.patches
     return declared.classifier or not scores.METRICS[metric].needs_logits
+
+
+class EvaluateParams(StageParams):
+    """The section `evaluate` of params.yaml."""
+
+    embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
+    protocols: list[str] = Field(
+        min_length=1, description="project, under the embedders above, then any published ones, whole: each adds a block of scores"
+    )
+    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are compared with")
+    bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
+    probe_clips: int = Field(ge=0, description="single-label real clips that the linear probe is fitted to, at most; 0: no probe")
+    training_clips: int = Field(ge=0, description="training clips that are searched for copies, at most; 0: no search")
+    subsets: list[Literal["events", "labels", "categories"]] = Field(
+        description="groupings of the prompts; each group is also scored separately"
+    )
+    ladder: list[MetricName] = Field(
+        description="metrics that are also measured on real sounds spoiled in known ways, for comparison; none: no ladder"
+    )
+    examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
+    seed: Seed
+
+    @field_validator("protocols")
+    @classmethod
+    def _begins_with_project(cls, names: list[str]) -> list[str]:
+        if names[0] != PROJECT:
+            raise ValueError(f"must begin with {PROJECT}, whose scores the report and the flows compare")
+        for name in names:
+            if name not in NAMES:  # a file of one's own would be no dependency of this stage
+                raise ValueError(f"unknown protocol {name!r}{did_you_mean(name, NAMES)}; of {', '.join(NAMES)}")
+        return names
+
+    @field_validator("embedders", "protocols", "subsets", "ladder")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("contains a name twice")
+        return names
 
 
 def load(name: str) -> Protocol:

@@ -19,7 +19,7 @@ import pytest
 from flows import dvc, locks, scores, terminal
 from flows.run import up_to_date
 from flows.terminal import LOG, Row
-from soundmill import tracking
+from soundmill import params, tracking
 from soundmill.errors import UserError
 from tests.checkouts import HARDEST_NAME
 from tests.flows.prefect_server import ROOT, ask, environment, proxy
@@ -85,6 +85,14 @@ def test_a_run_and_a_second_one(tiny, tracked, tmp_path, prefect_server, set_par
     assert "ran, " in lines[0], lines
     assert lines[1:] == ["[2/2] evaluate@tiny  up to date"], lines
     assert dvc_command(tiny, "status").stdout.strip() == "Data and pipelines are up to date."
+
+    (tiny / "conf").mkdir()
+    document = params.read_yaml(tiny / "params.yaml") | params.read_yaml(ROOT / "params.yaml")
+    document["evaluate"]["bootstrab"] = 7
+    params.write_yaml(document, tiny / "params.yaml")
+    done = pipeline(tiny, tmp_path, prefect_server, status=1)
+    assert "params.yaml: evaluate.bootstrab: unknown key; did you mean 'bootstrap'?" in done.stdout
+    assert "[1/2]" not in done.stdout
 
 
 @pytest.mark.slow
