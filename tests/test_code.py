@@ -44,6 +44,7 @@ def changed(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]])
     return {name for name in STAGES if before[name] != after[name]}
 
 
+@pytest.mark.slow(minutes=0.3)
 def test_an_edit_changes_the_stages_whose_rooms_it_is_in_and_no_other(checkout, monkeypatch):
     monkeypatch.setattr(code, "package_versions", lambda modules: {})  # the same each time, and slow to find
     before = identities()

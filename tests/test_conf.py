@@ -57,6 +57,7 @@ def test_text_encoders_are_chosen_by_name(name):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*.yaml")))
+@pytest.mark.slow(minutes=0.3)
 def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     """Of the other families for none; AudioLDM's is for its own log-mels."""
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"vocoder={name}"])

@@ -237,6 +237,7 @@ def many(values):
         (18.2, 2.73, 2.77, 40.1, 40.2),
     ],
 )
+@pytest.mark.slow(minutes=0.3)
 def test_no_text_of_a_chart_covers_another_or_leaves_it(values):
     figure = figures.draw_scores(many(values))
     for dpi in (72, 150):  # of the page and of the picture

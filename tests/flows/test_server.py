@@ -155,6 +155,7 @@ def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_serv
         assert [status for status, _ in found] == [204, 201, 201, 200, 200]
 
 
+@pytest.mark.slow(minutes=0.3)
 def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(tiny, server, prefect_server, tmp_path, alone):
     server.start()
     assert (tiny / "prefect.toml").stat().st_mode & 0o777 == 0o600

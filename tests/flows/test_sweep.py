@@ -166,6 +166,7 @@ def planned(name: str) -> list[sweep.Run]:
 
 
 @pytest.mark.parametrize("name", sorted(trials.files(ROOT / "conf/sweep")))
+@pytest.mark.slow(minutes=0.3)
 def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
     definition, runs = sweep.read(ROOT, name), planned(name)
     assert [(run.name, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]

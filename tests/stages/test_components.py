@@ -40,7 +40,10 @@ def outputs(home: Path) -> list:
     return [of_waves.files(home / "inputs"), *((home / one).read_bytes() for one in ("curve.csv", "grid.png"))]
 
 
-@pytest.mark.parametrize("name", ROWS)
+SLOW = {name: pytest.mark.slow(minutes=0.3) for name in ("hifigan", "melgan", "oobleck")}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in ROWS])
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, components: Components, name, monkeypatch, capfd):
     row, whole, data = ROWS[name], components.made(name), components.data(name)
     metrics = components.metrics[name]

@@ -271,6 +271,7 @@ def write_base(project: Path, label_of: dict[str, str]) -> None:
             write_wav(codec / manifest.OWN / name / f"{number:03d}.wav", sound(label, seed + number), RATE)
 
 
+@pytest.mark.slow(minutes=0.3)
 def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(project, capfd):
     write_base(project, {"beep": "hiss", "hiss": "beep"})
     write_params(project, training_clips=100, embedders=["tagger", "texture"])
@@ -292,6 +293,7 @@ def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(
     assert "the model that this one was fine-tuned from" in page
 
 
+@pytest.mark.slow(minutes=0.3)
 def test_prompts_that_are_not_the_base_s_are_named(project, capfd):
     write_base(project, {"beep": "beep", "hiss": "hiss"})
     (project / "data" / "codec" / manifest.OWN / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": ["a dog barks", "rain"]}))

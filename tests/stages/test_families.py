@@ -28,6 +28,12 @@ SCORES = (".score_every_steps=2", ".score_requests=3", ".score_share=null")
 BASIC = ("config.json", "best.safetensors", manifest.TRAINED_ON_FILE)
 
 
+def rows(*names: str) -> list:
+    """`make test` runs the first row of each family, `make test-all` all."""
+    firsts = {ROWS[name].family: name for name in reversed(names)}.values()
+    return [name if name in firsts else pytest.param(name, marks=pytest.mark.slow(minutes=0.1)) for name in names]
+
+
 def config_of(home: Path) -> dict:
     return json.loads((home / "model/config.json").read_text())
 
@@ -44,7 +50,7 @@ def test_every_family_has_a_row():
     assert {row.family for row in ROWS.values()} == set(registry.FAMILIES)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows(*ROWS))
 def test_it_trains_on_what_the_stages_made(trainings: Trainings, name):
     row, home = ROWS[name], trainings.trained(name)
     metrics, config = trainings.metrics[name], config_of(home)
@@ -65,7 +71,7 @@ def test_it_trains_on_what_the_stages_made(trainings: Trainings, name):
     assert len({one["clip_id"] for one in told}) == metrics["clips"]
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.killed_before])
+@pytest.mark.parametrize("name", rows(*(name for name, row in ROWS.items() if row.killed_before)))
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, trainings: Trainings, name, monkeypatch, capfd):
     """It is scored on the way, which changes no weight: the last are those of a training without scores."""
     row, unscored = ROWS[name], trainings.trained(name)
@@ -95,7 +101,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, trainings: Traini
     assert of_waves.files(tmp_path / "killed/model") == files
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows(*ROWS))
 def test_the_checkpoint_alone_makes_the_sounds(tmp_path, trainings: Trainings, name):
     """Whatever `train` says today: the same sounds two and one at a time."""
     row, home, data = ROWS[name], trainings.copy(name, tmp_path), trainings.data(name)
@@ -127,7 +133,7 @@ def test_the_checkpoint_alone_makes_the_sounds(tmp_path, trainings: Trainings, n
         assert np.abs(samples(alone) - samples(output[clip])).max() <= row.rounding
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows(*ROWS))
 def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trainings, name):
     row, home = ROWS[name], trainings.trained(name)
     model, again = load(home, name), load(home, name)
@@ -157,7 +163,7 @@ def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trai
         assert f"the family '{row.family}' cannot reconstruct; it can generate" in done.stderr.replace("\n", " ")
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.base and row.killed_before])
+@pytest.mark.parametrize("name", rows(*(name for name, row in ROWS.items() if not row.base and row.killed_before)))
 def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd):
     """At a rate of nearly zero its weights stay; labels that are new get rows of their own."""
     row, first = ROWS[name], trainings.trained(name)

@@ -34,6 +34,7 @@ def ours(request, place):
     path.unlink()  # up to 800 MB
 
 
+@pytest.mark.slow(minutes=0.3)
 def test_it_says_what_its_original_says(ours):
     """Of each sound, whatever else it is asked about; nothing of one that is too short."""
     name = ours.name
