@@ -210,11 +210,12 @@ def _failures(key: Key, answers: Answers) -> list[str]:
         given = [entry[question] for entry in answers.given]
         anchors = [place for place, trial in enumerate(trials) if any(one.system == BAD for one in trial)]
         if key.compare:
-            right = np.mean([trials[place][given[place] != FIRST].system == REAL and given[place] != SAME for place in anchors])
+            preferred = [trials[place][given[place] != FIRST].system == REAL and given[place] != SAME for place in anchors]
+            right = np.mean(preferred or [True])  # votes of the page to play have no anchors and no repeats
             if right < MIN_REAL_PREFERRED:
                 failures.append(f"anchors: {question}: prefers the real sound to a bad one in only {right:.0%} of the trials")
             values = [_value(key, trial, answer) for trial, answer in zip(trials, given, strict=True)]
-            equal = np.mean([values[place] == values[first] for place, first in repeated.items()])
+            equal = np.mean([values[place] == values[first] for place, first in repeated.items()] or [True])
             if equal < MIN_REPEATED_EQUAL:
                 failures.append(f"repeats: {question}: gives the same answer to only {equal:.0%} of the repeated trials")
             continue
