@@ -14,8 +14,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ ROWS = 64  # each may repeat the longest text of the group, which is stored once
 MOST_UNPACKED = 64  # unpacked to packed size, beyond MAX_BYTES: recordings hardly compress, text ten or twenty times
 MAX_VALUES = 4 << 20  # of a column in a row group, or
 MOST_VALUES = 8  # to each byte: equal ones take less than a bit
-PAGE_HEAD_BYTES = 4096  # read at once of an object to see the sizes of a page
+PAGE_HEAD_BYTES = 1 << 14  # read at once of a large column of an object to see the sizes of a page
 _MARK = b"\0"
 NO_BYTES = ("empty", "no bytes in its cell")
 
@@ -186,7 +185,35 @@ def _copy(copied: Callable[[], Path]) -> Iterator[bytes]:
         path.unlink(missing_ok=True)
 
 
-def open_table(path: bytes) -> pq.ParquetFile:
+class Table(pq.ParquetFile):
+    """A Parquet table from outside; the sizes of pages are compared with its footer before they are unpacked."""
+
+    def __init__(self, path: bytes, place: BinaryIO | str, **options: Any):
+        # No read-ahead: a row group may be larger than memory, so only a page is held.
+        super().__init__(place, pre_buffer=False, buffer_size=1 << 20, **options)
+        self._path, self._place = path, place
+
+    def columns_of(self, group: int, names: Sequence[str] = ()) -> list[pq.ColumnChunkMetaData]:
+        """The columns of a row group, or those with these names or below them."""
+        about = self.metadata.row_group(group)
+        columns = map(about.column, range(about.num_columns))
+        return [one for one in columns if not names or {one.path_in_schema, one.path_in_schema.partition(".")[0]} & set(names)]
+
+    def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """These columns of a row group in batches of `rows`; DecodeError if one would unpack to an implausible size."""
+        for column in self.columns_of(group, names):
+            with suppress(ValueError, OSError), self._pages(column.total_compressed_size) as pages:  # damage shows in reading
+                _check_sizes(group, column, *extent(pages, column))
+        yield from self.iter_batches(batch_size=rows, row_groups=[group], columns=list(names), use_threads=False)
+
+    def _pages(self, size: int) -> AbstractContextManager[BinaryIO]:
+        """The table's bytes: of a bucket, those that reading fetches next, or of a large column the heads of its pages alone."""
+        if isinstance(self._place, str):
+            return open_regular(self._path)
+        return nullcontext(self._place) if size <= buckets.BLOCK_BYTES else buckets.open_file(self._path, PAGE_HEAD_BYTES)
+
+
+def open_table(path: bytes) -> Table:
     """A Parquet table from outside, opened by descriptor so that its name never matters, or by ranges; else DecodeError."""
     try:
         file = buckets.open_file(path) if buckets.is_url(path) else open_regular(path)
@@ -194,14 +221,13 @@ def open_table(path: bytes) -> pq.ParquetFile:
         raise DecodeError("unreadable", error.strerror or "no such object") from None
     with nullcontext(file) if buckets.is_url(path) else file:
         try:
-            # No read-ahead: a row group may be larger than memory, so only a page is held.
             place = file if buckets.is_url(path) else f"/proc/self/fd/{file.fileno()}"
-            table = pq.ParquetFile(place, pre_buffer=False, buffer_size=1 << 20)
+            table = Table(path, place)
             about = table.metadata
             repeated = [column for column in map(about.schema.column, range(about.num_columns)) if column.max_repetition_level]
             if texts := [column.path for column in repeated if column.physical_type == "BYTE_ARRAY"]:
                 # A text that a list repeats is stored once.
-                table = pq.ParquetFile(place, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts, metadata=about)
+                table = Table(path, place, read_dictionary=texts, metadata=about)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DecodeError("unreadable table", _one_line(error)) from None
         if about.num_rows > file.seek(0, io.SEEK_END):
@@ -210,7 +236,9 @@ def open_table(path: bytes) -> pq.ParquetFile:
             raise DecodeError("unreadable table", "its row groups have more or fewer rows than it")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
             raise DecodeError("unreadable table", "two columns have the same name")
-        _check_sizes(about, path, file)
+        for group in range(about.num_row_groups):
+            for one in table.columns_of(group):
+                _check_sizes(group, one, one.total_compressed_size, one.total_uncompressed_size, one.num_values)
         return table
 
 
@@ -227,28 +255,15 @@ def tables_of(metadata: Mapping[bytes, bytes], reject: Callable[[bytes, str, str
                 yield from [name] * has_audio
 
 
-def _check_sizes(about: pq.FileMetaData, path: bytes, file: BinaryIO) -> None:
-    """DecodeError if a column of the file at `path` would unpack to an implausible size, by its pages or by its footer."""
-    groups = [about.row_group(group) for group in range(about.num_row_groups)]
-    columns = [(number, group.column(index)) for number, group in enumerate(groups) for index in range(group.num_columns)]
-
-    def sizes(numbered: tuple[int, pq.ColumnChunkMetaData]) -> tuple[int, int, int]:
-        column = numbered[1]
-        with suppress(ValueError, OSError):  # damaged pages are reported where they are read
-            with buckets.open_file(path, PAGE_HEAD_BYTES) if buckets.is_url(path) else nullcontext(file) as pages:
-                return extent(pages, column)
-        return column.total_compressed_size, column.total_uncompressed_size, column.num_values
-
-    with ThreadPoolExecutor(buckets.AT_ONCE if buckets.is_url(path) else 1) as pool:
-        found = list(pool.map(sizes, columns))
-    for (group, column), (packed, plain, values) in zip(columns, found, strict=True):
-        what, declared = f"{column.path_in_schema} of row group {group}", column.total_uncompressed_size
-        if plain > max(declared, MAX_PLAIN_BYTES):
-            raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
-        if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
-            raise DecodeError("too large", f"{what} unpacks from {packed} to {max(plain, declared)} bytes")
-        if max(values, column.num_values) > max(MAX_VALUES, MOST_VALUES * packed):
-            raise DecodeError("too large", f"{what} unpacks from {packed} bytes to {max(values, column.num_values)} values")
+def _check_sizes(group: int, column: pq.ColumnChunkMetaData, packed: int, plain: int, values: int) -> None:
+    """DecodeError if a column would unpack to an implausible size, by these sizes of its pages or by its footer."""
+    what, declared = f"{column.path_in_schema} of row group {group}", column.total_uncompressed_size
+    if plain > max(declared, MAX_PLAIN_BYTES):
+        raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
+    if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
+        raise DecodeError("too large", f"{what} unpacks from {packed} to {max(plain, declared)} bytes")
+    if max(values, column.num_values) > max(MAX_VALUES, MOST_VALUES * packed):
+        raise DecodeError("too large", f"{what} unpacks from {packed} bytes to {max(values, column.num_values)} values")
 
 
 def audio_column(schema: pa.Schema) -> str | None:
@@ -264,7 +279,7 @@ def is_audio(kind: pa.DataType) -> bool:
     return "bytes" in types and (pa.types.is_binary(types["bytes"]) or pa.types.is_large_binary(types["bytes"]))
 
 
-def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
+def read_rows(file: Table, group: int) -> Iterator[dict[str, Any]]:
     """Plain values of one row group; recordings are `{"path": …}` if they have paths. A damaged table raises DecodeError."""
     schema = file.schema_arrow
     column = audio_column(schema)
@@ -278,8 +293,9 @@ def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
         if not columns:
             yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
             return
-        rows = ROWS if _plain_bytes(file, group, columns) <= MAX_PLAIN_BYTES else 1
-        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
+        size = sum(column.total_uncompressed_size for column in file.columns_of(group, columns))
+        rows = ROWS if size <= MAX_PLAIN_BYTES else 1
+        for batch in file.batches(group, columns, rows):
             chosen = batch.select(names)
             if (size := sum(map(_text_bytes, chosen.columns))) > MAX_BYTES:
                 raise DecodeError("too large", f"{rows} rows of row group {group} have {size} bytes of text")
@@ -288,16 +304,9 @@ def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
         raise DecodeError("unreadable table", _one_line(error)) from None
 
 
-def numbered_rows(file: pq.ParquetFile) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_rows(file: Table) -> Iterator[tuple[int, dict[str, Any]]]:
     """`read_rows` of all row groups, from number 0."""
     return enumerate(row for group in range(file.num_row_groups) for row in read_rows(file, group))
-
-
-def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
-    about = file.metadata.row_group(group)
-    chunks = (about.column(index) for index in range(about.num_columns))
-    chosen = (chunk for chunk in chunks if {chunk.path_in_schema, chunk.path_in_schema.partition(".")[0]} & set(columns))
-    return sum(chunk.total_uncompressed_size for chunk in chosen)
 
 
 def _text_bytes(array: pa.Array) -> int:
@@ -308,11 +317,13 @@ def _text_bytes(array: pa.Array) -> int:
         array = array.flatten()
     if pa.types.is_dictionary(array.type) and _is_text(array.type.value_type):
         return pc.sum(pc.cast(pc.binary_length(array.dictionary), pa.int64()).take(array.indices)).as_py() or 0
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.large_string())
     return pc.sum(pc.binary_length(array)).as_py() or 0 if _is_text(array.type) else 0
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -321,30 +332,28 @@ def _is_plain(kind: pa.DataType) -> bool:
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    tests = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
     return any(test(kind) for test in tests)
 
 
-def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
+def read_cells(file: Table, group: int) -> Iterator[pa.Buffer | None]:
     """The embedded recordings of one row group, one at a time; None for a null."""
     column = audio_column(file.schema_arrow)
     if column is None:
         raise DecodeError("unreadable table", "no column of recordings")
     try:
-        for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False):
+        for batch in file.batches(group, [f"{column}.bytes"], 1):
             yield from (value.as_buffer() for value in batch.column(column).field("bytes"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError("unreadable table", _one_line(error)) from None
 
 
-def _absent_cells(file: pq.ParquetFile, group: int) -> Iterable[int]:
+def _absent_cells(file: Table, group: int) -> Iterable[int]:
     """Rows of a row group without bytes. The column is read only if some rows have bytes and others do not."""
-    about = file.metadata.row_group(group)
-    path = f"{audio_column(file.schema_arrow)}.bytes"
-    of_bytes = next(column for column in map(about.column, range(about.num_columns)) if column.path_in_schema == path)
+    of_bytes, *_ = file.columns_of(group, [f"{audio_column(file.schema_arrow)}.bytes"])
     statistics = of_bytes.statistics
     absent = statistics.null_count if statistics is not None and statistics.has_null_count else 0
-    if absent in (0, about.num_rows):
+    if absent in (0, file.metadata.row_group(group).num_rows):
         return range(absent)
     return (number for number, data in enumerate(read_cells(file, group)) if data is None)
 
@@ -408,7 +417,7 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
     return check_cell(cursor.read(row))
 
 
-def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
+def digest_cells(file: Table) -> list[list[Any]]:
     """[size, digest, tags] of every recording in a table, or [reason, detail] if it cannot be used."""
     cells: list[list[Any]] = []
     for group in range(file.num_row_groups):
@@ -428,7 +437,7 @@ def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
 
 
 def embedded_files(
-    table: bytes, file: pq.ParquetFile, cells: list[list[Any]] | None
+    table: bytes, file: Table, cells: list[list[Any]] | None
 ) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
     """The recordings embedded in an opened table (`table` in the corpus), each with the plain values of its row.
 

@@ -153,8 +153,10 @@ def test_recordings_inside_tables_are_read_by_range(tmp_path, bucket):
     write_table(tmp_path / "data.parquet", [cell(number) for number in range(12)], text=[f"sound {n}" for n in range(12)])
     url = bucket.upload(tmp_path, "tables")
     folder, remote = of(tmp_path, cache=tmp_path / "a.sqlite"), of(Bucket(url), cache=tmp_path / "b.sqlite")
+    bucket.requests.clear()
     expected, actual = registry.read("auto", folder, 4), registry.read("auto", remote, 4)
     assert asdict(actual) == asdict(expected)
+    assert len(bucket.requests) == 7  # the table is opened three times, and read once: pages are checked in what reading fetches
     sources = Sources({b"": url.encode()})
     for number, row in enumerate(actual.recordings):
         with sources.open(row["raw_path"], tmp_path) as path:
