@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from soundmill.corpora import sound_tags, sources
@@ -21,16 +22,13 @@ from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.statements import about_terms
-from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, Format, ManifestRow, fold_number, seconds, split_of, video_id
+from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 from soundmill.params import parse_json
 
-FORMAT = Format(
-    "audiofolder",
-    "`metadata.{csv,jsonl,parquet}` with `file_name`; or Parquet tables with a column of `{bytes, path}` (`audio`, …)",
-)
+FORMAT = "audiofolder"
 
 DEEPEST = 4  # folders above those of splits
 _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
@@ -371,11 +369,11 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
         if isinstance(item, float) and item.is_integer():
             item = int(item)  # a column with empty cells
         is_endless = isinstance(item, float) and not math.isfinite(item)
-        if isinstance(item, bool) or is_endless or not isinstance(item, str | int | float):
+        if isinstance(item, bool) or is_endless or not isinstance(item, str | int | float | Decimal):
             continue
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]
-        text = re.sub(r"^(-?\d{1,18})\.0+$", r"\1", str(item).strip())
+        text = str(item).strip()
         if text := text if MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
             classes.append(text[:MAX_CAPTION])
     return classes

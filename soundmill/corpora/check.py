@@ -314,7 +314,7 @@ def show(report: Report, console: Console) -> None:
         about = "of " + ", ".join(f"{name} ({format})" for name, format in report.parts.items())
     else:
         source = "detected" if report.detected else "as given"
-        about = f"({source}: {registry.ADAPTERS[tables.format].FORMAT.layout})"
+        about = f"({source}: {registry.LAYOUTS[tables.format]})"
     _say(console, f"corpus    {escape_path(bytes(report.path))}")
     _say(console, f"format    {tables.format} {about}")
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"

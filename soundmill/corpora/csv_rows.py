@@ -16,7 +16,7 @@ from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
 from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
@@ -31,7 +31,7 @@ class BadRowError(Exception):
 class CsvRows(ManifestFormat):
     """A format of csv files with these columns."""
 
-    FORMAT: Format
+    FORMAT: str
     columns: frozenset[str]
     remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
@@ -75,7 +75,7 @@ def _musiccaps(cells: Cells) -> dict[str, Any]:
 
 # Aspects are thousands of free texts, so they are not used as labels.
 MUSICCAPS = CsvRows(
-    Format("musiccaps", "a csv with `ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,…`"),
+    "musiccaps",
     columns=frozenset({"ytid", "start_s", "caption"}),
     remedy="put musiccaps-public.csv there",
     row=_musiccaps,
@@ -97,10 +97,7 @@ def _urbansound8k(cells: Cells) -> dict[str, Any]:
 
 
 URBANSOUND8K = CsvRows(
-    Format(
-        "urbansound8k",
-        "`metadata/UrbanSound8K.csv` with `slice_file_name,fsID,start,end,salience,fold,classID,class`; `audio/fold1/*.wav` …",
-    ),
+    "urbansound8k",
     columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
     remedy="put UrbanSound8K.csv there",
     row=_urbansound8k,
@@ -115,7 +112,7 @@ def _class_table(cells: Cells) -> dict[str, Any]:
 
 
 CLASS_TABLE = CsvRows(
-    Format("class_table", "csv files with `FileName,Class`, such as Kaggle's `Metadata_Train.csv`; audio anywhere below"),
+    "class_table",
     columns=frozenset({"filename", "class"}),
     remedy="put a csv with the columns FileName and Class there",
     row=_class_table,
@@ -128,7 +125,7 @@ def _bbc(cells: Cells) -> dict[str, Any]:
 
 
 BBC = CsvRows(
-    Format("bbc", "`BBCSoundEffects.csv` with `location,description,secs,category,CDNumber,CDName,tracknum`; audio anywhere below"),
+    "bbc",
     columns=frozenset({"location", "description"}),
     remedy="put BBCSoundEffects.csv there",
     row=_bbc,
@@ -142,9 +139,7 @@ def _fsd50k(cells: Cells) -> dict[str, Any]:
 
 
 FSD50K = CsvRows(
-    Format(
-        "fsd50k", "`FSD50K.ground_truth/{dev,eval}.csv` with `fname,labels,…`; `FSD50K.dev_audio/*.wav`, `FSD50K.eval_audio/*.wav`"
-    ),
+    "fsd50k",
     columns=frozenset({"fname", "labels"}),
     remedy="put FSD50K.ground_truth there",
     row=_fsd50k,
@@ -157,10 +152,7 @@ _ID = re.compile(r"[^\s/\\]+")
 class LjSpeech(ManifestFormat):
     """`id|transcript|normalised transcript`, without header and quotes."""
 
-    FORMAT = Format(
-        "ljspeech",
-        "`metadata.csv` without header: id, transcript, normalised transcript, separated by vertical bars; `wavs/{id}.wav`",
-    )
+    FORMAT = "ljspeech"
     looks = "`metadata.csv` of lines `id|transcript|normalised transcript`"
     remedy = "put it beside its folder `wavs`"
     unique = True
@@ -201,9 +193,7 @@ class LjSpeech(ManifestFormat):
 class AudioSet(ManifestFormat):
     """Csv files of segments whose header is a comment, with a space after each comma; labels are machine ids."""
 
-    FORMAT = Format(
-        "audioset", '`balanced_train_segments.csv` … with lines `YTID, start_seconds, end_seconds, "positive_labels"`; audio below'
-    )
+    FORMAT = "audioset"
     looks = 'csv of lines `YTID, start, end, "labels"`, as AudioSet\'s'
     remedy = "put balanced_train_segments.csv there"
 
@@ -254,9 +244,7 @@ class AudioSet(ManifestFormat):
 class Clotho(ManifestFormat):
     """Csv files with five captions per recording, file names of free text, and a folder of audio for each split."""
 
-    FORMAT = Format(
-        "clotho", "`clotho_captions_{development,validation,evaluation}.csv` with `file_name,caption_1..5`; `development/*.wav` …"
-    )
+    FORMAT = "clotho"
     looks = "csv with the columns caption_1, file_name"
     remedy = "put `clotho_captions_development.csv` beside the folders of audio"
     unique = True
@@ -333,7 +321,7 @@ LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
 class AudioCaps:
     """Csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
-    FORMAT = Format("audiocaps", "csv files (v1, v2) with `youtube_id,start_time,caption` and audio, anywhere below the root")
+    FORMAT = "audiocaps"
 
     def detect(self, inventory: Inventory) -> bool:
         return any(set(COLUMNS) <= _columns(inventory, name) for name in inventory.csv_files())

@@ -10,7 +10,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random
-from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number
+from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path
 
@@ -18,7 +18,7 @@ from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path
 class Folder:
     """Any directory of recordings."""
 
-    FORMAT = Format("folder", "any tree of recordings")
+    FORMAT = "folder"
 
     def detect(self, inventory: Inventory) -> bool:
         return bool(inventory.audio)
@@ -168,7 +168,7 @@ _GTZAN_NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
 class Gtzan:
     """A folder per genre with files like `blues.00000.wav`."""
 
-    FORMAT = Format("gtzan", "`genres_original/blues/blues.00000.wav` … (or `.au`)")
+    FORMAT = "gtzan"
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether most files are named after the folder of their genre."""
@@ -202,7 +202,7 @@ _ESC_COLUMNS = ("filename", "fold", "category")
 class Esc:
     """ESC-10 (class folders, fold in the file name) and ESC-50 (`meta/esc50.csv` and `audio/`)."""
 
-    FORMAT = Format("esc", "ESC-10 folders (`001 - Dog bark/1-100032-A.ogg`), or ESC-50's `meta/esc50.csv` and `audio/`")
+    FORMAT = "esc"
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether there is such a csv, or most files are as in ESC-10."""
@@ -291,7 +291,7 @@ DIGITS = frozenset({"zero", "one", "two", "three", "four", "five", "six", "seven
 class SpeechCommands:
     """The adapter for all words, or only `words`."""
 
-    FORMAT: Format
+    FORMAT: str
     words: frozenset[str] | None = None
 
     def detect(self, inventory: Inventory) -> bool:
@@ -312,7 +312,7 @@ class SpeechCommands:
             raise inventory.lacks("file like `yes/0a7c2a8d_nohash_0.wav`", "put Speech Commands' folders of words there")
         for of_word, what in (
             (False, "recordings that are not words, as in `_background_noise_`, which are left out"),
-            (True, f"recordings of other words than those of {self.FORMAT.name}, which are left out"),
+            (True, f"recordings of other words than those of {self.FORMAT}, which are left out"),
         ):
             others = [file.path for file in inventory.audio if file not in word_of and bool(_word(file)) is of_word]
             inventory.remark(b"", what, len(others), *others[:1])
@@ -346,10 +346,5 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[M
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")
 
 
-SPEECH_COMMANDS = SpeechCommands(
-    Format(
-        "speech_commands",
-        "one folder per word, with files `{speaker}_nohash_{number}.wav`; `validation_list.txt`, `testing_list.txt`",
-    )
-)
-SC09 = SpeechCommands(Format("sc09", "`speech_commands` with only the ten digits"), DIGITS)
+SPEECH_COMMANDS = SpeechCommands("speech_commands")
+SC09 = SpeechCommands("sc09", DIGITS)

@@ -19,25 +19,9 @@ from soundmill.decoding.containers import is_text
 from soundmill.decoding.containers.layout import HEAD_BYTES
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import read_yaml
 
-# A text with one of these extensions is a damaged recording, such as a saved error page.
-MEDIA = frozenset(
-    """
-    .wav .wave .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .m4v .aac .webm .mkv .mka .mov .avi .mpg .mpeg .ts .aif .aiff .aifc .au
-    .snd .wma .caf .amr .ac3 .3gp .w64 .rf64 .wv .ape .tta .spx
-    """.split()
-)
-# Any other file that is not text may be a recording: ffmpeg reads hundreds of containers, and the decoder rejects the rest.
-METADATA = frozenset(
-    """
-    .srt .vtt .ass .ssa .sbv .lrc .ttml .srv1 .srv2 .srv3 .json3 .description
-    .csv .tsv .json .jsonl .ndjson .txt .md .rst .yaml .yml .toml .ini .cfg .conf .xml .html .htm .css .js .bib .log .lab .textgrid
-    .pdf .doc .docx .xls .xlsx .odt .ods .rtf .tex .png .jpg .jpeg .gif .bmp .svg .webp .tif .tiff .ico .eps
-    .zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .py .ipynb .m .r .sh .bat .c .h .cpp .lock .dvc
-    .parquet .arrow .npy .npz .h5 .hdf5 .mat .pkl .pt .pth .safetensors .ckpt .db .sqlite .md5 .sha1 .sha256 .sfv
-    .part .ytdl .crdownload .aria2 .partial .tmp .bak .pkf .pek .asd .sfk .reapeaks
-    """.split()
-)
+MEDIA, METADATA = map(frozenset, read_yaml(Path(__file__).with_name("extensions.yaml")).values())
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )

@@ -14,7 +14,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import FileIndex, Resolution, clip_of_file, compatible, folders_of_key, shared_folders, youtube_clip
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, Format, ManifestRow
+from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, ManifestRow
 from soundmill.manifest import escape_path
 
 NEAREST = 3  # files named for a manifest that matches none
@@ -513,7 +513,7 @@ def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusT
 class ManifestFormat(ABC):
     """The adapter (`FORMAT`, `detect`, `read`) of one format; subclasses find its manifests and read their rows."""
 
-    FORMAT: Format
+    FORMAT: str
     looks: str  # description of its manifests, in errors
     remedy: str  # what to do, in errors
     unique: bool = False  # one row per recording

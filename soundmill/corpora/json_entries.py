@@ -16,7 +16,7 @@ from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
 from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json, read_sidecar
 from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.statements import Statement
-from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, keyword_in, split_of_file
+from soundmill.corpora.tables import CorpusTables, ManifestRow, keyword_in, split_of_file
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, SPLITS, escape_path
 from soundmill.params import parse_json
@@ -28,7 +28,7 @@ JSON = re.compile(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", re.IGNORECASE)
 class JsonEntries(ManifestFormat):
     """A format of JSON entries with these keys."""
 
-    FORMAT: Format
+    FORMAT: str
     keys: tuple[str, ...]  # patterns of keys of the first entry, for detection
     file: tuple[str, ...]  # keys of the path, file name or id; the first non-empty one is used
     captions: str  # pattern of keys with captions: a text or a list of texts
@@ -99,7 +99,7 @@ def texts(value: object, separator: str | None = None) -> list[str]:
 
 
 TANGO = JsonEntries(
-    Format("tango_json", "`.json` or `.jsonl` files whose lines have `dataset,location,captions`"),
+    "tango_json",
     keys=("captions", "location"),
     file=("location",),
     captions="captions",
@@ -112,7 +112,7 @@ TANGO = JsonEntries(
 _UID = re.compile(r"Y?(?P<video>[A-Za-z0-9_-]{11})_(?P<start>[0-9]{1,9})_[0-9]{1,9}")
 
 AMPHION = JsonEntries(
-    Format("amphion", "JSON lists of `Dataset,Uid,Caption`"),
+    "amphion",
     keys=("Uid", "Caption"),
     file=("Uid",),
     captions="Caption",
@@ -135,7 +135,7 @@ _SOURCES = {
 
 
 WAVCAPS = JsonEntries(
-    Format("wavcaps", 'JSON with `id` and `caption`: `{"num_captions_per_audio": 1, "data": [{…}]}`, or the bare list'),
+    "wavcaps",
     keys=("id", "caption"),
     file=("id", "audio", "wav"),
     captions=r"captions?(?:_\d+)?",
@@ -158,10 +158,7 @@ ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
 class Panns(ManifestFormat):
     """AudioCaps as in PANNs' lists and WavCaps' code: csv or JSON with five captions per `Y{ytid}.wav`."""
 
-    FORMAT = Format(
-        "panns",
-        'csv with `file_name,caption_1..5`, or JSON `{"data": [{caption_1..5, wav, audio, duration, id}]}`, of YouTube names',
-    )
+    FORMAT = "panns"
     looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
     remedy = "put one there"
     unique = needs_rows = True
@@ -228,10 +225,7 @@ class AudioLdm(JsonEntries):
 
 
 AUDIOLDM = AudioLdm(
-    Format(
-        "audioldm",
-        '`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, each json `{"data": [{"wav": …}]}`',
-    ),
+    "audioldm",
     keys=("wav",),
     file=("wav",),
     captions=".*caption.*",
@@ -245,7 +239,7 @@ AUDIOLDM = AudioLdm(
 class NSynth(ManifestFormat):
     """`examples.json` with pitch, instrument and qualities of each note, beside a folder of audio."""
 
-    FORMAT = Format("nsynth", "`nsynth-{train,valid,test}/examples.json` (note → fields) and `nsynth-…/audio/{note}.wav`")
+    FORMAT = "nsynth"
     looks = "`examples.json` of NSynth's notes"
     remedy = "put it beside its folder `audio`"
     # Terms of the corpus as it is published, and the names of its notes: `{instrument}_{source}_{number}-{pitch}-{velocity}`.
@@ -289,10 +283,7 @@ NSYNTH = NSynth()
 class Audiocraft(ManifestFormat):
     """Manifests of JSON lines give recordings and splits, the json beside a recording its description."""
 
-    FORMAT = Format(
-        "audiocraft",
-        "`data.jsonl(.gz)` of `path,duration,sample_rate,…`; beside every recording a `.json` with `description`, `keywords` …",
-    )
+    FORMAT = "audiocraft"
     looks = "manifest of JSON lines with duration, path, sample_rate"
     remedy = "put audiocraft's data.jsonl.gz there"
 
@@ -336,9 +327,7 @@ KEYS = ("prompt", "text")  # the first non-empty one is used
 class StableAudio:
     """A `.json` (or `.txt`) with the prompt beside each recording; LAION-CLAP's key is `text`."""
 
-    FORMAT = Format(
-        "stable_audio", 'beside every recording a `.json` of the same name with `{"prompt": …}`, or `{"text": …}`, as in WebDataset'
-    )
+    FORMAT = "stable_audio"
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether most of the first jsons beside recordings have a prompt or a text."""

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -18,6 +19,7 @@ from typing import IO, Any
 from soundmill import csv_files
 from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.resolver import FileIndex
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
 from soundmill.params import TooDeepError, parse_json
@@ -39,6 +41,9 @@ _TOO_LONG = "rows with more cells than the header; the rest is ignored (text wit
 _SWALLOWED = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
 _UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
 _BROKEN = "texts with a line break and without quotes, whose pieces are left out"
+_SAMPLE = 1000  # rows that show what is in which column
+_KEYS = ("file", "id", "number")
+_PROSE = re.compile(r"[^\W\d_]+[.!?:]?(\s.*)?", re.DOTALL)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
@@ -206,17 +211,22 @@ def _records(text: str) -> Iterator[_Record]:
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of its last line, {column: text}); columns in lower case, missing cells are empty.
 
-    A row with fewer cells than the header, whose first is no key as in other rows, is a piece of a text with a line break and
-    without quotes: it is left out, and so is the other piece, from the row that has it.
+    A row without a key as other rows have it is a piece of a text with a line break and without quotes: it is left out, and so
+    is the other piece, from the row that has it.
     """
     path = escape_path(inventory.metadata[name])
     records = _records(read_text(inventory, name))
     found: dict[str, list[str]] = defaultdict(list)
+    index = functools.cache(lambda: FileIndex(inventory))  # seldom needed
+
+    def is_file(key: str) -> bool:
+        return bool(index().resolve(key, os.path.dirname(name)).files)
+
     try:
         columns = _header(records)
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", len(repeated), *repeated[:1])
-        for record in _whole_rows(records, len(columns), found):
+        for record in _whole_rows(records, len(columns), is_file, found):
             if record.last > record.first and _swallows_rows(record.cells, len(columns)):
                 found[_SWALLOWED].append(f"line {record.first}")
             if len(record.cells) > len(columns):
@@ -230,36 +240,58 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         inventory.remark(name, what, len(lines), lines[0])
 
 
-def _whole_rows(records: Iterator[_Record], num_columns: int, found: dict[str, list[str]]) -> Iterator[_Record]:
+def _whole_rows(
+    records: Iterator[_Record], num_columns: int, is_file: Callable[[str], bool], found: dict[str, list[str]]
+) -> Iterator[_Record]:
     """The rows, without those that are pieces of a text, and without the other pieces."""
+    head: list[_Record] = []
+    problem: csv.Error | None = None
+    try:
+        head.extend(itertools.islice(records, _SAMPLE))
+    except csv.Error as error:
+        problem = error  # the rows before it are used
+    kinds = _kinds([record.cells for record in head], num_columns)
+    looks = Counter(_look(cell) for record in head for cell in record.cells)
+    spaced = 2 * sum(_is_spaced(record.cells) for record in head) > len(head)
     last: _Record | None = None  # held back until the next is known
-    key, to_next = "", False
-    while True:
-        try:
-            record = next(records, None)
-        except csv.Error:
-            if last:
-                yield last
-            raise
-        if record is None:
-            break
+    to_next = False
+
+    def is_piece(cells: list[str]) -> bool:
+        like_prose = _is_spaced(cells) and not spaced and len(cells) <= num_columns
+        for cell in (cell for cell, kind in zip(cells, kinds, strict=False) if kind and _kind(cell) == kind):
+            if not like_prose or _kind(cell) != "file" or looks[_look(cell)] > 1 or is_file(cell):
+                return False
+        short = len(cells) < num_columns and any(kinds) and _kind(cells[0]) not in ("", "file")
+        prose = kinds[0] in _KEYS and bool(_PROSE.fullmatch(cells[0].strip()))
+        return (short or prose or (like_prose and any(kinds))) and not is_file(cells[0])
+
+    for record in itertools.chain(head, records):
         if record.unclosed:
             found[_UNCLOSED].append(f"line {record.first}")
-        kind = _kind(record.cells[0])
-        if len(record.cells) < num_columns and kind and key and (kind != key or kind == "words"):
-            to_next = kind == key  # a text in the first column, so its rest is in the next row
-            if last and not to_next:
+        if is_piece(record.cells):
+            to_next = not kinds[0]  # the rest of a text in the first column is in the next row
+            if last and not (kinds[-1] and _kind(last.cells[-1]) == kinds[-1]):
                 found[_BROKEN].append(f"lines {last.first} and {record.last}")
-                last.cells[-1] = ""
+                end = len(last.cells) - 1 if len(last.cells) + len(record.cells) - 1 == num_columns else 0  # else it has commas
+                last.cells = [cell if kinds[at] or at < end else "" for at, cell in enumerate(last.cells[:num_columns])]
             continue
         if to_next:
             found[_BROKEN].append(f"lines {record.first - 1} and {record.last}")
             record.cells[0], to_next = "", False
         if last:
             yield last
-        last, key = record, _kind(record.cells[0]) or key
+        last = record
     if last:
         yield last
+    if problem:
+        raise problem
+
+
+def _kinds(rows: list[list[str]], num_columns: int) -> list[str]:
+    """What a third of the cells of each column look like, if that is a key; without keys, where single words are; else empty."""
+    counts = [Counter(filter(None, (_kind(row[at]) for row in rows if at < len(row)))) for at in range(num_columns)]
+    keys = [next((kind for kind in _KEYS if 3 * one[kind] >= max(1, one.total())), "") for one in counts]
+    return keys if any(keys) else ["word" if 2 * one["word"] > one.total() else "" for one in counts]
 
 
 def _kind(cell: str) -> str:
@@ -269,9 +301,19 @@ def _kind(cell: str) -> str:
         return ""
     if re.search(r"\.[A-Za-z]\w{0,4}$", cell):
         return "file"
-    if cell.isdecimal():
+    if re.fullmatch(r"\d+(\.\d+)?", cell):
         return "number"
-    return "id" if VIDEO_ID.fullmatch(cell) else "words" if " " in cell else "word"
+    return "id" if VIDEO_ID.fullmatch(cell.lstrip("'=").strip('"')) else "words" if " " in cell else "word"
+
+
+def _look(name: str) -> tuple[str, bool]:
+    """What files of one table have in common: the extension, and whether there are spaces in the name."""
+    return os.path.splitext(name.strip())[1].lower(), " " in name.strip()
+
+
+def _is_spaced(cells: list[str]) -> bool:
+    """Whether a space follows a comma, as in prose."""
+    return any(cell[:1] == " " for cell in cells[1:])
 
 
 def _header(records: Iterator[_Record]) -> list[str]:

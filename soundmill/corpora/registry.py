@@ -21,13 +21,13 @@ from soundmill.corpora.terms import TermsParams
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
-from soundmill.params import Seconds, StageParams, did_you_mean
+from soundmill.params import Seconds, StageParams, did_you_mean, read_yaml
 
 AUTO = "auto"
 # Modules or objects with `FORMAT`, `detect(inventory)` and `read(inventory, num_shards)`. The first whose `detect` is true reads a
 # corpus; a plain folder is the last.
 ADAPTERS: dict[str, Any] = {
-    adapter.FORMAT.name: adapter
+    adapter.FORMAT: adapter
     for adapter in (
         audiofolder,
         NSYNTH,
@@ -54,6 +54,7 @@ ADAPTERS: dict[str, Any] = {
         Folder(),
     )
 }
+LAYOUTS = read_yaml(Path(__file__).with_name("layouts.yaml"))  # what a corpus of each format looks like
 NAMES = (AUTO, *ADAPTERS)
 
 

@@ -16,17 +16,9 @@ from soundmill.manifest import FILE_TAGS, RECORDINGS, SPLIT_NAMES, VIDEO_ID, esc
 from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
-MISSING = frozenset(("-", "--", "?", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"))
+MISSING = frozenset("- -- ? nan none null nil na n/a <na> #n/a #name? #value! #ref! #div/0! #num! #null!".split())
 MAX_CAPTION = 1 << 16  # characters
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format; docs/corpora.md has its row, where each field of a recording comes from."""
-
-    name: str  # value of corpus.format
-    layout: str  # files, from which the format is detected
 
 
 @dataclass(slots=True)
@@ -103,7 +95,7 @@ class CorpusTables:
             raise UserError(f"{escape_path(raw_path)}: {what}; remove it from the corpus, or divide the corpus")
 
     def said(self, texts: Iterable[str], origin: str, labels: bool = False) -> list[str]:
-        """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted."""
+        """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted; label `3.0` as `3`."""
         kept = []
         for text in map(composed, filter(str.strip, texts)):
             word = text.strip().lower()
@@ -112,7 +104,7 @@ class CorpusTables:
                 self.count(f"{what}_that_say_nothing")
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")
             else:
-                kept.append(text)
+                kept.append(re.sub(r"^(-?\d{1,18})\.0+$", r"\1", text.strip()) if labels else text)
         return kept
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:

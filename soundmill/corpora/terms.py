@@ -119,12 +119,12 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
             own = [*of_recording.get(row["raw_path"], ()), *filter(None, (reader.of(values, found) for found, values in stated))]
             of_video = row["group"] in videos
             # A list of others' sounds comes with terms of the list.
-            others = of_video or tables.format == WAVCAPS.FORMAT.name
+            others = of_video or tables.format == WAVCAPS.FORMAT
             beside = [] if others else _nearest(row["raw_path"], of_folder)
             known = []  # from its name
             if of_video:
                 known.append(Statement("its YouTube id", source_url=f"https://www.youtube.com/watch?v={row['group']}"))
-            if tables.format == NSYNTH.FORMAT.name and NSYNTH.NOTE.fullmatch(os.path.basename(row["raw_path"])):
+            if tables.format == NSYNTH.FORMAT and NSYNTH.NOTE.fullmatch(os.path.basename(row["raw_path"])):
                 known.append(NSYNTH.STATEMENT)
             found = combine([own, beside, known])
         row |= found
@@ -350,7 +350,7 @@ _NUMBERED = re.compile(r"([1-9]\d{0,9})__.+")  # Freesound's names of downloads:
 _JAMENDO_LIST = re.compile(rb"(?:^|/)audio_licen[cs]es\.txt$")  # of MTG-Jamendo
 _JAMENDO_TRACK = re.compile(r"track_0*([1-9]\d{0,9})")
 # By format: the word in a table's name for the folder of its recordings, and all such words.
-_PARTS = {CLOTHO.FORMAT.name: (CLOTHO.part_of, CLOTHO.SPLITS), WAVCAPS.FORMAT.name: (WAVCAPS.part, WAVCAPS.parts)}
+_PARTS = {CLOTHO.FORMAT: (CLOTHO.part_of, CLOTHO.SPLITS), WAVCAPS.FORMAT: (WAVCAPS.part, WAVCAPS.parts)}
 
 
 _Entry = tuple[int | str, list[str], Statement]  # what a table says of one recording: line or key, names, terms

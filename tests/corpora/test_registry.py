@@ -11,40 +11,21 @@ import pytest
 
 from soundmill.corpora import inventory, metadata, registry
 from soundmill.errors import UserError
+from soundmill.params import read_yaml
 from tests.corpora.tiny import put, scan, write
 
 
 def test_the_documentation_has_the_row_of_every_format(root):
     """Beside its layout: where id, captions, labels and split come from."""
     lines = (root / "docs" / "corpora.md").read_text(encoding="utf-8").splitlines()
-    for about in (adapter.FORMAT for adapter in registry.ADAPTERS.values()):
-        (row,) = (line for line in lines if line.startswith(f"| `{about.name}` | {about.layout} |"))
+    assert registry.LAYOUTS.keys() == registry.ADAPTERS.keys()
+    for name, layout in registry.LAYOUTS.items():
+        (row,) = (line for line in lines if line.startswith(f"| `{name}` | {layout} |"))
         cells = row.strip("| ").split(" | ")
-        assert (len(cells), "" in map(str.strip, cells)) == (6, False), about.name
+        assert (len(cells), "" in map(str.strip, cells)) == (6, False), name
 
 
-CLAIMS = {  # a manifest of each format that names a recording as @
-    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,@,30,secret\n"},
-    "tango_json": {"train.json": '{"dataset": "a", "location": "@", "captions": "secret"}\n'},
-    "panns": {"train.csv": "file_name,caption_1,caption_2\n@,secret,secret\nYr1nicOVtvkQ.wav,a,b\nYr1nicOVtvkR.wav,a,b\n"},
-    "clotho": {"clotho_captions_development.csv": "file_name,caption_1\n@,secret\n"},
-    "wavcaps": {"sb.json": '[{"id": "@", "caption": "secret"}, {"id": "", "audio": "@", "caption": "secret"}]'},
-    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "@", "Caption": "secret"}]'},
-    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\n@,30,40,[],secret\n"},
-    "audioldm": {
-        "root.json": '{"metadata": {"path": {"a": {"train": "train.json", "test": "@.json"}}}}',
-        "train.json": '{"data": [{"wav": "@", "caption": "secret"}]}',
-    },
-    "audiocraft": {"data.jsonl": '{"path": "@", "duration": 1.0, "sample_rate": 16000}\n', "good.json": '{"description": "a"}'},
-    "audiofolder": {"metadata.csv": "file_name,text\n@,secret\n", "more/metadata.jsonl": '{"file_name": "@", "text": "secret"}\n'},
-    "esc": {"esc50.csv": "filename,fold,target,category\n@,1,0,secret\n"},
-    "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
-    "class_table": {"Metadata_Train.csv": "FileName,Class\n@,secret\n"},
-    "bbc": {"BBCSoundEffects.csv": "location,description,secs,category,CDNumber,CDName,tracknum\n@,secret,1,secret,1,x,1\n"},
-    "audioset": {"eval_segments.csv": '# YTID, start_seconds, end_seconds, positive_labels\n@, 30.000, 40.000, "/m/09x0r"\n'},
-    "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
-    "ljspeech": {"metadata.csv": "@|secret|secret\n"},
-}
+CLAIMS = read_yaml(Path(__file__).with_name("claims.yaml"))  # a manifest of each format that names a recording as @
 VIDEO = "r1nicOVtvkQ"
 MANIFESTS = {name: {file: text.replace("@", VIDEO) for file, text in files.items()} for name, files in CLAIMS.items()}
 del MANIFESTS["ljspeech"]  # which its folder tells too
@@ -79,10 +60,8 @@ def test_a_parquet_without_recordings_and_one_that_cannot_be_read_are_reported(t
     with pytest.raises(UserError, match=r"read as folder .*captions\.parquet"):
         scan(tmp_path, "folder")
     tables = scan(put(tmp_path, "a.wav"))
-    assert (tables.format, [remark.partition(";")[0] for remark in tables.remarks]) == (
-        "folder",
-        ["1 tables, lists or texts not read, since they are not part of the format folder (first: captions.parquet)"],
-    )
+    said = "1 tables, lists or texts not read, since they are not part of the format folder (first: captions.parquet)"
+    assert (tables.format, [remark.partition(";")[0] for remark in tables.remarks]) == ("folder", [said])
 
 
 def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):
