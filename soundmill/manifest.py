@@ -276,6 +276,11 @@ def judged_split(splits: Iterable[str]) -> str:
     return max(("test", "valid", "train"), key=lambda split: min(counts[split], 2))
 
 
+def path_text(raw: bytes) -> str:
+    """A relative path as text, in UTF-8 whatever the locale is; undecodable bytes become surrogates."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def escape_path(raw: bytes) -> str:
     """A relative path as displayable text: UTF-8, undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
 
@@ -283,7 +288,7 @@ def escape_path(raw: bytes) -> str:
         char = match[0].encode("utf-8", "surrogateescape")
         return "\\\\" if char == b"\\" else "".join(f"\\x{byte:02x}" for byte in char)
 
-    return re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]", escaped, raw.decode("utf-8", "surrogateescape"))
+    return re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]", escaped, path_text(raw))
 
 
 def unescape_path(path: str) -> bytes:

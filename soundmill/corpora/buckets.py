@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from soundmill import hashing, terminal
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import escape_path, path_text
 from soundmill.params import check_urls
 
 SCHEMES = ("s3", "gs", "az")  # each with an extra of that name in pyproject.toml
@@ -47,7 +47,7 @@ class Bucket:
         return self.url
 
     def __bytes__(self) -> bytes:
-        return os.fsencode(self.url)
+        return self.url.encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Object:
 
 def is_url(path: bytes | str) -> bool:
     """Whether a path is that of an object, or looks like one."""
-    return bool(_URL.match(os.fsdecode(path)))
+    return bool(_URL.match(path if isinstance(path, str) else path_text(path)))
 
 
 def root_of(path: str, home: Path) -> Path | Bucket:
@@ -234,7 +234,7 @@ def fetch_ahead(urls: Iterable[bytes], scratch: Path) -> Iterator[Callable[[], P
 
 def _find(url: bytes) -> tuple[Any, str]:
     """(file system in this process, bucket and key)."""
-    match = _URL.match(os.fsdecode(url))
+    match = _URL.match(path_text(url))
     return _store(match[1], os.getpid()), match[2]
 
 

@@ -12,7 +12,7 @@ from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv,
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random
 from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number
 from soundmill.errors import UserError
-from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
 
 
 class Folder:
@@ -159,7 +159,7 @@ def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[Man
             text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
             if len(text.splitlines()) == 1 and "\0" not in text:
                 inventory.opened.add(name)
-                yield ManifestRow(name, 1, os.fsdecode(key), captions=[text])
+                yield ManifestRow(name, 1, path_text(key), captions=[text])
 
 
 _GTZAN_NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
@@ -245,7 +245,7 @@ def _read_esc50(inventory: Inventory, rows: list[ManifestRow], num_shards: int, 
     for file, row in twins.items():
         tables.add_recording(file, num_shards, fold=row.fold, group=row.group)
     for recording in tables.recordings:  # files without a row: fold and original from the name
-        fold, source = _fold_and_original(os.fsdecode(os.path.splitext(os.path.basename(recording["raw_path"]))[0]))
+        fold, source = _fold_and_original(path_text(os.path.splitext(os.path.basename(recording["raw_path"]))[0]))
         recording["fold"] = fold if recording["fold"] is None else recording["fold"]
         recording["group"] = recording["group"] or source
     return tables
@@ -340,7 +340,7 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[M
     for line, key in read_lines(inventory, name):
         *folders, _ = folders_of_key(key)
         if folders:
-            word = class_label(os.fsencode(folders[-1]))
+            word = class_label(folders[-1].encode("utf-8", "surrogateescape"))
             yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word, bare=True)
         else:
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")

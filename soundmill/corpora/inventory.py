@@ -18,7 +18,7 @@ from soundmill.decoding import decode
 from soundmill.decoding.containers import is_text
 from soundmill.decoding.containers.layout import HEAD_BYTES
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import escape_path, path_text
 from soundmill.params import read_yaml
 
 MEDIA, METADATA = map(frozenset, read_yaml(Path(__file__).with_name("extensions.yaml")).values())
@@ -38,7 +38,7 @@ def composed(text: str) -> str:
 
 
 def composed_path(path: bytes) -> bytes:
-    return path if path.isascii() else os.fsencode(composed(os.fsdecode(path)))
+    return path if path.isascii() else composed(path_text(path)).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class AudioFile:
     @property
     def stem(self) -> str:
         """Name without extension; undecodable bytes become surrogates."""
-        return os.fsdecode(os.path.splitext(self.name)[0])
+        return path_text(os.path.splitext(self.name)[0])
 
 
 @dataclass
@@ -224,7 +224,7 @@ def list_files(
         inventory.num_files += 1
         name = os.path.basename(raw_path)
         extension = os.path.splitext(name)[1].lower()
-        if _is_metadata(name, extension) or (size and os.fsdecode(extension) not in MEDIA and has_text(raw_path)):
+        if _is_metadata(name, extension) or (size and path_text(extension) not in MEDIA and has_text(raw_path)):
             inventory.metadata[raw_path] = os.path.join(top, raw_path)
             if raw_path in listed:
                 inventory.objects[raw_path] = listed[raw_path]
@@ -288,7 +288,7 @@ def read_tags(inventory: Inventory, progress: Callable[[int], None] = lambda n: 
 
 
 def _is_metadata(name: bytes, extension: bytes) -> bool:
-    return os.fsdecode(extension) in METADATA or extension.endswith(b"~") or bool(not extension and METADATA_NAMES.fullmatch(name))
+    return path_text(extension) in METADATA or extension.endswith(b"~") or bool(not extension and METADATA_NAMES.fullmatch(name))
 
 
 def _texts(bucket: Bucket, listed: Mapping[bytes, buckets.Object]) -> set[bytes]:
@@ -296,7 +296,7 @@ def _texts(bucket: Bucket, listed: Mapping[bytes, buckets.Object]) -> set[bytes]
     unknown = []
     for path, one in listed.items():
         extension = os.path.splitext(path)[1].lower()
-        if one.size and os.fsdecode(extension) not in MEDIA and not _is_metadata(os.path.basename(path), extension):
+        if one.size and path_text(extension) not in MEDIA and not _is_metadata(os.path.basename(path), extension):
             unknown.append(path)
     heads = buckets.read_all([buckets.join(bucket, path) for path in unknown], HEAD_BYTES)
     return {path for path, head in zip(unknown, heads, strict=True) if is_text(head)}

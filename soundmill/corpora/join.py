@@ -15,7 +15,7 @@ from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import FileIndex, Resolution, clip_of_file, compatible, folders_of_key, shared_folders, youtube_clip
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, ManifestRow
-from soundmill.manifest import escape_path
+from soundmill.manifest import escape_path, path_text
 
 NEAREST = 3  # files named for a manifest that matches none
 MAX_NAME = 255  # characters compared
@@ -228,7 +228,7 @@ def _window(file: AudioFile, rows: list[ManifestRow], state: JoinState) -> tuple
     clip = next((row.clip for row in rows if row.clip), None) or state.twins.get(file.raw_path)
     own = clip_of_file(file)
     if clip is None:
-        if own is None or not (youtube_clip(os.fsdecode(file.name)) or own[0] in state.starts):
+        if own is None or not (youtube_clip(path_text(file.name)) or own[0] in state.starts):
             return None
         clip = own
     video = clip[0]

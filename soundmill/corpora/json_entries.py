@@ -18,7 +18,7 @@ from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.statements import Statement
 from soundmill.corpora.tables import CorpusTables, ManifestRow, keyword_in, split_of_file
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, SPLITS, escape_path
+from soundmill.manifest import SPLIT_NAMES, SPLITS, escape_path, path_text
 from soundmill.params import parse_json
 
 JSON = re.compile(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", re.IGNORECASE)
@@ -362,7 +362,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            yield ManifestRow(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
+            yield ManifestRow(name, "prompt", path_text(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
         # A json with only the keys of sidecars has lost its recording; others are not sidecars.
         if name.lower().endswith(b".json") and name not in paired:
@@ -370,10 +370,10 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
                 value = parse_json(read_head(inventory, name, metadata.MAX_TEXT_BYTES))
                 if isinstance(value, dict) and (prompts := _prompts(value)) and value.keys() <= keys:
                     inventory.opened.add(name)
-                    yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
+                    yield ManifestRow(name, "prompt", path_text(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in described and (text := read_sidecar(inventory, name, tables.reject)):
-            yield ManifestRow(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
+            yield ManifestRow(name, 1, path_text(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:

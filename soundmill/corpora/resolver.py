@@ -1,6 +1,5 @@
 """Finding the files that a manifest's row names: by path, name or id, never by order. Ambiguities are reported, not guessed."""
 
-import os
 import posixpath
 import re
 import unicodedata
@@ -9,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Any, Literal
 from urllib.parse import unquote
 
 from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory, composed
+from soundmill.manifest import path_text
 
 TOLERANCE = 0.5  # seconds between the starts of a row and its file: tools write 80, 80.0 or 79.999
 MAX_FILES = 20  # files in a resolution, at most
@@ -120,7 +120,7 @@ class FileIndex:
         self._bare = _Files()  # by YouTube id, names without a start
         timed: dict[str, list[tuple[float, bytes, AudioFile]]] = defaultdict(list)
         for file in inventory.audio:
-            path = composed(os.fsdecode(file.raw_path))
+            path = composed(path_text(file.raw_path))
             name = path.rpartition("/")[2]
             stem = file_stem(name)
             self._paths.add(path, file)
@@ -143,13 +143,13 @@ class FileIndex:
         """By last folder and stem; needed if many files have one name."""
         files = _Files()
         for file in self._files:
-            folders, _, name = composed(os.fsdecode(file.raw_path)).rpartition("/")
+            folders, _, name = composed(path_text(file.raw_path)).rpartition("/")
             files.add((folders.rpartition("/")[2], file_stem(name)), file)
         return files
 
     @cached_property
     def _folder_names(self) -> set[str]:
-        return {os.fsdecode(folder) for file in self._files for folder in file.folders}
+        return {path_text(folder) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
@@ -164,7 +164,7 @@ class FileIndex:
         if key_problem(key):
             return NOTHING
         path = composed(with_slashes(key))
-        places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((composed(os.fsdecode(base)), ""))]
+        places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((composed(path_text(base)), ""))]
         for place in places:
             if files := self._paths.of(place):
                 return Resolution(tuple(files), "path")
@@ -183,7 +183,7 @@ class FileIndex:
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
         """The files at a key, as a path relative to the manifest's folder `base`, with this or any extension."""
-        start = composed(os.fsdecode(base))
+        start = composed(path_text(base))
         places = (posixpath.normpath(posixpath.join(start, composed(with_slashes(one)))) for one in _spellings(key))
         return next((files for place in places if (files := self._at(place))), [])
 
@@ -259,7 +259,7 @@ def key_stem(name: str) -> str:
 
 def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
     """(YouTube id, start) in the name of a file."""
-    return clip_of_name(file_stem(os.fsdecode(file.name)))
+    return clip_of_name(file_stem(path_text(file.name)))
 
 
 def folders_of_key(key: str) -> list[str]:
@@ -283,17 +283,13 @@ def with_slashes(key: str) -> str:
 
 
 def _folders(file: AudioFile) -> list[str]:
-    return [os.fsdecode(folder) for folder in file.folders]
+    return [path_text(folder) for folder in file.folders]
 
 
 def shared_folders(file: AudioFile, folders: Sequence[str]) -> int:
     """How many of the last folders of file and key are the same."""
-    count = 0
-    for ours, theirs in zip(reversed(_folders(file)), reversed(folders), strict=False):
-        if ours != theirs:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(_folders(file)), reversed(folders), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[AudioFile]:
@@ -305,7 +301,7 @@ def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[
 
 
 def _name(file: AudioFile) -> str:
-    return composed(os.fsdecode(file.name))
+    return composed(path_text(file.name))
 
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:

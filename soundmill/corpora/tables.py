@@ -223,8 +223,7 @@ def _clean(text: str) -> str:
 
 def whole_number(text: str) -> str:
     """The digits of an integer, also if written as `5.0`; empty for anything else."""
-    match = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
-    return match[1] if match else ""
+    return match[1] if (match := re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())) else ""
 
 
 def fold_number(text: str) -> int | None:

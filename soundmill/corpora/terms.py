@@ -28,7 +28,7 @@ from soundmill.corpora.statements import AI_TERMS, MAX_CELL, NAMES, UNKNOWN, Rea
 from soundmill.corpora.tables import CorpusTables, ManifestRow
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import TERMS, escape_path, youtube_videos
+from soundmill.manifest import TERMS, escape_path, path_text, youtube_videos
 from soundmill.params import StageParams, parse_yaml
 
 if TYPE_CHECKING:
@@ -188,7 +188,9 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
         raise UserError(f"{place}: {what} (first: {wild[0][1]:.200}); name the recordings instead")
     rows.patterns = [(number, re.compile(translate(glob))) for number, glob in wild]
     if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
-        tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {escape_path(os.fsencode(stray[0]))[:200]})")
+        tables.remarks.append(
+            f"{name}: {len(stray)} rows name no recording (first: {escape_path(stray[0].encode('utf-8', 'surrogateescape'))[:200]})"
+        )
     return rows
 
 
@@ -412,14 +414,14 @@ def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, li
     """A row with the first key that a file has."""
     folder, (at, keys, _) = os.path.dirname(name), entry
     if _OF_ONE.search(name):
-        beside = index.at(os.fsdecode(_OF_ONE.sub(b"", os.path.basename(name))), folder)
+        beside = index.at(path_text(_OF_ONE.sub(b"", os.path.basename(name))), folder)
         if len(beside) == 1 and at == "":
-            return ManifestRow(name, at, os.fsdecode(beside[0].raw_path), part=part, at_root=True)
+            return ManifestRow(name, at, path_text(beside[0].raw_path), part=part, at_root=True)
     for key in keys:
         if index.has_name_of(key) or index.resolve(key, folder).files:
             return ManifestRow(name, at, key, part=part)
         if len(named := numbered.get(key, ())) == 1:
-            return ManifestRow(name, at, os.fsdecode(named[0]), part=part, at_root=True)
+            return ManifestRow(name, at, path_text(named[0]), part=part, at_root=True)
     return None
 
 

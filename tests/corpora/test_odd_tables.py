@@ -10,6 +10,7 @@ import pytest
 
 from soundmill.corpora import inventory, registry, terms
 from soundmill.errors import UserError
+from tests.commands.running import soundmill_alone
 from tests.corpora.tiny import captions, put, recordings, scan, write
 
 NFC, NFD = (unicodedata.normalize(form, "Vögel") for form in ("NFC", "NFD"))
@@ -174,10 +175,17 @@ def test_texts_in_every_encoding(tmp_path, name, text, encoding):
 )
 def test_captions_find_sounds_in_another_unicode_form(tmp_path, name, text, of_sound, of_text):
     folder = "wavs" if "|" in text else of_sound
-    files = {name.replace("@", of_text): text.replace("@", of_text)}
-    if name.startswith("@"):  # on disk these would be two folders, so the text is beside the sound
-        files = {name.replace("@/", f"{of_sound}/").replace("@", of_text): text.replace("@", of_text)}
+    name = name.replace("@/", f"{of_sound}/").replace("@", of_text)  # on disk these would be two folders, so it is beside the sound
+    files = {name: text.replace("@", of_text)}
     assert captions_of(files, tmp_path, f"{folder}/{of_sound}.wav")[0] == {f"{folder}/{of_sound}.wav": ["birds"]}
+
+
+def test_names_are_utf_8_in_every_locale(tmp_path, monkeypatch):
+    put(tmp_path, "ü/ö.wav")
+    write(tmp_path, "metadata.csv", "file_name,text\nü/ö.wav,birds\n")
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert "matched     1" in soundmill_alone("corpus", "check", ".", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
