@@ -129,15 +129,11 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
         **source.about.facts(),
     }
     metrics["embedders"] |= {name: f"unavailable: {reason}" for name, reason in unavailable.items()}
-    metrics["counts"] |= {
-        "floor": len(sets.floor),
-        "floor_reference": len(sets.floor_reference),
-        "codec_reference": len(sets.codec_reference),
-        "probe": len(sets.probe),
-        "labelled": len(sets.requested),
-        "same_label_pairs": len(sets.partners),
-    }
+    sizes = {name: len(getattr(sets, name)) for name in ("floor", "floor_reference", "codec_reference", "probe")}
+    metrics["counts"] |= {**sizes, "labelled": len(sets.requested), "same_label_pairs": len(sets.partners)}
     metrics["warnings"] = [*_warnings(sets, unavailable), *metrics["warnings"]]
+    if options.reference == "test" and (judged := manifest.judged_split(clip.split for clip in source.catalog)) != "test":
+        metrics["warnings"].insert(0, f"Test has fewer than two clips, so the sounds are compared with {judged} clips.")
     if options.groupings:
         metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.groupings)
         metrics["warnings"] += warnings
