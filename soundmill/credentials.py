@@ -11,13 +11,17 @@ _LOCAL = ("file", "sqlite")  # after three slashes, a path
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "azure")  # their hosts have no port
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::\d*)?")
 _SETTING = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
-_SECRET_NAME = re.compile(r"sig|key|pass|sas|auth|.*(signature|token|password|passwd|pwd|secret|apikey|accesskey|credential).*")
+_SECRET_NAME = re.compile(
+    r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|bearer|j?session(id)?"
+    r"|.*(signature|token|pass(word|wd|phrase)|pwd|secret|(api|access|account|shared)key|credential).*"
+)
 _KNOWN = re.compile(  # tokens that services name in their documentation
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}"
-    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*)"
+    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*"
+    r"|hooks\.slack\.com/services/\S+|(?:Account|SharedAccess)Key=[\w+/]{20,}=*)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
-_BARE = re.compile(r"[^\s/@:]+:(?!/)[^\s@]+@[\w.-]+(:\d+)?(/.*)?")  # USER:PASSWORD@HOST without a scheme
+_BARE = re.compile(r"(?://)?[^\s/@:]+:(?!/)[^\s@]+@[\w.-]+(:\d+)?(/.*)?")  # USER:PASSWORD@HOST without a scheme
 _NAMED = r"[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|credentials?|(?:api|access|account|private|secret)[_-]?key)"
 _QUOTED = re.compile(rf"(?i){_NAMED}[\"']?\]?\s*[:=]\s*[\"'][^\"'\s]{{6,}}[\"']")
 _PLAIN = re.compile(rf"(?im)^\s*[+-]?(?:export\s+|-\s+)?{_NAMED}\s*[:=]\s*[^\s\"'#(\[{{$<]{{6,}}\s*$")
@@ -58,7 +62,7 @@ def in_file(content: bytes) -> bool:
 def _readings(text: str) -> list[str]:
     """A text without invisible characters, and what it says when percent-encoding is taken off, as often as it is on."""
     text = "".join(char for char in unicodedata.normalize("NFKC", text) if char.isspace() or unicodedata.category(char)[0] != "C")
-    found = [text]
+    found = [re.sub(r"%(25)+(?=25)", "%", text)]  # many levels at once
     while (decoded := unquote(found[-1])) != found[-1]:
         found.append(decoded)
     return found

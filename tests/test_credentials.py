@@ -24,6 +24,7 @@ SECRET = (
     "s3://bucket/x?X-Amz-Credential=hush",
     "https://me.blob.core.windows.net/c?sv=1&sig=hush",
     "gs://bucket/x#access_token=hush",
+    *(f"https://hooks.slack.com/{rest}hush" for rest in ("services/T0/B0/", "?a=1&pw=", "?jwt=", ";JSESSIONID=", "?AccountKey=")),
     "s3%3A%2F%2Fid%3Ahush%40bucket",
     "s3%253A%252F%252Fid%253Ahush%2540bucket",
     "s3://id%3Ahush%40bucket",
