@@ -35,6 +35,7 @@ _WIDE = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a JSON line
+MAX_LACKING = 100_000  # cells that rows may lack, besides one for each byte: every one takes time
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
 NOT_UTF_8 = "lines that are not UTF-8, read as Windows-1252"
 _TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
@@ -215,8 +216,8 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     is the other piece, from the row that has it.
     """
     path = escape_path(inventory.metadata[name])
-    records = _records(read_text(inventory, name))
-    found: dict[str, list[str]] = defaultdict(list)
+    text = read_text(inventory, name)
+    records, found, lacking = _records(text), defaultdict(list), 0
     index = functools.cache(lambda: FileIndex(inventory))  # seldom needed
 
     def is_file(key: str) -> bool:
@@ -229,6 +230,9 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         for record in _whole_rows(records, len(columns), is_file, found):
             if record.last > record.first and _swallows_rows(record.cells, len(columns)):
                 found[_SWALLOWED].append(f"line {record.first}")
+            lacking += max(0, len(columns) - len(record.cells))
+            if lacking > len(text) + MAX_LACKING:
+                raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
             if len(record.cells) > len(columns):
                 found[_TOO_LONG].append(f"line {record.last}")
             row = defaultdict(str, dict.fromkeys(columns, ""))

@@ -138,14 +138,15 @@ def test_entries_of_every_format_may_be_lines_or_a_list(tmp_path, name, text):
     assert captions_of({name: text}, tmp_path)[0] == {"a.wav": ["rain"], "b.wav": ["wind"]}
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [('[{"file_name": "a.wav"},\n{"file_name": }]', 2), ('{\n"file_name": "a.wav",\n"text" "b"}', 3), (LINES + "\n{", 3)],
-)
-def test_broken_json_is_named_with_its_line(tmp_path, text, line):
+BROKEN = ('[{"file_name": "a.wav"},\n{"file_name": }]', 2), ('{\n"file_name": "a.wav",\n"text" "b"}', 3), (LINES + "\n{", 3)
+SPARSE = "file_name" + "".join(f",c{number}" for number in range(20_000)) + "\n" + "a.wav\n" * 20_000
+
+
+@pytest.mark.parametrize(("name", "text", "line"), [*(("metadata.jsonl", *one) for one in BROKEN), ("metadata.csv", SPARSE, 19)])
+def test_what_is_broken_or_would_take_far_longer_than_its_size_is_named_with_its_line(tmp_path, name, text, line):
     put(tmp_path, "a.wav")
-    write(tmp_path, "metadata.jsonl", text)
-    with pytest.raises(UserError, match=rf"metadata\.jsonl:{line}: not readable as JSON"):
+    write(tmp_path, name, text)
+    with pytest.raises(UserError, match=rf"{name}:{line}: (not readable as JSON|the rows up to here lack)"):
         scan(tmp_path, "audiofolder")
 
 
