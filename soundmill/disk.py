@@ -76,8 +76,10 @@ def write_json(path: Path, document: Any, **options: Any) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` of files that only this user may read."""
-    return os.open(path, flags, 0o600)
+    """An `opener` of files that only this user may read, also if there was one that others could."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 @contextmanager
