@@ -76,7 +76,7 @@ def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: 
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
     )
-    _be_quiet()
+    hub.quieten()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         T5EncoderModel(config).save_pretrained(directory)
@@ -100,13 +100,11 @@ class TextEncoder:
     def __init__(self, directory: Path, max_tokens: int):
         """Load the model in `directory`; captions are truncated to `max_tokens` tokens."""
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
         from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-        _be_quiet()
         local = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with hub.loading(directory, "a text encoder"):
             config = AutoConfig.from_pretrained(directory, **local)
             # For a model with a decoder, such as T5, the class for text encoding is the encoder only.
             kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
@@ -114,14 +112,10 @@ class TextEncoder:
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             self.tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{directory}: cannot be loaded as a text encoder ({type(error).__name__}: {reason})") from None
         missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
         if missing:
             raise UserError(
-                f"{directory}: its weights lack {len(missing)} of the network's tensors, which would be random "
-                f"(first: {missing[0]!r}). Its files do not belong together; download the model again"
+                f"{directory}: its weights lack {len(missing)} of the network's tensors ({missing[0]}, …); {hub.REMEDY}"
             )
         longest = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_tokens)
         if max_tokens > longest:
@@ -158,11 +152,3 @@ def _missing_files(directory: Path) -> str | None:
     if not any(directory.glob("*.safetensors")):
         return "*.safetensors (weights in other formats can run code and are not read)"
     return None
-
-
-def _be_quiet() -> None:
-    """Switch off transformers' progress bars and warnings; the ones that matter are checked and raised as errors."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

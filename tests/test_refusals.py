@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
@@ -72,7 +73,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (home / name).mkdir()
     (home / "vocos/config.yaml").write_text(VOCOS)
     for name in ("audioldm/vocoder/model", "audioldm/vae/diffusion_pytorch_model", "vocos/model"):
-        (home / f"{name}.safetensors").touch()
+        save_file({}, home / f"{name}.safetensors")
     for name, (config, choices) in STARTED.items():
         document, family = compose(choices), choices.split()[0].removeprefix("model=")
         component = document["vocoder"] if "vocoder.weights" in choices else document[family]["autoencoder"]

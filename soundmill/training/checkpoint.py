@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from soundmill import disk, manifest, params, shards
+from soundmill import disk, hub, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 
@@ -118,42 +118,18 @@ def built(make: Callable[[], nn.Module], path: Path, beside: Collection[str] = (
     UserError names a tensor that differs, before the net takes memory: a config may ask for any size, and a file has what it has.
     """
     import torch
-    from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    declared = {name: value for name, value in _declared(path).items() if name not in beside}
-    left = 1000 + 10 * len(declared)  # some parameters are replaced while a net is built
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise RuntimeError(f"the net has more layers than the {len(declared)} tensors of the file")
-
+    remedy = "remake them with `dvc repro`"
+    declared = {name: value for name, value in hub.declared(path, remedy).items() if name not in beside}
     with must_fit(path):
-        counting = register_module_parameter_registration_hook(count)
-        try:
-            with torch.device("meta"):
-                state = make().state_dict()
-        finally:
-            counting.remove()
+        with hub.bounded(f"{path}: by {CONFIG}", remedy, len(declared)), torch.device("meta"):
+            state = make().state_dict()
         asked = {name: (value.is_floating_point(), list(value.shape)) for name, value in state.items()}
         for name in {**asked, **declared}:
             if asked.get(name) != declared.get(name):
                 there, here = (_described(tensors.get(name)) for tensors in (declared, asked))
                 raise RuntimeError(f"{name} is {there} in the file and {here} in the net")
     return make()
-
-
-def _declared(path: Path) -> dict[str, tuple[bool, list[int]]]:
-    """Whether it has floating-point numbers, and the shape, of each tensor of a safetensors file, from its header."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_slice(name) for name in file.keys()}
-            return {name: (tensor.get_dtype().startswith(("F", "BF")), tensor.get_shape()) for name, tensor in tensors.items()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
 
 
 def _described(tensor: tuple[bool, list[int]] | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from soundmill import hub
 from soundmill.errors import UserError
 
 
@@ -50,7 +51,7 @@ def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str
 
 def built(make: Callable[[], nn.Module], state: Mapping[str, Any], path: Path, remedy: str) -> nn.Module:
     """The net that `make` makes, with these tensors; UserError as `load_state`, before a net of any size takes memory."""
-    with torch.device("meta"):
+    with hub.bounded(str(path), remedy, len(state)), torch.device("meta"):
         load_state(make(), state, path, remedy)
     net = make()
     load_state(net, state, path, remedy)

@@ -95,6 +95,7 @@ def test_its_net_and_its_sounds_are_the_pipeline_s(audioldm, tmp_path):
     [
         ("model_index.json", {"_class_name": "AudioLDM2Pipeline"}, "_class_name is not AudioLDMPipeline"),
         ("unet/config.json", {"class_embeddings_concat": False}, "unet"),
+        ("unet/config.json", {"layers_per_block": 10**5}, r"unet/config\.json\.layers_per_block is 100000: .*far larger"),
         ("unet/config.json", {"act_fn": "gelu"}, "act_fn is gelu, this program has silu"),
         ("text_encoder/config.json", {"projection_hidden_act": "gelu"}, "projection_hidden_act is gelu"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, r"diffusion\.schedule"),

@@ -244,17 +244,14 @@ def test_weights_in_shards_are_the_same(pipeline, imported, tmp_path):
     assert set(ours) - text_files == {name for name in theirs if not name.startswith("text_encoder/")}
 
 
-@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "absent.safetensors", 3, ["a"]])
+@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "absent.safetensors", ["a"], None])
 @pytest.mark.parametrize("part", ["transformer", "text_encoder"])
 def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
     shutil.copytree(source, tmp_path / "other")
     (weights,) = (tmp_path / "other" / part).glob("*.safetensors")
     index = weights.with_name(f"{weights.name}.index.json")
-    index.write_text(json.dumps({"weight_map": {"proj_in.weight": name}}))
-    with pytest.raises(UserError, match=rf"{part}/{index.name}: weight_map names .*which is no \*\.safetensors in this directory"):
-        import_published(tmp_path / "other", tmp_path / "output", conf)
-    index.write_text("{}")
-    with pytest.raises(UserError, match=r"weight_map is None, not a list of files"):
+    index.write_text(json.dumps({"weight_map": name and {"proj_in.weight": name}}))
+    with pytest.raises(UserError, match=rf"{part}/{index.name}: weight_map (names .*which is no |is None, not a list)"):
         import_published(tmp_path / "other", tmp_path / "output", conf)
 
 

@@ -193,10 +193,10 @@ def lack(weights: Path) -> None:
 
 HARMS = [
     (lack, "lack what config.json says"),
-    (lambda weights: weights.write_bytes(b"\0" * 100), "cannot be loaded"),
+    (lambda weights: weights.write_bytes(b"\0" * 100), "cannot be read"),
     (lambda weights: weights.rename(weights.with_suffix(".bin")), r"has no .*\.safetensors .*in other formats can run code"),
-    (lambda weights: weights.with_name("config.json").write_text("{"), "cannot be loaded|not readable as JSON"),
-    (lambda weights: weights.with_name("config.json").write_text("[" * 100_000), "cannot be loaded|not readable as JSON"),
+    (lambda weights: weights.with_name("config.json").write_text("{"), "not readable as JSON"),
+    (lambda weights: weights.with_name("config.json").write_text("[" * 100_000), "not readable as JSON"),
     (lambda weights: shutil.rmtree(weights.parents[weights.parent.name != "published"]), "no such directory"),
 ]
 

@@ -83,6 +83,7 @@ def test_weights_that_the_disk_does_not_take_are_named(tmp_path):
         (None, r"one: no vocoder here \(config\.json is missing\); `dvc repro` makes one"),
         ("{", r"config\.json: not readable as JSON: .*; remake it with `dvc repro`"),
         ("[" * 100_000, r"config\.json: not readable as JSON: nested too deeply"),
+        (json.dumps([""] * 3_000_000), r"config\.json: has 12,.* bytes"),
         ("[]", r"config\.json: not a JSON object; remake it with `dvc repro`"),
         (
             {"kind": "linear", "widht": 3, "labels": []},
@@ -102,15 +103,11 @@ def test_a_config_that_does_not_fit_is_named(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("net", "message"),
-    [
-        (nn.Linear(3, 4), r"model\.safetensors: the weights do not fit the architecture .*size mismatch for weight.*dvc repro"),
-        (nn.Linear(3, 2, bias=False), r"model\.safetensors: the weights do not fit the architecture .*Unexpected key.*bias"),
-        (nn.Sequential(nn.Linear(3, 2)), r'model\.safetensors: the weights do not fit the architecture .*Missing key.*"0\.weight"'),
-    ],
+    [(nn.Linear(3, 4), "size mismatch"), (nn.Linear(3, 2, bias=False), "Unexpected"), (nn.Sequential(nn.Linear(3, 2)), "Missing")],
 )
 def test_weights_of_another_net_are_named(tmp_path, net, message):
     save(tmp_path / "one", nn.Linear(3, 2))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"model\.safetensors: the weights do not fit the architecture .*{message}.*dvc repro"):
         checkpoint.load_weights(net, tmp_path / "one" / "model.safetensors")
 
 
@@ -151,7 +148,7 @@ def layers(count: int) -> nn.Module:
     [
         (partial(nn.Linear, 200_000, 200_000), OWN, r"weight is \[2, 3\] .* and \[200000, 200000\]"),  # 160 GB
         (partial(nn.Embedding, 3_000_000_000, 16), {"weight": OWN["weight"]}, r"weight is \[2, 3\]"),
-        (partial(layers, 10**9), OWN, "more layers than the 2 tensors"),
+        (partial(layers, 10**9), OWN, "larger than its weights, which have 2 tensors"),
         (partial(nn.Linear, 10**30, 2), OWN, "Overflow"),
         (partial(nn.Linear, 3, 2, bias=False), OWN, r"bias is \[2\] .* absent in the net|bias is .* and absent"),
         (partial(nn.Linear, 3, 2), {"weight": OWN["weight"]}, "bias is absent"),
@@ -163,7 +160,7 @@ def test_a_net_is_not_made_unless_its_weights_are_there(tmp_path, make, tensors,
     path = tmp_path / "model.safetensors"
     save_file(tensors, path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError, match=rf"model\.safetensors: the weights do not fit the architecture in config\.json .*{found}"):
+    with pytest.raises(UserError, match=rf"model\.safetensors: .*config\.json.*{found}"):
         checkpoint.load_weights(make, path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
@@ -174,12 +171,6 @@ def test_a_net_that_fits_has_the_weights_and_leaves_the_generator_alone(tmp_path
     assert torch.equal(net.weight, OWN["weight"])
     assert not net.training
     assert nn.Linear(1, 1).weight.device.type == "cpu"
-
-
-def test_a_config_that_is_huge_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"family": "x", "labels": [""] * 3_000_000}))
-    with pytest.raises(UserError, match=r"config\.json: has 12,.* bytes"):
-        checkpoint.read(tmp_path)
 
 
 VALUES = {

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import ClapConfig, ClapModel, ClapProcessor
-from transformers.utils import logging
 
+from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embeddings
@@ -73,23 +72,15 @@ class ClapEmbedder:
     longest_text: int | None = None  # tokens, if fewer than the network's input
 
     def __init__(self, directory: Path):
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # missing keys are checked below
         local = {"local_files_only": True, "trust_remote_code": False}
         self._processor = load_processor(directory)
-        try:
+        with hub.loading(directory, "CLAP"):
             net, loading = ClapModel.from_pretrained(
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{directory}: cannot be loaded as CLAP ({type(error).__name__}: {reason})") from None
         random = sorted(loading["missing_keys"])
         if random:
-            raise UserError(
-                f"{directory}: its weights lack {len(random)} of the network's tensors (first: {random[0]!r}). "
-                "The files do not belong together; download them again"
-            )
+            raise UserError(f"{directory}: its weights lack {len(random)} of the network's tensors ({random[0]}, …); {hub.REMEDY}")
         self._net = net.eval().to(pick_device("auto"))
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
@@ -126,11 +117,8 @@ class ClapEmbedder:
 
 def load_processor(directory: Path) -> Any:
     """The preparation of sounds and texts; a UserError if the files cannot be read or belong to another model."""
-    try:
+    with hub.loading(directory, "CLAP"):
         processor = ClapProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{directory}: cannot be loaded as CLAP ({type(error).__name__}: {reason})") from None
     extractor = processor.feature_extractor
     if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
         raise UserError(

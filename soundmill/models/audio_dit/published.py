@@ -28,7 +28,7 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.trained import TEXT_ENCODER
 from soundmill.training import checkpoint, torch_weights
 
-REMEDY = "its files do not belong together: download them again"
+REMEDY = hub.REMEDY
 NO_PICKLES = "weights in other formats can run code and are not read"
 FACTS = strict.read_yaml(Path(__file__).with_suffix(".yaml"))
 
@@ -57,16 +57,6 @@ SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_lengt
 CHOICES = {OBJECTIVE: tuple(FACTS["flows"]), QK_NORM: ("none", "ln"), PROJECTED: (True, False)}
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if it is missing or none."""
-    if not file.is_file():
-        raise UserError(f"{file}: is missing; {REMEDY}")
-    config = strict.read_json(file, "download it again")
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: not a JSON object; download it again")
-    return config
-
-
 def size_of(file: Path, config: Mapping[str, Any], key: str) -> int:
     """A size in a configuration; UserError unless it is a whole number."""
     value = config.get(key)
@@ -87,17 +77,6 @@ def agree(file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], unused
             raise UserError(f"{file}: {key} is {value!r}, which is not supported; with the other values it must be {supported!r}")
     if missing := [key for key in ours if not key.startswith("_") and key not in theirs]:
         raise UserError(f"{file}: {missing[0]} is missing; {REMEDY}")
-
-
-def shards(index: Path) -> list[Path]:
-    """The files of weights that an index lists; UserError unless they are files beside it. No name becomes a path unchecked."""
-    listed = read_config(index).get("weight_map")
-    beside = {file.name: file for file in index.parent.glob("*.safetensors")}
-    if not isinstance(listed, dict) or not listed:
-        raise UserError(f"{index}: weight_map is {listed!r}, not a list of files; download it again")
-    if absent := [name for name in listed.values() if not isinstance(name, str) or name not in beside]:
-        raise UserError(f"{index}: weight_map names {absent[0]!r}, which is no *.safetensors in this directory; {REMEDY}")
-    return [beside[name] for name in sorted(set(listed.values()))]
 
 
 class Pipeline:
@@ -145,7 +124,7 @@ class Pipeline:
         if not index.is_file():
             return file, checkpoint.read_weights(file)
         tensors = {}
-        for shard in shards(index):
+        for shard in hub.shards(index):
             tensors |= checkpoint.read_weights(shard)
         return index, tensors
 
@@ -153,7 +132,7 @@ class Pipeline:
 def _check_parts(path: Path) -> None:
     """UserError if the index names another pipeline, or a part that is not supported or missing."""
     index = path / INDEX
-    named = read_config(index)
+    named = hub.read_config(index)
     if named.get("_class_name") != "StableAudioPipeline":
         raise UserError(
             f"{index}: _class_name is {named.get('_class_name')!r}; StableAudioPipeline and AudioLDMPipeline can be imported"
@@ -176,7 +155,7 @@ def _check_parts(path: Path) -> None:
 def _config(path: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     """A part's configuration; UserError if it is missing, or of another class than the index says."""
     file, kind = path / part / name, PARTS[part][1]
-    config = read_config(file)
+    config = hub.read_config(file)
     if kind and config.get("_class_name", kind) != kind:
         raise UserError(f"{file}: _class_name is {config['_class_name']!r}, not {kind}; {REMEDY}")
     return config
@@ -190,7 +169,7 @@ class SingleFile:
     def __init__(self, path: Path, codec: Kind):
         self.file, self.weights = path / CONFIG, path / WEIGHTS
         config = _flat(FACTS["defaults"]) | _flat(
-            {key: value for key, value in read_config(self.file).items() if key != "training"}
+            {key: value for key, value in hub.read_config(self.file).items() if key != "training"}
         )
         for key, values in CHOICES.items():
             if config[key] not in values:
@@ -356,7 +335,7 @@ def missing(directory: Path) -> str | None:
     needed = [f"{part}/{file}" for part, file in CONFIGS.items()]
     for part in (*WITH_WEIGHTS, "text_encoder"):
         indices = sorted((directory / part).glob("*.safetensors.index.json"))
-        listed = [name for index in indices for name in set(read_config(index).get("weight_map", {}).values())]
+        listed = [name for index in indices for name in set(hub.read_config(index).get("weight_map", {}).values())]
         needed += [f"{part}/{name}" for name in listed] or [f"{part}/*.safetensors"]
     return ", ".join(name for name in needed if not any(directory.glob(name))) or None
 
@@ -375,7 +354,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
         train[part] |= getattr(source, part)
     params = strict.parse(TrainParams, train, f"{path}: {FAMILY}.train")
     codecs = registry.codec(CODEC).module
-    with torch.device("meta"):
+    tensors = sum(len(hub.declared(file)) for file in path.glob("**/*.safetensors"))
+    with hub.bounded(str(path), REMEDY, tensors), torch.device("meta"):
         codec = codecs.OobleckCodec(source.codec, codecs.build(source.codec))
         shape = codec.latent_shape(source.frames)
         net = models.build_net(params, shape, 0)
@@ -437,14 +417,12 @@ def _check_text_encoder(path: Path, width: int, remedy: str) -> None:
     directory = path / "text_encoder"
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: has no config.json of a text encoder; {remedy}")
-    file, config = directory / "config.json", read_config(directory / "config.json")
+    file, config = directory / "config.json", hub.read_config(directory / "config.json")
     for key, expected in {"model_type": "t5", "d_model": width}.items():
         if config.get(key) != expected:
             raise UserError(f"{file}: {key} is {config.get(key)!r}, which is not supported; it must be {expected!r}")
     if not any(directory.glob("*.safetensors")):
         raise UserError(f"{directory}: has no *.safetensors ({NO_PICKLES})")
-    for index in sorted(directory.glob("*.safetensors.index.json")):
-        shards(index)  # transformers would open any path that it names
 
 
 def _licence(path: Path, name: str) -> str | None:

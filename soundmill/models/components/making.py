@@ -4,10 +4,9 @@ Pretrained are published weights, as in the directories `vae` and `vocoder` of A
 from safetensors only.
 """
 
-import logging
+import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -219,6 +218,12 @@ def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> 
         raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
 
 
+def configured(kind: Any, directory: Path) -> dict[str, Any]:
+    """The configuration that a class of diffusers takes from a directory, with its defaults."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    return {key: plain(value) for key, value in {**defaults, **hub.read_config(directory / "config.json")}.items()}
+
+
 def plain(value: Any) -> Any:
     """A value of a library's configuration as JSON has it."""
     return list(value) if isinstance(value, tuple) else value
@@ -231,7 +236,7 @@ def pretrained(kind: Any, directory: Path) -> Any:
     """
     import torch
 
-    with explained(directory):  # without `dtype`, transformers rounds to that of config.json
+    with hub.loading(directory, kind.__name__):  # without `dtype`, transformers rounds to that of config.json
         net, loading = kind.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
@@ -243,20 +248,3 @@ def pretrained(kind: Any, directory: Path) -> Any:
             "its files do not belong together: download them again"
         )
     return net.eval()
-
-
-@contextmanager
-def explained(directory: Path) -> Iterator[None]:
-    """Turn the libraries' errors into a UserError, and silence their warnings and progress bars."""
-    from diffusers.utils import logging as diffusers_logging
-    from safetensors import SafetensorError
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    diffusers_logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{directory}: cannot be loaded ({type(error).__name__}: {reason})") from None

@@ -40,7 +40,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     from diffusers import UNet2DConditionModel
     from transformers import ClapTextModelWithProjection
 
-    if config_in(path / INDEX).get("_class_name") != "AudioLDMPipeline":
+    if hub.read_config(path / INDEX).get("_class_name") != "AudioLDMPipeline":
         raise UserError(f"{path / INDEX}: its _class_name is not AudioLDMPipeline, which is not supported")
     unet = making.pretrained(UNet2DConditionModel, path / "unet")
     clap = making.pretrained(ClapTextModelWithProjection, path / "text_encoder")
@@ -58,7 +58,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
         "text_width": clap.config.hidden_size,
         "class_width": clap.config.projection_dim,
     }
-    scheduler = config_in(path / SCHEDULER)
+    scheduler = hub.read_config(path / SCHEDULER)
     train["diffusion"] |= {ours: scheduler.get(key) for ours, key in SCHEDULE.items()}
     train["diffusion"]["objective"] = OBJECTIVES.get(scheduler.get("prediction_type"))
     train["sampling"] |= SAMPLING
@@ -85,16 +85,6 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     model = Tango(params, net, autoencoder, frames, vocoder)
     facts = {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}
     return model, facts, partial(save, encoder=partial(_write_encoder, path, clap))
-
-
-def config_in(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if it is missing or none."""
-    if not file.is_file():
-        raise UserError(f"{file}: is missing; {REMEDY}")
-    config = strict.read_json(file, REMEDY)
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: is no object; {REMEDY}")
-    return config
 
 
 def save(model: Tango, directory: Path, facts: dict[str, Any], encoder: Callable[[Path], TextConfig] | None = None) -> None:

@@ -19,7 +19,7 @@ from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.tango import TrainParams, audioldm
-from soundmill.models.tango.audioldm import REMEDY, config_in
+from soundmill.models.tango.audioldm import REMEDY
 from soundmill.models.tango.model import FAMILY, Tango, build_net
 from soundmill.training import checkpoint, torch_weights
 
@@ -49,13 +49,13 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     codecs, vocoders = registry.codec(CODEC).module, registry.vocoder(VOCODER).module
     of_stft = {"filter_length": "n_fft", "hop_length": "hop_length", "win_length": "win_length", "n_mel_channels": "n_mels"}
     of_stft |= {"sampling_rate": "sample_rate", "mel_fmin": "f_min", "mel_fmax": "f_max"}
-    stft = config_in(path / STFT)
+    stft = hub.read_config(path / STFT)
     for key, ours in of_stft.items():
         if stft.get(key) != getattr(spec, ours):
             raise UserError(
                 f"{path / STFT}: {key} is {stft.get(key)!r}, which is not supported; it must be {getattr(spec, ours)!r}"
             )
-    scaling = codecs.scaling_in(path / VAE, config_in(path / VAE), "scale_factor")
+    scaling = codecs.scaling_in(path / VAE, hub.read_config(path / VAE), "scale_factor")
 
     file, main = _tensors(path, "pytorch_model_main")
     frames = section["latents"]["num_samples"] // spec.hop_length
@@ -120,7 +120,7 @@ def _renamed(state: Mapping[str, Tensor], renaming: Renaming) -> dict[str, Tenso
 
 def _text_encoder(file: Path, section: dict[str, Any]) -> TextConfig:
     """The encoder that `text_encoder_name` names: the published id, at the commit of conf/text/, or a directory."""
-    name = config_in(file).get("text_encoder_name")
+    name = hub.read_config(file).get("text_encoder_name")
     given = isinstance(name, str) and hub.is_directory(name, Path())
     if not given and name != section["encoder"]:
         raise UserError(f"{file}: text_encoder_name is {name!r}, must be {section['encoder']!r} or a directory with its files")

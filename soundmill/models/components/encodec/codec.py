@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import terminal
+from soundmill import hub, terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
 from soundmill.models.components.encodec import EncodecParams, NetworkParams
-from soundmill.models.components.making import MadeComponent, compare, explained, find, find_saved, locate, pretrained, size
+from soundmill.models.components.making import MadeComponent, compare, find, find_saved, locate, pretrained, size
 from soundmill.models.components.waves.source import NetworkCodec, check_waves, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
 
@@ -132,9 +132,7 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
 def _check_config(directory: Path, network: NetworkParams) -> None:
     from transformers import EncodecConfig, PreTrainedConfig
 
-    with explained(directory):
-        stated, _ = EncodecConfig.get_config_dict(directory, local_files_only=True)
-        theirs = EncodecConfig().to_dict() | stated
+    theirs = EncodecConfig().to_dict() | hub.read_config(directory / "config.json")
     ours, general = library_config(network).to_dict(), PreTrainedConfig().to_dict()
     keys = [key for key in ours if key not in general or key == "model_type"]
     compare(directory, {key: (theirs[key], ours[key]) for key in keys}, "autoencoder.network")

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from soundmill import terminal
+from soundmill import hub, terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
-from soundmill.models.components.making import LICENCE, MadeComponent, compare, explained, find, locate, pretrained
+from soundmill.models.components.making import LICENCE, MadeComponent, compare, find, locate, pretrained
 from soundmill.models.components.vocoder_trainer import (
     Discriminators,
     VocoderModule,
@@ -101,22 +101,20 @@ def load_published(
     from transformers import SpeechT5HifiGan
 
     directory, facts = find(weights, FILES, "vocoder", home, digests)
-    net = pretrained(SpeechT5HifiGan, directory / "vocoder")
-    _check_config(net.config, directory / "vocoder", network, spec)
-    return HifiGan(network, spec, net), facts
+    _check_config(directory / "vocoder", network, spec)
+    return HifiGan(network, spec, pretrained(SpeechT5HifiGan, directory / "vocoder")), facts
 
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load_published`, from the configuration alone."""
+    _check_config(locate(weights, FILES, "vocoder", home)[0] / "vocoder", network, spec)
+
+
+def _check_config(directory: Path, params: NetworkParams, spec: MelSpec) -> None:
     from transformers import SpeechT5HifiGanConfig
 
-    directory = locate(weights, FILES, "vocoder", home)[0] / "vocoder"
-    with explained(directory):
+    with hub.loading(directory, "SpeechT5HifiGan"):
         config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
-    _check_config(config, directory, network, spec)
-
-
-def _check_config(config: Any, directory: Path, params: NetworkParams, spec: MelSpec) -> None:
     # Sample rate, bands and hop are the only mel parameters of a transformers configuration.
     required = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": math.prod(config.upsample_rates)}
     more = ["log-mels normalised by the vocoder's constants"] if config.normalize_before else []

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundmill import params as strict
-from soundmill import terminal
+from soundmill import hub, terminal
 from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, levelled, log_mel
@@ -243,32 +242,17 @@ def load_published(
 
     Its log-mels are not standardised. UserError if its architecture differs from `network`.
     """
+    from diffusers import AutoencoderKL
+
     directory, facts = making.find(weights, FILES, "autoencoder", home, digests)
-    net, scaling_factor = _load_vae(directory / "vae", network)
-    return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
+    scaling_factor = _check_config(directory / "vae", network)
+    return Autoencoder(network, spec, making.pretrained(AutoencoderKL, directory / "vae"), 0.0, 1.0, scaling_factor), facts
 
 
 def check(weights: contracts.LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load_published`, from the configuration alone."""
-    from diffusers import AutoencoderKL
-
     network.check_spec(spec)
-    directory = making.locate(weights, FILES, "autoencoder", home)[0] / "vae"
-    with making.explained(directory), torch.device("meta"):
-        net = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))
-    _check_config(net, directory, network)
-
-
-def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module, float]:
-    """The network and its scaling factor, which belongs to these weights."""
-    from diffusers import AutoencoderKL
-
-    with making.explained(directory):
-        config = strict.read_json(directory / "config.json", "download it again")
-    net = making.pretrained(AutoencoderKL, directory)
-    scaling_factor = scaling_in(directory / "config.json", config, "scaling_factor")
-    _check_config(net, directory, network)
-    return net, scaling_factor
+    _check_config(making.locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
 
 
 def scaling_in(file: Path, config: Any, key: str) -> float:
@@ -279,16 +263,20 @@ def scaling_in(file: Path, config: Any, key: str) -> float:
     return float(found)
 
 
-def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams) -> None:
-    expected = build_autoencoder(network).config
+def _check_config(directory: Path, network: AutoencoderNetParams) -> float:
+    """UserError if the configuration is not that of `network`; its scaling factor."""
+    from diffusers import AutoencoderKL
+
+    theirs = making.configured(AutoencoderKL, directory)
+    with torch.device("meta"):
+        expected = build_autoencoder(network).config
     keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
-    making.compare(
-        directory, {key: (making.plain(net.config[key]), making.plain(expected[key])) for key in keys}, "autoencoder.network"
-    )
-    shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
+    making.compare(directory, {key: (theirs[key], making.plain(expected[key])) for key in keys}, "autoencoder.network")
+    shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if theirs.get(key) is not None]
     if shifts:
         raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
+    return scaling_in(directory / "config.json", hub.read_config(directory / "config.json"), "scaling_factor")
 
 
 class AutoencoderModule(TrainingModule):
