@@ -206,10 +206,10 @@ class RegisteredModel:
 
 def registered_models(home: Path) -> list[RegisteredModel]:
     """All versions of the project's registered models, newest first; UserError if the store does not answer."""
-    from mlflow.exceptions import MlflowException
-
     sync(home, SYNC_SECONDS)
     client, _ = open_client(home)
+    from mlflow.exceptions import MlflowException
+
     versions = []
     for model in client.search_registered_models(f"name LIKE '{registered_as('%')}'"):
         aliases: dict[str, list[str]] = {}

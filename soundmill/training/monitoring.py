@@ -3,17 +3,18 @@
 The held-out loss, scores of a model's sounds, the weights for which either was lowest, weights of earlier steps, and samples.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +26,9 @@ from soundmill.training.curve import VALID
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch, Source, share
 from soundmill.training.module import TrainingModule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Report = Callable[[dict[str, float], int], None]  # points of curves, live
 MOST_TIME = 0.1  # share of a training's time; above it a warning names the remedy
