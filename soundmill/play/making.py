@@ -44,7 +44,7 @@ class Asked(StageParams):
     amount: Probability = 0.5
     start: Seconds = Field(0.0, description="of the part that `inpaint` makes anew")
     stop: Seconds = 0.0
-    seconds: Seconds = Field(1.0, description="that `continue` adds")
+    seconds: Seconds = Field(1.0, le=600, description="that `continue` adds")
     other_seed: Seed = Field(0, description="to which `interpolate` goes without recordings")
     number: int = Field(0, ge=0, lt=STEPS, description="of the sound, where a request makes several")
 
@@ -201,13 +201,11 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
     Returns the file of answers. Each pair of checkpoints has a comparison of its own for each set of questions, as `soundmill
     listening-test score` reads it, of one rater and one more request.
     """
-    digests = {one.name: hashing.model_digest(one.directory) for one in sorted(filter(None, shown), key=lambda one: one.name)}
-    models = {
-        one.name: answers.KeyedModel(family=family_of(one.directory), weights=digests[one.name], scores=one.scores, of={})
-        for one in shown
-        if one
-    }
-    test = hashing.digest(list(given), list(digests.values()))[:12]
+    models = {}
+    for one in sorted(filter(None, shown), key=lambda one: one.name):
+        weights = hashing.model_digest(one.directory)
+        models[one.name] = answers.KeyedModel(family=family_of(one.directory), weights=weights, scores=one.scores, of={})
+    test = hashing.digest(list(given), [model.weights for model in models.values()])[:12]
     folder = home / VOTES / test
     with disk.exclusive(folder):
         path, key_path = folder / f"answers-{test}-1.json", folder / "key.json"
@@ -218,8 +216,7 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
             earlier = params.read_json(path, "restore it beside its key.json")["answers"]
         trial = [f"s{2 * len(trials) + place:05d}" for place in (1, 2)]
         for sound, found in zip(trial, shown, strict=True):
-            system = found.name if found else answers.REAL
-            sounds[sound] = answers.KeyedSound(system=system, request=f"vote-{len(trials) + 1:04d}")
+            sounds[sound] = answers.KeyedSound(system=found.name if found else answers.REAL, request=f"vote-{len(trials) + 1:04d}")
         key = answers.Key(
             format=1,
             test=test,

@@ -118,13 +118,8 @@ def build(play: Play) -> gr.Blocks:
             shown = gr.update(visible=tab in (tab_make, tab_change))
             tab.select(lambda shown=shown: shown, None, results, queue=False, **PRIVATE)
         at["make-labels"].change(play.examples, [model, at["make-labels"]], examples, show_progress="hidden", **PRIVATE)
-        some = {name: at[f"change-{name}"] for name in ("amount", "start", "stop", "seconds", "second", "other_seed")}
-        kind.change(
-            lambda kind: [gr.update(visible=name in KINDS.get(kind, ())) for name in some],
-            kind,
-            [*some.values()],
-            **PRIVATE,
-        )
+        some = {name: at[f"change-{name}"] for name in sorted({name for _, *read in KINDS.values() for name in read})}
+        kind.change(lambda kind: [gr.update(visible=one in KINDS.get(kind, ())) for one in some], kind, [*some.values()], **PRIVATE)
         die.click(None, None, at["make-seed"], js="() => Math.floor(Math.random() * 2 ** 31)", **PRIVATE)
         makes, changes = ({model, *(at[one] for one in at if one.startswith(tab))} for tab in ("make-", "change-"))
         works = [
@@ -135,6 +130,7 @@ def build(play: Play) -> gr.Blocks:
             compare.click(play.compare, [systems, request, at["compare-seed"], blind], [pair, ballot], **QUEUE, **PRIVATE),
         ]
         gr.on([one.click for one in stops], play.stop, cancels=works, queue=False, **PRIVATE)
+        made.change(lambda: "", None, copies, queue=False, **PRIVATE)  # it was about an earlier sound
         made.keep(play.keep, None, board, **PRIVATE)
         recording.change(play.original, recording, original, **PRIVATE)
         original.mark(_marked, None, [some["start"], some["stop"]], queue=False, **PRIVATE)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -79,7 +79,7 @@ def as_sentences() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        raise gr.Error(html.escape(reason(error)), print_exception=False) from None
+        raise gr.Error(html.escape(reason(error), quote=False), print_exception=False) from None
 
 
 class Play:
@@ -95,10 +95,13 @@ class Play:
         self.ready = threading.Thread(target=self._get_ready, daemon=True)
 
     def _get_ready(self) -> None:
-        """Load the first checkpoint, and ask the registry for more."""
+        """Make a short sound, so that the first one that is asked for is quick, and ask the registry for more checkpoints."""
+        name, found = next(iter(self.found.items()))
+        # A checkpoint that fails says so when it is chosen.
+        with suppress(Exception), tempfile.TemporaryDirectory(dir=self.scratch) as place, self.models.lock:
+            steps = hasattr(self.models.load(found).model.params.sampling, "num_steps")
+            _card_of(*self.sounds({"checkpoint": name, "settings": ["num_steps=1"] if steps else []}, Session(Path(place))))
         try:
-            with self.models.lock:
-                self.models.load(next(iter(self.found.values())))
             self.versions = tracking.registered_models(self.root)
             self.found = self.found | checkpoints.of_registry(self.found, self.versions, self.root)
         except Exception as error:  # the page goes on without
@@ -191,11 +194,10 @@ class Play:
             uploads = [Path(asked[key]) for key in ("recording", *KINDS[kind][1:]) if key in ("recording", "second") and asked[key]]
             session.uploads.update(uploads)
             asked["recordings"] = [
-                f"{number}-{hashing.tree_digest(path)[:12]}{path.suffix[:8]}" for number, path in enumerate(uploads)
+                shutil.copyfile(path, session.folder / f"{number}-{hashing.tree_digest(path)[:12]}{path.suffix[:8]}").name
+                for number, path in enumerate(uploads)
             ]
-            for path, target in zip(uploads, asked["recordings"], strict=True):
-                shutil.copyfile(path, session.folder / target)
-        asked |= {"prompts": _words(asked["words"]), "count": 1 if kind == "interpolate" else asked["count"]}
+        asked |= {"prompts": _words(asked["words"]), "count": asked["count"] if "count" in KINDS[kind] else 1}
         keys = ["checkpoint", "kind", "prompts", "recordings", "amount", "start", "stop", "seconds", "other_seed"]
         yield from self._each(_successive(asked, keys), request, progress)
 
@@ -244,8 +246,7 @@ class Play:
         """The session's sounds, the newest first."""
         session, cards = self.session(request), []
         for name in reversed(list(session.took)[-SHOWN:]):
-            card = _card_of(session.folder / f"{name}.wav", f"made in {session.took[name]:.1f} s")
-            cards.append(card | {"name": name})
+            cards.append({"name": name, **_card_of(session.folder / f"{name}.wav", f"made in {session.took[name]:.1f} s")})
         return _cards(cards, "The sounds that you make appear here.")
 
     def nearest(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> str:
@@ -328,7 +329,8 @@ class Play:
                 blocks.append(block)
                 if sum(map(len, blocks)) >= LONGEST_SECONDS * sound.sample_rate:  # as much as the page shows
                     break
-            text = f"{sound.seconds:.2f} s, {sound.sample_rate} Hz, {sound.channels} channels; drag over the picture to mark a part"
+            width = {1: "mono", 2: "stereo"}.get(sound.channels, f"{sound.channels} channels")
+            text = f"{sound.seconds:.2f} s, {sound.sample_rate} Hz, {width}; drag over the picture to mark a part to inpaint"
             drawn = _drawn("", text, [Sound("recording", np.concatenate(blocks).T, sound.sample_rate)])
             return f"<div data-marks>{drawn}</div>"
 
@@ -387,7 +389,8 @@ def _drawn(name: str, title: str, sounds: Sequence[Sound]) -> str:
     from soundmill.listening.side_by_side import match_loudness
 
     matched = match_loudness(sounds) if len(sounds) > 1 else sounds
-    return draw_section(Section("", "", (Card(name, title, "", tuple(matched)),)), [])["articles"][0]
+    article = draw_section(Section("", "", (Card(name, title, "", tuple(matched)),)), [])["articles"][0]
+    return article.replace('preload="none"', 'preload="metadata"')  # few enough to show how long they are
 
 
 def _cards(cards: list[dict[str, Any]], none: str = "") -> str:

@@ -22,3 +22,8 @@ addEventListener("pointerup", (event) => {
   addEventListener("click", (click) => click.stopPropagation(), { capture: true, once: true });
   trigger("mark", { start: ends[0] * seconds, stop: ends[1] * seconds });
 });
+// What is new may be below the screen.
+new MutationObserver(() => element.querySelector(".one")?.scrollIntoView({ block: "nearest" })).observe(element, {
+  childList: true,
+  subtree: true,
+});
