@@ -39,9 +39,9 @@ def main(directory: str, requests: int, clients: int, settings: list[str]) -> No
             with urllib.request.urlopen(f"{url}gradio_api/file={answer['file']}") as file:
                 return number, hashing.bytes_digest(file.read())
 
-        start = time.monotonic()
+        start, cpu = time.monotonic(), _cpu(process)
         ask(0)
-        print(f"first sound {time.monotonic() - start:.1f} s", flush=True)
+        print(f"first sound {time.monotonic() - start:.1f} s, {_cpu(process) - cpu:.1f} s of CPU", flush=True)
         passes = []
         for _ in range(2):
             start, cpu = time.monotonic(), _cpu(process)
