@@ -448,7 +448,7 @@ def test_ratings_are_all_that_a_predictor_of_ratings_gives():
     keys = [score.key for score in result.scores]
     assert keys[:4] == [f"{name}_audiobox" for name in scores.RATINGS]
     assert not any(key.endswith("_audiobox") for key in keys[4:])
-    assert embedders.find("audiobox").ratings == tuple(scores.RATINGS)
+    assert embedders.find("audiobox").ratings == list(scores.RATINGS)
 
 
 def test_all_metrics_can_be_asked_for():

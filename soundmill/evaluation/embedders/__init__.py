@@ -1,9 +1,8 @@
-"""The embedders by name. An entry in EMBEDDERS, and in weights.yaml, is all that a new one needs beside its module and its test.
+"""The embedders by name. An entry in embedders.yaml and weights.yaml is all that a new one needs beside its module and its test.
 
 A module is imported when its embedder is loaded, so listing all of them is cheap.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,31 +18,10 @@ WEIGHTS = {name: Weights(name=name, **fields) for name, fields in read_yaml(Path
     "vggish": pretrained.VGGISH
 }
 
-_TEXTS = partial(Declaration, classifier=False, patches=False, texts=True)
+FILES = {"clap": CLAP, "clap_music_speech": CLAP_PROCESSOR, "msclap": GPT2_TOKENIZER}
 EMBEDDERS: dict[str, Declaration] = {
-    "tagger": TaggerDeclaration("tagger:TaggerEmbedder", gpu=False),
-    "texture": Declaration("texture:TextureEmbedder", classifier=False, gpu=False),
-    "yamnet": Declaration("yamnet:YamnetEmbedder", WEIGHTS["yamnet"], gpu=False),
-    "vggish": Declaration("vggish:VggishEmbedder", WEIGHTS["vggish"], classifier=False, gpu=False, options=("front_end",)),
-    **{
-        name: Declaration("panns:Cnn14Embedder", WEIGHTS[name], arguments=(name,), patches=False)
-        for name in ("panns_cnn14_16k", "panns_cnn14_32k", "panns_wavegram_logmel")
-    },
-    **{
-        name: Declaration("openl3:OpenL3Embedder", WEIGHTS[name], arguments=(name,), classifier=False, options=("hop", "channels"))
-        for name in ("openl3_env", "openl3_music")
-    },
-    "passt": Declaration("passt:PasstEmbedder", WEIGHTS["passt"], patches=False, options=("front_end",)),
-    "audiobox": Declaration(
-        "audiobox:Audiobox",
-        WEIGHTS["audiobox"],
-        classifier=False,
-        patches=False,
-        ratings=("content_enjoyment", "content_usefulness", "production_complexity", "production_quality"),
-    ),
-    "clap": _TEXTS("clap:ClapEmbedder", files=CLAP),
-    "clap_music_speech": _TEXTS("clap:MusicSpeechClap", WEIGHTS["clap_music_speech"], CLAP_PROCESSOR),
-    "msclap": _TEXTS("msclap:MsClapEmbedder", WEIGHTS["msclap"], GPT2_TOKENIZER),
+    name: (TaggerDeclaration if name == "tagger" else Declaration)(weights=WEIGHTS.get(name), files=FILES.get(name), **fields)
+    for name, fields in read_yaml(Path(__file__).with_name("embedders.yaml")).items()
 }
 MODULES = {name: declared.module for name, declared in EMBEDDERS.items()}
 NAMES = tuple(EMBEDDERS)

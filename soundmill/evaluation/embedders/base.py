@@ -138,13 +138,13 @@ class Declaration:
     made_by: str  # MODULE:CLASS in this package; called with `arguments`, the path of the weights, and a protocol's options
     weights: Weights | None = None  # a published file
     files: HubFiles | None = None  # that it needs besides its weights, or in place of them
-    arguments: tuple[str, ...] = ()
+    arguments: Sequence[str] = ()
     classifier: bool = True  # it has logits
     patches: bool = True  # several embeddings per clip, so each clip has a covariance
     gpu: bool = True  # it uses one where there is one
     texts: bool = False  # it also embeds texts (`embed_texts`), in the same space
-    ratings: tuple[str, ...] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
-    options: tuple[str, ...] = ()  # that a protocol may set
+    ratings: Sequence[str] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
+    options: Sequence[str] = ()  # that a protocol may set
 
     @property
     def module(self) -> str:

@@ -22,6 +22,7 @@ from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embeddings
+from soundmill.params import read_yaml
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
 
@@ -37,24 +38,11 @@ HTSAT_FILTERS = "logmel_extractor.melW"
 # Heads that only its training used, and what follows from the sizes.
 HTSAT_UNUSED = re.compile(r"(tscam_conv|head)\.|.*\.attn_mask$")
 COUNTED = re.compile(r".*\.(num_batches_tracked|relative_position_index|position_ids|token_type_ids)$")  # by any net of these sizes
-HTSAT_NAMES = (
-    (r"^bn0\.", "batch_norm."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.attn\.", ".attention.self."),
-)
+NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))  # of their tensors → of transformers'
 
 # Of the checkpoint of clap_music_speech.
 AUDIO_BRANCH = "audio_branch."
 LAION_UNUSED = re.compile(r"(audio|text)_transform\.")  # of a checkpoint: layers that only its training used
-LAION_NAMES = (  # of laion_clap's tensors → of transformers'
-    (r"^text_branch\.", "text_model."),
-    (r"_projection\.0\.", "_projection.linear1."),
-    (r"_projection\.2\.", "_projection.linear2."),
-)
 # NumPy objects in the checkpoint: the best scores of its training.
 LAION_NUMPY = (
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # its name in older versions
@@ -162,7 +150,7 @@ def htsat_renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if HTSAT_UNUSED.match(key) or COUNTED.match(key):
             continue
         name = key
-        for pattern, replacement in HTSAT_NAMES:
+        for pattern, replacement in NAMES["htsat"]:
             name = re.sub(pattern, replacement, name)
         if ".self.qkv." in name:
             for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
@@ -204,7 +192,7 @@ class MusicSpeechClap(ClapEmbedder):
             if key.startswith(AUDIO_BRANCH) or LAION_UNUSED.match(key) or COUNTED.match(key):
                 continue
             name = key
-            for pattern, replacement in LAION_NAMES:
+            for pattern, replacement in NAMES["laion"]:
                 name = re.sub(pattern, replacement, name)
             yield name, values
 

@@ -270,13 +270,8 @@ def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any,
     seconds = SECONDS[not network["start"] :]
     numbers = [f"{CONDITIONING}configs.{name}." for name in seconds]
     supported = {
-        "model_type": "diffusion_cond",
         "sample_size": frames * codec.samples_per_latent,
         "model.io_channels": latents,
-        "model.pretransform.type": "autoencoder",
-        f"{PRETRANSFORM}encoder.type": "oobleck",
-        f"{PRETRANSFORM}decoder.type": "oobleck",
-        f"{PRETRANSFORM}bottleneck.type": "vae",
         f"{PRETRANSFORM}latent_dim": latents,
         f"{PRETRANSFORM}io_channels": codec.audio_channels,
         f"{PRETRANSFORM}downsampling_ratio": codec.samples_per_latent,
@@ -285,16 +280,11 @@ def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any,
         f"{ENCODER}latent_dim": 2 * latents,
         f"{ENCODER}c_mults": codec.multiples,
         f"{ENCODER}strides": codec.ratios,
-        f"{ENCODER}use_snake": True,
         f"{DECODER}out_channels": codec.audio_channels,
-        f"{DECODER}use_snake": True,
-        f"{DECODER}final_tanh": False,
         f"{CONDITIONING}cond_dim": width,
-        f"{CONDITIONING}configs.prompt.type": "t5",
         **{f"{name}type": "number" for name in numbers},
         **{f"{name}config.min_val": 0 for name in numbers},
         **{f"{name}config.max_val": network["max_seconds"] for name in numbers},
-        "model.diffusion.type": "dit",
         "model.diffusion.cross_attention_cond_ids": ["prompt", *seconds],
         "model.diffusion.global_cond_ids": list(seconds),
         f"{DIT}io_channels": latents,
@@ -302,7 +292,8 @@ def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any,
         f"{DIT}cond_token_dim": width if config[PROJECTED] else network["key_heads"] * head_width,
         f"{DIT}global_cond_dim": len(seconds) * width,
     }
-    return _flat(FACTS["defaults"]) | {key: config[key] for key in (*FACTS["sizes"], *CHOICES)} | supported
+    free = {key: config[key] for key in (*FACTS["sizes"], *CHOICES)}
+    return _flat(FACTS["defaults"]) | free | FACTS["supported"] | supported
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ The sizes are the published ones: its json files do not have them all. Files of 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ INDICES = (MAIN, audioldm.UNET)  # one is in every directory that can be read
 WEIGHTS = ("{}.safetensors", "{}.bin", "{}.pth")
 FILES = (MAIN, VAE, STFT, *(name.format("pytorch_model_*") for name in WEIGHTS))
 
-Renaming = list[tuple[str, str | Callable[[re.Match[str]], str]]]
+OF_VAE = strict.read_yaml(Path(__file__).with_suffix(".yaml"))["autoencoder"]
 
 
 def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[str, Any], Callable[..., None]]:
@@ -64,9 +64,9 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     file, of_vae = _tensors(path, "pytorch_model_vae")
     sounding = {key.removeprefix("vocoder."): value for key, value in of_vae.items() if key.startswith("vocoder.")}
     of_vae = {key: value for key, value in of_vae.items() if not key.startswith("vocoder.")}
-    vae = torch_weights.built(
-        lambda: codecs.build_autoencoder(network), _renamed(of_vae, _of_vae(len(network.widths))), file, REMEDY
-    )
+    from_last = (r"^decoder\.up\.(\d+)", lambda found: f"decoder.up_blocks.{len(network.widths) - 1 - int(found[1])}")
+    named = _renamed(of_vae, [from_last, *OF_VAE])  # the levels of its decoder are numbered from the last on
+    vae = torch_weights.built(lambda: codecs.build_autoencoder(network), named, file, REMEDY)
     build = partial(vocoders.build_vocoder, sizes, spec.n_mels, spec.sample_rate)
     constants = {key: value for key, value in build().state_dict().items() if key in ("mean", "scale")}  # of transformers alone
     vocoder = torch_weights.built(build, constants | _renamed(sounding, [(r"^ups\.", "upsampler.")]), file, REMEDY)
@@ -90,25 +90,7 @@ def _tensors(path: Path, stem: str) -> tuple[Path, dict[str, Tensor]]:
     return file, tensors
 
 
-def _of_vae(levels: int) -> Renaming:
-    """Names of the latent diffusion code → diffusers'. The levels of its decoder are numbered from the last on."""
-    attention = r"\1.mid_block.attentions.0."
-    return [
-        (r"^(\w+)\.norm_out\.", r"\1.conv_norm_out."),
-        (r"\.nin_shortcut\.", ".conv_shortcut."),
-        (r"^(\w+)\.mid\.block_1\.", r"\1.mid_block.resnets.0."),
-        (r"^(\w+)\.mid\.block_2\.", r"\1.mid_block.resnets.1."),
-        (r"^(\w+)\.mid\.attn_1\.norm\.", f"{attention}group_norm."),
-        (r"^(\w+)\.mid\.attn_1\.proj_out\.", f"{attention}to_out.0."),
-        (r"^(\w+)\.mid\.attn_1\.([qkv])\.", rf"{attention}to_\2."),
-        (r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets."),
-        (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
-        (r"^decoder\.up\.(\d+)\.block\.", lambda found: f"decoder.up_blocks.{levels - 1 - int(found[1])}.resnets."),
-        (r"^decoder\.up\.(\d+)\.upsample\.", lambda found: f"decoder.up_blocks.{levels - 1 - int(found[1])}.upsamplers.0."),
-    ]
-
-
-def _renamed(state: Mapping[str, Tensor], renaming: Renaming) -> dict[str, Tensor]:
+def _renamed(state: Mapping[str, Tensor], renaming: Sequence[tuple[str, Any]]) -> dict[str, Tensor]:
     """The tensors under new names; those of attention are matrices, not convolutions of one sample."""
     found = {}
     for key, value in state.items():

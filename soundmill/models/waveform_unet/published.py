@@ -27,27 +27,7 @@ REMEDY = (
 AVERAGED, TRAINED = "model_ema.ema_model.net.", "model.net."  # prefixes of the averaged and of the raw weights
 SUFFIX = ".ckpt"
 SAMPLE_RATE, HEAD_WIDTH, GROUPS = 44_100, 64, 8  # of all published checkpoints; the tensors do not determine them
-EMBEDDING = {
-    "embedding.frequencies": "blocks.0.weights",
-    "embedding.first.weight": "blocks.0.to_out.weight",
-    "embedding.first.bias": "blocks.0.to_out.bias",
-    "embedding.second.weight": "blocks.1.blocks.0.0.weight",
-    "embedding.second.bias": "blocks.1.blocks.0.0.bias",
-}
-RESIDUAL = {
-    "block.0": "block.blocks.0.blocks.0.0",
-    "block.2": "block.blocks.0.blocks.0.2",
-    "block.3": "block.blocks.0.blocks.1.0",
-    "block.5": "block.blocks.0.blocks.1.2",
-}
-MODULATION = {"modulation.1": "blocks.0.block.blocks.0.1"}
-ATTENTION = {
-    "attention.norm": "blocks.0.block.norm",
-    "attention.norm_context": "blocks.0.block.norm_context",
-    "attention.to_q": "blocks.0.block.to_q",
-    "attention.to_kv": "blocks.0.block.to_kv",
-    "attention.to_out": "blocks.0.block.attention.blocks.0",
-}
+NAMES = strict.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 
 def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet, dict[str, Any], Callable[..., None]]:
@@ -72,7 +52,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
     network = strict.parse(UNet1dParams, net.sizes | {"modulation": modulation}, str(path))
     params = params.model_copy(update={"network": network, "condition": "none", "path": "v", "unit_variance": False, "use": "last"})
     make = partial(models.build_net, params, channels, 0)
-    loaded = torch_weights.built(make, renamed(theirs, EMBEDDING | net.names), path, REMEDY)
+    loaded = torch_weights.built(make, renamed(theirs, NAMES["embedding"] | net.names), path, REMEDY)
     model = WaveformUNet(params, loaded, SAMPLE_RATE, channels)
     terminal.say(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
     step = contents.get("global_step")
@@ -162,12 +142,12 @@ class Described:
         number = -1
         for place in places:
             if "block.blocks.0.blocks.0.0" in modules[place]:
-                number, names = number + 1, RESIDUAL
+                number, names = number + 1, NAMES["residual"]
             elif "blocks.0.block.to_q" in modules[place]:
-                names = ATTENTION
+                names = NAMES["attention"]
                 self.heads = theirs[f"{prefix}{place}.blocks.0.block.to_q.weight"].shape[0] // HEAD_WIDTH
             else:
-                names = MODULATION
+                names = NAMES["modulation"]
             for ours, published in names.items():
                 self._name(f"{our_prefix}{number}.{ours}", f"{prefix}{place}.{published}")
         return number + 1
