@@ -52,7 +52,7 @@ def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
     from diffwave.params import AttrDict
     from diffwave.params import params as published
 
-    from soundmill.models.importing import renamed
+    from soundmill.models.components.diffwave.published import renamed
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def vocoder(network: Any, betas: Any) -> Any:
 def published_spec() -> Any:
     from diffwave.params import params as published
 
-    from soundmill.models.importing import Published
+    from soundmill.models.components.diffwave.published import Published
 
     return Published(**published).spec
 

@@ -1,6 +1,7 @@
 """The steps from noise to sound: DDIM, Euler, midpoint, ping-pong, ancestral, and those of diffusers' schedulers."""
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from soundmill.diffusion.paths import Discrete, Flow, Net, Velocity, alpha_bar_to_betas, betas_to_alpha_bar, shifted
 from soundmill.diffusion.sampling import Draw, Steps
 from soundmill.errors import UserError
+from soundmill.params import read_yaml
 
 Solver = Literal["euler", "midpoint", "pingpong"]
 PASSES: dict[Solver, int] = {"euler": 1, "midpoint": 2, "pingpong": 1}  # evaluations of the net per step
@@ -16,20 +18,7 @@ Sampler = Literal["ddpm", "ddim", "dpm++", "unipc"]
 Spacing = Literal["trailing", "leading"]
 Variance = Literal["large", "small"]
 TOLERANCE = 1e-9  # for comparing noise levels
-# Of diffusers' CosineDPMSolverMultistepScheduler, as published. That class needs torchsde for its noise; the same steps are in
-# EDMDPMSolverMultistepScheduler, with independent normal noise, whose distribution is the same.
-STABLE_AUDIO: dict[str, Any] = {
-    "sigma_min": 0.3,
-    "sigma_max": 500,
-    "sigma_data": 1.0,
-    "sigma_schedule": "exponential",
-    "prediction_type": "v_prediction",
-    "solver_order": 2,
-    "solver_type": "midpoint",
-    "lower_order_final": True,
-    "euler_at_final": False,
-    "final_sigmas_type": "zero",
-}
+STABLE_AUDIO = read_yaml(Path(__file__).with_name("stable_audio.yaml"))  # of its scheduler, as published
 
 
 def velocity(num_steps: int, start: float = 1.0) -> Steps:

@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 from soundmill import hashing
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
+from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, read_yaml
 from soundmill.training import checkpoint
 from soundmill.training.curve import speed
 from soundmill.training.device import of_equal_length
@@ -30,17 +30,7 @@ POOLED = 8  # frames of the spectrogram per frame of the network's features
 CLIPS_AT_ONCE = 16  # batch size outside training
 ROUNDS = 50  # of k-means, at most
 CURVE = ("step", "loss/train", "loss/valid", "accuracy/valid")  # columns
-# Words that name no sound.
-FUNCTION_WORDS = frozenset(
-    """
-    about above after again all along also and another are around away back background before behind being below between both but
-    can close couple distance distant down during each eventually far few first followed following for from front further had has
-    have her him his into its itself just keep kind like lot lots making many more most much multiple nearby next not nothing off
-    once one ones only onto other others out over own same several she slight slightly some someone something soon sound sounding
-    sounds such than that the their them then there these they this those three through throughout time times together twice two
-    under until upon various very was way well were what when where which while with within
-    """.split()
-)
+FUNCTION_WORDS = frozenset(read_yaml(Path(__file__).with_suffix(".yaml"))["function_words"])  # that name no sound
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from diffwave.model import DiffWave as TheirNet
 from diffwave.params import AttrDict
 from diffwave.params import params as their_params
 
-from soundmill.models import importing as published
+from soundmill.models.components.diffwave import published
 from soundmill.models.components.diffwave.vocoder import conditioner
 from soundmill.training.seeds import noise_at
 from tests.bench.test_measurements import bench

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from soundmill import commands, manifest, shards
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, log_mel
-from soundmill.models import importing as published
 from soundmill.models.components import registry
+from soundmill.models.components.diffwave import published
 from tests import recorded
 from tests.mels import spec_with
 from tests.models.components import test_diffwave as files
