@@ -86,36 +86,7 @@ def _replaced(page: str, heading: str, rows: list[list[str]]) -> str:
 
 
 LICENCES = ROOT / "docs" / "licences.md"
-SPDX = {  # as packages spell them in classifiers and in the free-text field
-    "3-Clause BSD License": "BSD-3-Clause",
-    "Apache 2.0": "Apache-2.0",
-    "Apache 2.0 License": "Apache-2.0",
-    "Apache License 2.0": "Apache-2.0",
-    "Apache Software License": "Apache-2.0",
-    "Artistic License": "Artistic-1.0",
-    "BSD": "BSD",
-    "BSD License": "BSD",
-    "Creative Commons Attribution-NonCommercial 4.0 International": "CC-BY-NC-4.0",
-    "GNU General Public License (GPL)": "GPL-2.0-or-later",
-    "GNU General Public License v2 (GPLv2)": "GPL-2.0",
-    "GNU General Public License v2 or later (GPLv2+)": "GPL-2.0-or-later",
-    "GPLv2 with linking exception": "GPL-2.0 WITH linking exception",
-    "ISC License (ISCL)": "ISC",
-    "MIT License": "MIT",
-    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
-    "NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary",
-    "Other/Proprietary License": "LicenseRef-NVIDIA-Proprietary",
-    "Python Software Foundation License": "PSF-2.0",
-    "Zope Public License": "ZPL-2.1",
-}
-NOT_IN_METADATA = {
-    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
-    "huey": "MIT",
-    # Neither its wheel nor its source archive names one; LICENSE.md of github.com/mlcommons/croissant is named after MLCommons and
-    # says that it "reproduces without alteration the terms of the Apache License", version 2.0.
-    "mlcroissant": "Apache-2.0",
-    "skops": "MIT",
-}  # in their LICENSE
+KNOWN = params.read_yaml(ROOT / "tests/licences.yaml")
 PERMISSIVE = re.compile(
     r"0BSD|Apache-2\.0( WITH LLVM-exception)?|BSD(-[23]-Clause)?|CC0-1\.0|CNRI-Python|ISC|MIT(-0|-CMU)?|PSF-2\.0|ZPL-2\.1|Zlib"
 )
@@ -145,11 +116,11 @@ def licence(package: str) -> str:
     facts = metadata.metadata(package)
     if expression := facts.get("License-Expression"):
         return expression
-    if package in NOT_IN_METADATA:
-        return NOT_IN_METADATA[package]
+    if package in KNOWN["not_in_metadata"]:
+        return KNOWN["not_in_metadata"][package]
     classifiers = [entry.split(" :: ")[-1] for entry in facts.get_all("Classifier") or [] if entry.startswith("License :: ")]
     named = [name for name in classifiers if name != "OSI Approved"] or [facts["License"]]
-    return " OR ".join(sorted({SPDX.get(name, name) for name in named}))
+    return " OR ".join(sorted({KNOWN["spdx"].get(name, name) for name in named}))
 
 
 def is_permissive(expression: str) -> bool:

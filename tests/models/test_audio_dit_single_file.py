@@ -16,62 +16,31 @@ from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
+from soundmill.params import read_yaml
+from tests.imports import ROOT
 from tests.models.test_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, run_of
 from tests.prepared import edit
 
 WIDTH, HEADS = 64, 2
-OUTER = {
-    "timestep_features.": "time_proj.",
-    "to_timestep_embed.": "timestep_proj.",
-    "to_cond_embed.": "cross_attention_proj.",
-    "to_global_embed.": "global_proj.",
-    "preprocess_conv.": "preprocess_conv.",
-    "postprocess_conv.": "postprocess_conv.",
-    "transformer.project_in.": "proj_in.",
-    "transformer.project_out.": "proj_out.",
-}
+NAMES = read_yaml(ROOT / "tests/models/stable_audio_tools.yaml")
 NORMS = {
     f"{theirs}.{one}_norm.{kind}": f"{ours}.norm_{one}.{kind}"
     for theirs, ours in (("self_attn", "attn1"), ("cross_attn", "attn2"))
     for one in "qk"
     for kind in ("weight", "bias")
 }
-LAYER = {
-    "pre_norm.gamma": "norm1.weight",
-    "pre_norm.beta": "norm1.bias",
-    "self_attn.to_qkv.weight": "attn1.to_q.weight attn1.to_k.weight attn1.to_v.weight",
-    "self_attn.to_out.weight": "attn1.to_out.0.weight",
-    "cross_attend_norm.gamma": "norm2.weight",
-    "cross_attend_norm.beta": "norm2.bias",
-    "cross_attn.to_q.weight": "attn2.to_q.weight",
-    "cross_attn.to_kv.weight": "attn2.to_k.weight attn2.to_v.weight",
-    "cross_attn.to_out.weight": "attn2.to_out.0.weight",
-    "ff_norm.gamma": "norm3.weight",
-    "ff_norm.beta": "norm3.bias",
-    "ff.ff.0.proj.weight": "ff.net.0.proj.weight",
-    "ff.ff.0.proj.bias": "ff.net.0.proj.bias",
-    "ff.ff.2.weight": "ff.net.2.weight",
-    "ff.ff.2.bias": "ff.net.2.bias",
-}
-SECONDS = {
-    "seconds_start.embedder.embedding.": "start_number_conditioner.time_positional_embedding.",
-    "seconds_total.embedder.embedding.": "end_number_conditioner.time_positional_embedding.",
-    "prompt.proj_out.": "text_projection.",
-}
-UNIT = {"layers.0.": "snake1.", "layers.1.": "conv1.", "layers.2.": "snake2.", "layers.3.": "conv2."}
-ENDS = {"layers.0.": "conv1.", "layers.3.": "snake1.", "layers.4.": "conv2."}  # with two blocks
 
 
 def units(block: str, ours: str, first: int) -> dict[str, str]:
     return {
         f"{block}layers.{first + number}.{theirs}": f"{ours}res_unit{number + 1}.{layer}"
         for number in range(3)
-        for theirs, layer in UNIT.items()
+        for theirs, layer in NAMES["unit"].items()
     }
 
 
 def blocks(side: str) -> dict[str, str]:
-    names = dict(ENDS)
+    names = dict(NAMES["ends"])
     for number in range(2):
         block, ours = f"layers.{number + 1}.", f"block.{number}."
         if side == "encoder":
@@ -97,13 +66,13 @@ def joined(pipeline) -> dict[str, torch.Tensor]:
     names = {
         f"transformer.layers.{number}.{theirs}": " ".join(f"transformer_blocks.{number}.{one}" for one in ours.split())
         for number in range(2)
-        for theirs, ours in (LAYER | (NORMS if "transformer_blocks.0.attn1.norm_q.weight" in state else {})).items()
+        for theirs, ours in (NAMES["layer"] | (NORMS if "transformer_blocks.0.attn1.norm_q.weight" in state else {})).items()
     }
     tensors = {f"model.model.{theirs}": torch.cat([state[one] for one in ours.split()]) for theirs, ours in names.items()}
-    tensors |= {f"model.model.{name}": value for name, value in moved(state, OUTER).items()}
+    tensors |= {f"model.model.{name}": value for name, value in moved(state, NAMES["outer"]).items()}
     tensors["model.model.timestep_features.weight"] = tensors["model.model.timestep_features.weight"][:, None]
     tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 10_000.0 ** -(torch.arange(0, 32, 2) / 32)
-    conditions = moved(pipeline.projection_model.state_dict(), SECONDS)
+    conditions = moved(pipeline.projection_model.state_dict(), NAMES["seconds"])
     tensors |= {f"conditioner.conditioners.{name}": value for name, value in conditions.items()}
     codec = moved(pipeline.vae.state_dict(), blocks("encoder") | blocks("decoder"))
     snakes = {name: value.flatten() if name.endswith((".alpha", ".beta")) else value for name, value in codec.items()}
