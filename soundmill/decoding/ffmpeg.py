@@ -51,17 +51,7 @@ _SILENCE_IN_GAPS = (
 )
 
 # Formats that ffmpeg may detect if sniffing failed: no playlists, network, devices, pictures, subtitles or raw data.
-HARMLESS_DEMUXERS = """
-    3dostr 4xm aac aax ac3 ac4 ace acm act adp ads adx aea afc aix alp amr amrnb amrwb apac apc ape apm aptx aptx_hd
-    argo_asf argo_brp argo_cvg asf asf_o ast avi avr avs bethsoftvid bfi bfstm bink binka bit bmv boa bonk brstm c93 caf
-    cdxl cine codec2 daud dcstr derf dfa dhav dsf dsicin dss dts dtshd dv dxa ea eac3 epaf film_cpk filmstrip flac flv frm
-    fsb fwse g722 g723_1 g729 gdv gsm gxf hca hcom hnm iamf idcin iff ifv ilbc ingenient ipmovie ircam iss iv8 ivf ivr jv
-    kux kvag laf lc3 libgme libopenmpt lmlm4 loas luodat lvf lxf matroska mca mgsts mlp mlv mm mmf mods moflex mov mp3 mpc
-    mpc8 mpeg mpegts msf msnwctcp mtaf mtv musx mv mvi mxf mxg nc nistsphere nsp nsv nut nuv ogg oma osq paf pmp pp_bnk
-    psxstr pva pvf qcp qoa r3d redspark rka rl2 rm roq rpl rsd rso sbc scd sdns sdr2 sds sdx sga shn siff smjpeg smk smush
-    sol sox spdif svag svs swf tak thp tiertexseq tmv truehd tta txd ty usm vag vividas vivo vmd voc vpk vqf w64 wady wav
-    wavarc wc3movie wsaud wsd wsvqa wtv wv wve xa xmd xmv xvag xwma yop aiff au
-""".split()
+HARMLESS_DEMUXERS = Path(__file__).with_name("harmless_demuxers.csv").read_text(encoding="ascii").split()[1:]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from soundmill.decoding.containers import layout, walks
 from soundmill.decoding.containers.layout import HEAD_BYTES, DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
@@ -34,25 +34,17 @@ class Kind:
 UNKNOWN = Kind("unknown", None)
 
 
-def _read_table(name: str) -> list[dict[str, Any]]:
-    """The rows of a table beside this module, `bytes` written with Python's escapes; the first that matches a file wins."""
+def _read_table(name: str) -> list[tuple[re.Pattern[bytes], dict[str, str]]]:
+    """The rows of a table beside this module, each with its `pattern` of a file's first bytes; the first that matches wins."""
     with Path(__file__).with_name(name).open(encoding="ascii", newline="") as file:
-        return [{**row, "bytes": row["bytes"].encode().decode("unicode_escape").encode("latin-1")} for row in csv.DictReader(file)]
+        return [(re.compile(row["pattern"].encode(), re.DOTALL), row) for row in csv.DictReader(file)]
 
 
 _MAGIC = [
-    (int(row["offset"]), row["bytes"], Kind(row["kind"], row["demuxer"] or None, sndfile=row["sndfile"] == "yes"))
-    for row in _read_table("magic.csv")
+    (pattern, Kind(row["kind"], row["demuxer"] or None, sndfile=row["sndfile"] == "yes"))
+    for pattern, row in _read_table("magic.csv")
 ]
-_NOT_AUDIO = [(row["bytes"], row["what"]) for row in _read_table("not_audio.csv")]
-_RIFF_FORMS = {
-    b"WAVE": Kind("wav", "wav", sndfile=True),
-    b"AVI ": Kind("avi", "avi"),
-    b"AVIX": Kind("avi", "avi"),
-    b"AMV ": Kind("avi", "avi"),
-    b"XWMA": Kind("xwma", "xwma"),
-    b"QLCM": Kind("qcp", "qcp"),
-}
+_NOT_AUDIO = [(pattern, row["what"]) for pattern, row in _read_table("not_audio.csv")]
 _PLAYLIST = re.compile(
     rb"#EXT(M3U|-X-|INF)|ffconcat|\[playlist\]|\[Reference\]|(<\?xml[^>]*>\s*)?<(playlist|asx|MPD|smil)\b|v=0\s", re.IGNORECASE
 )
@@ -72,27 +64,15 @@ def sniff(file: BinaryIO, size: int) -> Kind:
         if not body:
             raise DecodeError("truncated", "the file ends inside its tag")
         _refuse_text(body)
-    if body[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and body[8:12] in _RIFF_FORMS:
-        return _RIFF_FORMS[body[8:12]]
-    if body[:4] == b"FORM" and body[8:12] in (b"AIFF", b"AIFC"):
-        return Kind("aiff", "aiff", sndfile=True)
-    if body[:4] == b"FORM" and body[8:12] in (b"8SVX", b"16SV", b"MAUD"):
-        return Kind("iff", "iff")
-    for offset, magic, kind in _MAGIC:
-        if body.startswith(magic, offset):
+    for pattern, kind in _MAGIC:
+        if pattern.match(body):
             return kind
-    if body[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
-        return Kind("mp4", "mov")
-    for step, first in ((188, 0), (192, 4), (204, 0)):
-        marks = body[first : first + 4 * step : step]
-        if len(marks) >= 3 and set(marks) == {0x47}:
-            return Kind("mpeg-ts", "mpegts")
-    if len(body) >= 4 and adts_frame(body[:7]) and _follows(body, adts_frame):
+    if _follows(body, adts_frame):
         return Kind("adts", "aac")
-    if len(body) >= 4 and mpeg_frame(body[:7]) and (start > 0 or _follows(body, mpeg_frame)):
+    if mpeg_frame(body[:7]) and (start > 0 or _follows(body, mpeg_frame)):
         return Kind("mpeg-audio", "mp3", sndfile=True)
-    for magic, what in _NOT_AUDIO:
-        if body.startswith(magic):
+    for pattern, what in _NOT_AUDIO:
+        if pattern.match(body):
             raise DecodeError("no audio stream", f"this is {what}")
     return UNKNOWN
 
