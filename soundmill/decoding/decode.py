@@ -6,6 +6,7 @@ libsndfile decodes the formats that it supports, its lengths and checksums verif
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -25,13 +26,12 @@ import soundfile
 from soundmill.audio.pieces import Sound
 from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg
-from soundmill.decoding.containers.layout import BLOCK_SAMPLES, MIN_SAMPLES, DecodeError, Layout, check_bound, check_length
+from soundmill.decoding.containers.layout import BLOCK_SAMPLES, MIN_SAMPLES, UNKNOWN_FRAMES, DecodeError, check_bound, check_length
 from soundmill.decoding.ffmpeg import one_line
 from soundmill.errors import UserError
 
-CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
 LOST_SAMPLES = 2 * 1152  # first frames of MPEG audio cut from a longer stream
-UNKNOWN_FRAMES = 2**63 - 1  # by libsndfile
+FLAC_READ_AHEAD = 1 << 14  # twice libFLAC's buffer
 BATCH_FILES = 32  # decoded by one ffmpeg
 MAX_SECONDS = 7200.0  # longer files are rejected, if no parameter sets the limit; same as in conf/config.yaml
 LOOKAHEAD = 64  # files opened to fill a batch
@@ -72,6 +72,7 @@ class _File(ffmpeg.Input):
 
     size: int
     release: ExitStack
+    origin: BinaryIO  # whose name its messages bear; `file` may be a copy
     decoded: ffmpeg.Decoded | None = None
     tried: bool = False  # in a batch already
 
@@ -137,7 +138,7 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
     with ExitStack() as stack:
         file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
         if file.layout.sndfile and file.layout.exact and (sound := file.open_libsndfile()):
-            check_bound(_num_frames(sound, file.layout), sound.samplerate, sound.channels, max_seconds)
+            check_bound(min(sound.frames, file.layout.frames), sound.samplerate, sound.channels, max_seconds)
 
 
 def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
@@ -301,7 +302,7 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
 
 
 def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stack: ExitStack, sums_checked: bool = False) -> _File:
-    file = stack.enter_context(place)
+    file = origin = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
         kind = containers.sniff(file, size)
@@ -310,7 +311,7 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
             file, layout = stack.enter_context(_joined(file, layout.pieces)), replace(layout, pieces=())
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None
-    return _File(file, kind, layout, size, stack)
+    return _File(file, kind, layout, size, stack, origin)
 
 
 def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
@@ -327,10 +328,10 @@ def _open(file: _File, max_seconds: float) -> Recording:
     remarks = [file.layout.remark] if file.layout.remark else []
     if file.decoded:
         decoded = file.decoded
-        num_frames = decoded.num_frames if frames is None else min(decoded.num_frames, frames)
+        num_frames = min(decoded.num_frames, frames)
         recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, num_frames, "ffmpeg", decoded.blocks())
     elif file.layout.sndfile and (sound := file.open_libsndfile()):
-        num_frames = _num_frames(sound, file.layout) if file.layout.exact else None
+        num_frames = min(sound.frames, frames) if file.layout.exact else None
         blocks = _blocks(sound, file, max_seconds)
         recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
     else:
@@ -345,24 +346,19 @@ def _open(file: _File, max_seconds: float) -> Recording:
     return recording
 
 
-def _sound(blocks: Iterator[np.ndarray], frames: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+def _sound(blocks: Iterator[np.ndarray], frames: int, sample_rate: int) -> Iterator[np.ndarray]:
     """The blocks up to `frames`; DecodeError if they are fewer, or if a surround sound is coded in the samples."""
-    total, searched = 0, 0
+    total = 0
     for block in blocks:
-        kept = block if frames is None else block[: frames - total]
-        total += len(kept)
-        if searched < CODED_BLOCKS and kept.any():
-            searched += 1
-            _check_coded(kept)
+        kept = block[: frames - total]
         if len(kept):
+            for remedy in _codecs(kept.ravel(), kept.shape[1]):
+                what = f"samples from about {total / sample_rate:.0f} s on are frames of a codec, as DTS or AC-3"
+                raise DecodeError("coded", f"{what}; decode them with `ffmpeg -i FILE {remedy} -i - OUT.wav`")
             yield kept
-    if frames is not None:
+        total += len(kept)
+    if frames < UNKNOWN_FRAMES:
         check_length(total, frames, sample_rate, 0)
-
-
-def _num_frames(sound: soundfile.SoundFile, layout: Layout) -> int:
-    """Samples per channel that `_blocks` gives."""
-    return sound.frames if layout.frames is None else min(sound.frames, layout.frames)
 
 
 def _blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iterator[np.ndarray]:
@@ -370,7 +366,7 @@ def _blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iter
     layout = file.layout
     checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
     most = max(1, BLOCK_SAMPLES // sound.channels)
-    total, frames = 0, _num_frames(sound, layout)
+    total, frames = 0, min(sound.frames, layout.frames)
     while total < frames:
         block = np.empty((min(most, frames - total), sound.channels), dtype=np.float32)
         try:
@@ -388,11 +384,14 @@ def _blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iter
             checksum.update(values.view(np.uint8).reshape(*values.shape, 4)[..., : layout.bits // 8].tobytes())
         yield block[:count]
     if layout.exact:
-        check_length(total, frames if layout.frames is None else layout.frames, sound.samplerate, 0)
+        check_length(total, layout.frames if layout.frames < UNKNOWN_FRAMES else frames, sound.samplerate, 0)
     elif total < layout.at_least - LOST_SAMPLES:
         raise DecodeError("corrupt", f"libsndfile gives {total} of {layout.at_least} samples")
     if total < MIN_SAMPLES:
         raise DecodeError("too short", "no or one sample")
+    rest = (layout.pieces[-1][1] if layout.pieces else file.size) - os.lseek(file.file.fileno(), 0, os.SEEK_CUR)
+    if file.kind.name == "flac" and rest > FLAC_READ_AHEAD:
+        raise DecodeError("corrupt", f"{rest} bytes follow the {total} samples that the header declares; files joined?")
     if checksum and checksum.digest() != layout.md5:
         raise DecodeError("corrupt", "decoded samples do not match the checksum in the file")
 
@@ -425,42 +424,49 @@ def _mpg123_errors_raised(source: _File) -> Iterator[None]:
             if error := _MPG123_ERROR.search(text):
                 raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
             if text:
-                os.write(2, os.fsencode(os.readlink(f"/proc/self/fd/{source.file.fileno()}")) + b": " + text)
+                os.write(2, os.fsencode(os.readlink(f"/proc/self/fd/{source.origin.fileno()}")) + b": " + text)
 
 
-# Demuxer of ffmpeg → how a frame begins: two words of 16 bits, and of a third these bits.
+# Demuxer of ffmpeg → how a frame begins: bits of a word, two words, and the first bits of a third.
 _CODED = (
-    ("spdif", 0xF872, 0x4E1F, 0xE0E0, 0),  # IEC 61937: AC-3, DTS, AAC …
-    ("dts", 0x7FFE, 0x8001, 0xFC00, 0xFC00),
-    ("dts", 0x1FFF, 0xE800, 0xFFF0, 0x07F0),  # of 14 bits
+    ("spdif", 16, 0xF872, 0x4E1F, 0, 0),  # IEC 61937 and SMPTE 337M: AC-3, DTS, AAC …
+    ("s337m", 20, 0x6F872, 0x54E1F, 0, 0),
+    ("s337m", 24, 0x96F872, 0xA54E1F, 0, 0),
+    ("dts", 16, 0x7FFE, 0x8001, 0xFC00, 0xFC00),
+    ("dts", 16, 0x1FFF, 0xE800, 0xFFF0, 0x07F0),  # of 14 bits
 )
-
-
 _AC3_KBPS = np.array((32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
 
 
-def _codecs(words: np.ndarray) -> Iterator[str]:
-    """Demuxers of ffmpeg whose frames these words of 16 bits are: two begin, or one of AC-3 (ATSC A/52) where another ends."""
-    for demuxer, first, second, mask, third in _CODED:
-        at = np.flatnonzero(words[:-2] == first)
-        if np.count_nonzero((words[at + 1] == second) & (words[at + 2] & mask == third)) >= 2:
-            yield demuxer
-    at = np.flatnonzero(words[:-2] == 0x0B77)
-    rate, size, version = words[at + 2] >> 14, words[at + 2] >> 8 & 0x3F, words[at + 2] >> 3 & 0x1F
-    kbps = _AC3_KBPS[np.minimum(size >> 1, len(_AC3_KBPS) - 1)]
-    ac3 = np.choose(np.minimum(rate, 2), [kbps * 2, kbps * 320 // 147 + size % 2, kbps * 3])  # words of a frame
-    for demuxer, its_version, length in (("ac3", 8, ac3), ("eac3", 16, (words[at + 1] & 0x7FF) + 1)):
-        if np.any(np.isin(at + length, at) & (version == its_version)):
-            yield demuxer
+@functools.cache
+def _sample(word: int, bits: int, order: Literal["big", "little"]) -> np.float32:
+    """A word of a codec as a sample of 16 or 24 bits, or with these bytes swapped."""
+    width = 2 if bits == 16 else 3
+    return np.float32(int.from_bytes((word << 8 * width - bits).to_bytes(width, "big"), order, signed=True) / (1 << 8 * width - 1))
 
 
-def _check_coded(block: np.ndarray) -> None:
-    """DecodeError if samples are no sound but frames of a codec, as of surround sound from a disc."""
-    start = int((block != 0).ravel().argmax()) // block.shape[1]
-    samples = block[start : start + CODED_SAMPLES // block.shape[1]]
-    with np.errstate(invalid="ignore"):
-        words = np.rint(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").view("<u2").ravel()
-    for ordered in (words, words.byteswap()):
-        for demuxer in _codecs(ordered):
-            what = "its samples are frames of a codec, as DTS or AC-3"
-            raise DecodeError("coded", f"{what}; decode them with ffmpeg's `-f {demuxer}`")
+@np.errstate(invalid="ignore")
+def _words(samples: np.ndarray, order: Literal["big", "little"]) -> np.ndarray:
+    return np.rint(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").view("<u2" if order == "big" else ">u2").astype(int)
+
+
+def _codecs(samples: np.ndarray, channels: int) -> Iterator[str]:
+    """How ffmpeg decodes the frames that these samples are: two begin, also in one channel, or AC-3's, each where one ends."""
+    for order, end in (("big", "le"), ("little", "be")):  # samples are little-endian
+        for demuxer, bits, *starts, mask, third in _CODED:
+            first, second = (_sample(word, bits, order) for word in starts)
+            at = np.flatnonzero(samples[: -2 * channels] == first)
+            for step in (1, channels) if len(at) >= 2 else ():
+                found = at[samples[at + step] == second]
+                if np.count_nonzero(_words(samples[found + 2 * step], order) & mask == third) >= 2:
+                    yield f"-f s{16 if bits == 16 else 24}{end} - | ffmpeg -f {demuxer}"
+        at = np.flatnonzero(samples[:-2] == _sample(0x0B77, 16, order))
+        if len(at) < 3:
+            continue
+        size, info = _words(samples[at + 1], order), _words(samples[at + 2], order)
+        kbps = _AC3_KBPS[np.minimum(info >> 9 & 31, len(_AC3_KBPS) - 1)]
+        ac3 = np.choose(np.minimum(info >> 14, 2), [kbps * 2, kbps * 320 // 147 + (info >> 8) % 2, kbps * 3])  # words of a frame
+        for demuxer, version, length in (("ac3", 8, ac3), ("eac3", 16, (size & 0x7FF) + 1)):  # ATSC A/52
+            ends = (at + length)[np.isin(at + length, at) & (info >> 3 & 31 == version)]
+            if len(np.unique(samples[ends - 1])) >= 2:  # their checksums: waves with a period have one
+                yield f"-f s16{end} - | ffmpeg -f {demuxer}"

@@ -1,6 +1,7 @@
 """Files of every kind that ffmpeg writes, each with a second of a tone, and what becomes of one."""
 
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.decoding import decode
+from soundmill.decoding import containers, decode
+from soundmill.decoding.containers import layout
+from soundmill.decoding.containers.walks import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from soundmill.decoding.ffmpeg import ffmpeg_executable
 
@@ -69,6 +72,28 @@ def reason_of(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> str
     with pytest.raises(DecodeError) as refused:
         whole(path, max_seconds)
     return refused.value.reason
+
+
+def pages(data: bytes) -> list[bytearray]:
+    starts = [found.start() for found in re.finditer(b"OggS\0", data)]
+    return [bytearray(data[start:end]) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def sealed(parts: list[bytearray]) -> bytes:
+    """The pages with right checksums."""
+    for page in parts:
+        page[22:26] = bytes(4)
+        page[22:26] = containers.ogg_checksum(bytes(page)).to_bytes(4, "little")
+    return b"".join(map(bytes, parts))
+
+
+def mpeg_frames(data: bytes) -> list[tuple[int, int]]:
+    """(start, bytes) of the frames of MPEG audio after its tag."""
+    found, at = [], layout.tag_end(data)
+    while frame := mpeg_frame(data[at : at + 7]):
+        found.append((at, frame[0]))
+        at += frame[0]
+    return found
 
 
 def sparse_wav(path: Path, size: int, declared: int | None = None) -> None:

@@ -1,9 +1,7 @@
 """Damaged, lying and hostile files are refused by their bytes, each with its reason; valid ones are not."""
 
-import itertools
 import os
 import random
-import re
 import shutil
 import struct
 from contextlib import closing
@@ -18,9 +16,8 @@ from hypothesis import strategies as st
 from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.walks import mpeg_frame
 from soundmill.decoding.decode import DecodeError
-from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, sparse_wav, whole
+from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, mpeg_frames, pages, reason_of, sealed, sparse_wav, whole
 
 
 @pytest.mark.parametrize("form", ["wav", "rf64", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
@@ -105,15 +102,10 @@ def test_checksums_of_pages_are_made_once_for_the_same_bytes(media, tmp_path, mo
 def opus_with_shifted_pages(tmp_path: Path, by: int) -> Path:
     """One second of Opus whose pages, but for the last, tell a position that is `by` samples off their packets'."""
     ffmpeg("-f", "lavfi", "-i", "sine=440:d=1:r=48000", "-c:a", "libopus", "-page_duration", "100000", tmp_path / "even.opus")
-    data = bytearray((tmp_path / "even.opus").read_bytes())
-    starts = [result.start() for result in re.finditer(b"OggS", data)]
-    for number, (at, end) in enumerate(itertools.pairwise([*starts, len(data)])):
-        position = int.from_bytes(data[at + 6 : at + 14], "little")
-        if 3 <= number < len(starts) - 1:
-            data[at + 6 : at + 14] = (position + by).to_bytes(8, "little")
-        data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = containers.ogg_checksum(bytes(data[at:end])).to_bytes(4, "little")
-    (tmp_path / "odd.opus").write_bytes(data)
+    parts = pages((tmp_path / "even.opus").read_bytes())
+    for part in parts[3:-1]:
+        part[6:14] = (int.from_bytes(part[6:14], "little") + by).to_bytes(8, "little")
+    (tmp_path / "odd.opus").write_bytes(sealed(parts))
     return tmp_path / "odd.opus"
 
 
@@ -190,14 +182,11 @@ def test_a_file_that_goes_on_as_gigabytes_of_zeros_is_refused_unread(media, tmp_
         path.unlink()
 
 
-def test_padding_and_silence_at_the_end_are_no_damage(media, tmp_path):
+def test_silence_at_the_end_is_no_damage(tmp_path):
     sound = np.concatenate([np.full(8000, 0.1), np.zeros(2 << 20)])  # seconds of plain zeros
     for form in ("WAV", "AIFF", "AU", "W64", "CAF", "FLAC"):
         soundfile.write(tmp_path / "silence", sound, 48_000, format=form)
         assert len(whole(tmp_path / "silence")[1]) == len(sound), form
-    for name in ("a.ogg", "cbr.mp3", "pcm16.wav", "a.m4a"):
-        (tmp_path / name).write_bytes((media / name).read_bytes() + bytes(4096))
-        assert len(whole(tmp_path / name)[1]) == len(whole(media / name)[1])
 
 
 def test_gigabytes_of_anything_behind_the_sound_are_refused(media, tmp_path):
@@ -238,8 +227,6 @@ def test_mpeg_audio_whose_rate_or_channels_change_is_not_cut_there(media, tmp_pa
         coded = ["-b:a", "64k", "-write_xing", "0", "-id3v2_version", "0", tmp_path / f"{name}.mp3"]
         ffmpeg("-i", media / "pcm16.wav", *options, *coded)
     same = (tmp_path / "same.mp3").read_bytes()
-    (tmp_path / "twice.mp3").write_bytes(same * 2)
-    assert len(whole(tmp_path / "twice.mp3")[1]) == 2 * len(whole(tmp_path / "same.mp3")[1])
     for name in ("mono", "slow"):
         (tmp_path / "x.mp3").write_bytes(same + (tmp_path / f"{name}.mp3").read_bytes())
         with pytest.raises(DecodeError, match=f"the rate or number of channels changes at byte {len(same)}") as error:
@@ -247,46 +234,10 @@ def test_mpeg_audio_whose_rate_or_channels_change_is_not_cut_there(media, tmp_pa
         assert error.value.reason == "corrupt"
 
 
-TAGS = {
-    "ID3v1": b"TAG".ljust(128, b"\0"),
-    "ID3v1, long": b"TAG+".ljust(227, b"\0") + b"TAG".ljust(128, b"\0"),
-    "APEv2": b"APETAGEX"
-    + struct.pack("<4I8x", 2000, 32 + 20, 1, 5 << 29)
-    + bytes(20)
-    + b"APETAGEX"
-    + struct.pack("<4I8x", 2000, 52, 1, 4 << 29),
-    "Lyrics3": b"LYRICSBEGIND0000210" + b"000029LYRICS200",
-    "ID3v2": b"ID3\4\0\0\0\0\0\x14" + bytes(20),
-}
-
-
-@pytest.mark.parametrize("tag", TAGS)
-def test_tags_end_where_they_say_and_sound_behind_them_is_heard(media, tmp_path, tag):
-    coded = (media / "uncounted.mp3").read_bytes()
-    coded = coded[layout.tag_end(coded) :]
-    alone = len(whole(media / "uncounted.mp3")[1])
-    for name, data, count in (
-        ("behind", coded + TAGS[tag], 1),
-        ("padded", coded + TAGS[tag] + bytes(500), 1),
-        ("zeros before it", coded + bytes(300) + TAGS[tag], 1),
-        ("filled", coded + b"\xff" * 64 + b"\r\n", 1),
-        ("junk behind it", coded + TAGS[tag] + b"\1\2\3" * 50, 1),
-        ("between", coded + TAGS[tag] + coded, 2),
-    ):
-        (tmp_path / "x.mp3").write_bytes(data)
-        assert containers.inspect(
-            containers.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
-        ).at_least == pytest.approx(count * alone, abs=2 * 1152), name
-
-
 def test_a_hole_between_frames_is_corrupt(media, tmp_path):
     coded = bytearray((media / "uncounted.mp3").read_bytes())
-    at = layout.tag_end(bytes(coded))
-    frames = []
-    while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
-        frames.append(at)
-        at += frame[0]
-    coded[frames[10] : frames[20]] = bytes(frames[20] - frames[10])
+    frames = mpeg_frames(coded)
+    coded[frames[10][0] : frames[20][0]] = bytes(frames[20][0] - frames[10][0])
     (tmp_path / "x.mp3").write_bytes(coded)
     assert reason_of(tmp_path / "x.mp3") == "corrupt"
 

@@ -41,8 +41,7 @@ def test_ffmpeg_that_hangs_is_killed(media, tmp_path, monkeypatch):
 
 def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(tmp_path):
     mark, sound = new_mark(), tmp_path / "long.m4a"  # more than a block and a pipe hold: ffmpeg waits for its reader
-    source = ["-f", "lavfi", "-i", "sine=duration=20"]
-    subprocess.run([ffmpeg_module.ffmpeg_executable(), "-loglevel", "error", *source, str(sound)], check=True)
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=20", sound)
     code = "import sys; from soundmill.decoding import decode; _, b = decode.decode_blocks(sys.argv[1], 60.0); next(b); input()"
     command = [sys.executable, "-c", code, str(sound)]
     parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)

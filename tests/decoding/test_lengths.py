@@ -1,7 +1,6 @@
 """A file holds the sound that is in it: neither tags, padding, chunks nor what its header could not know change the samples."""
 
 import io
-import re
 import struct
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import soundfile
 
 from soundmill.decoding import containers, decode
 from soundmill.decoding.containers.walks import mpeg_frame
-from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
+from soundmill.decoding.decode import DecodeError
+from tests.decoding.files import MAX_SECONDS, ffmpeg, pages, reason_of, sealed, whole
 
 SECONDS, RATE = 3, 16_000
 COUNT = SECONDS * RATE
@@ -146,18 +146,22 @@ def test_what_follows_the_data_is_not_sound(source, tmp_path, form, after):
 
 @pytest.mark.parametrize("samples", [500, 15_999, 44_100])
 @pytest.mark.parametrize(
-    ("name", "codec"), [("x.wav", "adpcm_ms"), ("x.wav", "adpcm_ima_wav"), ("x.wav", "adpcm_yamaha"), ("x.w64", "adpcm_ms")]
+    ("name", "codec"),
+    [("x.wav", "adpcm_ms"), ("x.wav", "adpcm_ima_wav"), ("x.wav", "adpcm_yamaha"), ("x.wav", "adpcm_swf"), ("x.w64", "adpcm_ms")],
 )
 def test_a_block_codec_lasts_as_long_as_fact_says_else_whole_blocks(source, tmp_path, name, codec, samples):
-    ffmpeg("-i", source, "-af", f"atrim=end_sample={samples}", "-c:a", codec, "-ac", "2", tmp_path / name)
+    cut = f"atrim=end_sample={samples},asetrate=11025"
+    ffmpeg("-i", source, "-af", cut, "-c:a", codec, "-ac", "2", tmp_path / name)
     assert count(tmp_path / name) == samples
     data = bytearray((tmp_path / name).read_bytes())
-    if name == "x.wav" and codec != "adpcm_yamaha":
+    if name == "x.wav" and codec in ("adpcm_ms", "adpcm_ima_wav"):
         block, per_block = struct.unpack("<H", data[32:34])[0], struct.unpack("<H", data[38:40])[0]
         for fact in (0, 2**32 - 1, 10 * samples):
             data[data.index(b"fact") + 8 : data.index(b"fact") + 12] = struct.pack("<I", fact)
             blocks = (len(data) - data.index(b"data") - 8) // block
             assert count(tmp_path / name, bytes(data)) == blocks * per_block
+    soundfile.write(tmp_path / name, whole(source)[1][:samples], RATE, subtype="G721_32", format="WAV")
+    np.testing.assert_array_equal(whole(tmp_path / name)[1], soundfile.read(tmp_path / name, samples, dtype="float32")[0])
 
 
 ID3 = b"ID3\4\0\0\0\0\0\x14" + bytes(20)
@@ -167,6 +171,7 @@ TAGS = {
     "ID3v1": b"TAG".ljust(128),
     "long ID3v1": b"TAG+".ljust(227) + b"TAG".ljust(128),
     "APEv1": APE,
+    "APEv2": b"APETAGEX" + struct.pack("<4I28x", 2000, 52, 1, 5 << 29) + b"APETAGEX" + struct.pack("<4I8x", 2000, 52, 1, 4 << 29),
     "Lyrics3 and ID3v1": LYRICS + f"{len(LYRICS):06}LYRICS200".encode() + b"TAG".ljust(128),
     "ID3v2": ID3,
     "ID3v2 with a foot": b"ID3\4\0\x10\0\0\0\x14" + bytes(20) + b"3DI\4\0\x10\0\0\0\x14",
@@ -184,10 +189,8 @@ TAGGED = {
 
 @pytest.mark.parametrize("name", TAGGED)
 def test_tags_around_the_sound_change_nothing(source, tmp_path, name):
-    piped = ["-f", name.partition(".")[2]] if name.startswith("piped") else []  # its length is unknown when its header is written
-    data = ffmpeg("-i", source, "-map_metadata", "-1", *TAGGED[name], *piped, "pipe:1" if piped else tmp_path / name)
-    if piped:
-        (tmp_path / name).write_bytes(data)
+    piped = ["-seekable", "0"] if name.startswith("piped") else []  # its length is unknown when its header is written
+    ffmpeg("-i", source, "-map_metadata", "-1", *TAGGED[name], *piped, tmp_path / name)
     data, path = (tmp_path / name).read_bytes(), tmp_path / "x"
     expected = whole(tmp_path / name)[1]
     behind = {what: data + tag for what, tag in TAGS.items()}
@@ -196,6 +199,10 @@ def test_tags_around_the_sound_change_nothing(source, tmp_path, name):
         path.write_bytes(tagged)
         assert decode.probe(path, MAX_SECONDS).num_frames == len(expected), what
         np.testing.assert_allclose(whole(path)[1], expected, atol=1e-3, err_msg=what)
+    for tag in set(TAGS.values()) - {APE} if name == "cbr.mp3" else ():  # its start is only told at its end
+        once = data + tag + bytes(500), data + bytes(300) + tag, data + b"\xff" * 64 + b"\r\n", data + tag + b"\1\2\3" * 50
+        counts = [count(path, behind) for behind in (*once, data + tag + data)]
+        assert counts == pytest.approx([len(expected)] * 4 + [2 * len(expected)], abs=2 * 1152), tag[:20]
     endless = ("piped.wav", "piped.au")
     for size in (100, 1500, 900_000) if name not in ("x.tta", *endless) else ():
         assert count(path, data + bytes(size)) == len(expected), size
@@ -210,29 +217,19 @@ def test_joined_mpeg_audio_is_read_whole_and_fewer_frames_than_declared_are_trun
             ffmpeg("-i", source, *options, "-write_xing", noted, tmp_path / f"{name}.mp3")
         note, none = ((tmp_path / f"{name}.mp3").read_bytes() for name in ("note", "none"))
         alone = count(tmp_path / "none.mp3")
-        for joined in (note + note, note + none, none + note, note + TAGS["ID3v1"] + note, note * 3):
+        for joined in (note + note, note + none, none + note, none + none, note + TAGS["ID3v1"] + note, note * 3):
             times = 3 if joined == note * 3 else 2
             assert count(tmp_path / "x.mp3", joined) == pytest.approx(times * alone, abs=2 * 1152), kind
         at = containers.layout.sound_start(io.BytesIO(none), len(none))
         header = none[at : at + 2] + bytes([none[at + 2] & 15 | 8 << 4]) + none[at + 3 : at + 7]
+        xing = bytearray(note)
+        xing[note.index(b"\0\0\0\x0f", at) + 7] += 1  # a frame more than there is, as of encoders that count their note
+        assert count(tmp_path / "x.mp3", bytes(xing)) == pytest.approx(alone, abs=2 * 1152)
         for frames, fits in ((alone // 576, True), (alone // 576 + 20, False)):
             vbri = struct.pack(">3HII", 1, 0, 75, len(none), frames)
             note = (header[:4] + bytes(32) + b"VBRI" + vbri).ljust(mpeg_frame(header)[0], b"\0")
             (tmp_path / "x.mp3").write_bytes(note + none[at:])
             assert count(tmp_path / "x.mp3") == alone if fits else reason_of(tmp_path / "x.mp3") == "truncated"
-
-
-def pages(data: bytes) -> list[bytearray]:
-    starts = [found.start() for found in re.finditer(b"OggS\0", data)]
-    return [bytearray(data[start:end]) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
-
-
-def sealed(parts: list[bytearray]) -> bytes:
-    """The pages with right checksums."""
-    for page in parts:
-        page[22:26] = bytes(4)
-        page[22:26] = containers.ogg_checksum(bytes(page)).to_bytes(4, "little")
-    return b"".join(map(bytes, parts))
 
 
 @pytest.mark.parametrize("rate", [0, 8000, 16_000, 24_000, 44_100, 48_000, 96_000, 2**32 - 1])
@@ -256,6 +253,9 @@ def test_ogg_may_lack_an_end_and_be_chained(source, tmp_path, codec):
     with decode.open_regular(tmp_path / "x") as file:
         (recording,) = decode.open_all([file], MAX_SECONDS)
         assert [remark.partition(":")[0] for remark in recording.remarks] == ["no end-of-stream flag"]
+    parts[-1][6:14] = struct.pack("<q", 5)  # before that of the page before
+    (tmp_path / "x").write_bytes(sealed(parts))
+    assert len(whole(tmp_path / "x")[1]) == pytest.approx(alone, abs=9600)
     other = ffmpeg("-i", source, "-ac", "2", "-c:a", codec, "-f", "ogg", "pipe:1")
     (tmp_path / "x").write_bytes(data + other)
     assert reason_of(tmp_path / "x") == "corrupt"  # ffmpeg cannot go on with other channels
@@ -273,14 +273,8 @@ def test_frames_of_a_codec_in_samples_are_refused_and_loud_sound_is_not(source, 
     stereo = ["-i", source, "-ar", "48000", "-ac", "2"]
     dts = ffmpeg(*stereo, "-strict", "-2", "-c:a", "dca", "-f", "dts", "pipe:1")
     words = np.frombuffer(dts[: len(dts) // 2 * 2], ">u2")
-    ac3, low, eac3 = (
-        ffmpeg(*stereo, *settings, "pipe:1")
-        for settings in (
-            ("-c:a", "ac3", "-f", "ac3"),
-            ("-ar", "44100", "-b:a", "96k", "-c:a", "ac3", "-f", "ac3"),
-            ("-c:a", "eac3", "-f", "eac3"),
-        )
-    )
+    ac3, eac3 = (ffmpeg(*stereo, "-f", form, "pipe:1") for form in ("ac3", "eac3"))
+    low = ffmpeg(*stereo, "-ar", "44100", "-b:a", "96k", "-f", "ac3", "pipe:1")
     coded = {
         "AC-3": ac3,
         "the same at 44.1 kHz, swapped": np.frombuffer(low, ">u2").astype("<u2").tobytes(),
@@ -297,8 +291,22 @@ def test_frames_of_a_codec_in_samples_are_refused_and_loud_sound_is_not(source, 
         for form in ("WAV", "FLAC", "AIFF"):
             soundfile.write(tmp_path / "x", samples, 44_100, subtype="PCM_16", format=form)
             assert reason_of(tmp_path / "x") == "coded", what
+    noise = RNG.integers(-(2**23), 2**23, 1 << 17)
+    for bits, first, second in ((16, 0xF872, 0x4E1F), (20, 0x6F872, 0x54E1F), (24, 0x96F872, 0xA54E1F)):  # SMPTE 337M
+        bursts = noise << 8
+        bursts[::3072], bursts[1::3072] = first << 32 - bits, second << 32 - bits
+        bursts = bursts.astype(np.uint32).view(np.int32)
+        swapped = bursts.byteswap() << 8 if bits > 16 else bursts
+        of_eight = np.concatenate([np.tile(noise[: 1 << 16, None] << 7, 6), bursts.reshape(-1, 2)], axis=1)
+        one_of_two = np.stack([noise << 7, bursts], axis=1)
+        later = np.concatenate([np.tile(noise << 8, 8), bursts]).reshape(-1, 2)
+        for what, words in enumerate((bursts, bursts.reshape(-1, 2), swapped, of_eight, one_of_two, later)):
+            for form in ("WAV", "AIFF", "CAF"):
+                soundfile.write(tmp_path / "x", words.astype(np.int32), 48_000, subtype="PCM_24", format=form)
+                assert reason_of(tmp_path / "x") == "coded", (bits, what)
     square = np.where(np.arange(1 << 18) // 12 % 2, 32766, -32767)
-    for wave in (np.clip(RNG.standard_normal(1 << 18) * 60_000, -32768, 32767), square, np.tile([32766, -32767], 1 << 17)):
+    loud = np.clip(RNG.standard_normal(1 << 18) * 60_000, -32768, 32767)
+    for wave in (loud, square, np.tile([32766, -32767], 1 << 17), np.tile([0x0B77, 5, 0x1E40, *range(125)], 1 << 11)):
         soundfile.write(tmp_path / "x.wav", wave.astype(np.int16).reshape(-1, 2), 44_100)
         assert count(tmp_path / "x.wav") == 1 << 17
 
@@ -336,6 +344,25 @@ def test_a_gap_in_time_is_silence_or_named(tmp_path, name, codec, film):
     wave = np.abs(whole(tmp_path / name)[1])
     before, within, after = (wave[int(start * rate) : int(end * rate)].max() for start, end in ((0, 1.9), (2.3, 3.8), (4.2, 5.6)))
     assert within < 1e-3 < 0.05 < min(before, after)
+
+
+@pytest.mark.parametrize("codec", ["aac", "alac", "pcm_s16le"])
+def test_an_empty_edit_after_sound_and_sound_fewer_than_declared_are_named(source, tmp_path, codec):
+    picture = ["-f", "lavfi", "-i", "testsrc=d=4:s=64x64:r=25"]
+    ffmpeg("-itsoffset", "1", "-i", source, *picture, "-c:a", codec, tmp_path / "x.mov")
+    data = (tmp_path / "x.mov").read_bytes()
+    at = data.rindex(b"elst") + 12
+    assert count(tmp_path / "x.mov") == pytest.approx(COUNT, abs=2048)
+    (tmp_path / "x.mov").write_bytes(data[:at] + data[at + 12 : at + 24] + data[at : at + 12] + data[at + 24 :])
+    with pytest.raises(DecodeError, match=r"gap \(the edit list leaves [01]\.\d* s out at [23]\.\d* s"):
+        whole(tmp_path / "x.mov")
+    if codec == "alac":
+        return
+    ffmpeg("-i", source, "-c:a", codec, tmp_path / "x.avi")
+    head, middle, end = (tmp_path / "x.avi").read_bytes().partition(b"idx1")
+    cut = len(head) // 2
+    (tmp_path / "x.avi").write_bytes(head[:cut] + head[cut:].replace(b"00wb", b"JUNK", 9) + middle + end)
+    assert reason_of(tmp_path / "x.avi") == "truncated"
 
 
 @pytest.mark.parametrize("codec", ["mp3", "eac3", "libvorbis", "pcm_s16le"])

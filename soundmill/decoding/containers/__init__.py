@@ -137,6 +137,9 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     return replace(found, pieces=((start, end),) if (start, end) != (0, size) else ())
 
 
+MOST_OF_INDEX = 1 << 26  # bytes of it that are searched for edits
+
+
 def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
     seconds: float | None = None
@@ -157,16 +160,28 @@ def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if position + length > size:
             raise truncated(position + length, size, f"box {name.decode('latin-1')!r}")
         if name == b"moov":
-            seconds = _movie_seconds(read(file, position + 8, 40))
+            seconds = _movie_seconds(read(file, position + 8, min(length - 8, MOST_OF_INDEX)))
         position += length
     raise too_many_parts()
 
 
 def _movie_seconds(content: bytes) -> float | None:
-    """Duration in the movie header, if that is the first box in `content` (ISO 14496-12, 8.2.2)."""
+    """Duration in the movie header, if that is the first box in `content` (ISO 14496-12, 8.2.2).
+
+    DecodeError if the first sound has an empty edit (8.6.6) after another: ffmpeg repeats the sound's start instead.
+    """
     if len(content) < 40 or content[4:8] != b"mvhd":
         return None
     scale, duration = struct.unpack(">IQ" if content[8] else ">II", content[28:40] if content[8] else content[20:28])
+    sound = re.search(rb"hdlr.{8}soun", content, re.DOTALL)
+    track = content[: sound.start() if sound else 0].rpartition(b"trak")[2].partition(b"elst")[2]
+    form = struct.Struct(">QqI" if track[:1] == b"\1" else ">IiI")
+    edits = track[8 : 8 + form.size * int.from_bytes(track[4:8], "big")]
+    at = 0
+    for length, start, _ in form.iter_unpack(edits[: len(edits) // form.size * form.size]):
+        if start == -1 and at and scale:
+            raise DecodeError("gap", f"the edit list leaves {length / scale:.3f} s out at {at / scale:.3f} s")
+        at += length
     return duration / scale if scale and duration else None
 
 
@@ -354,7 +369,7 @@ class _Times:
         if not self._exact and declared > self._samples + LARGEST_JITTER:  # where in the page is unknown
             raise DecodeError("gap", f"the timestamps leave {declared - self._samples} samples out before sample {position}")
         # The last page may declare less; the rest is trimmed.
-        self.agree &= declared == self._samples if self._exact and not flags & 4 else declared <= self._samples
+        self.agree &= declared == self._samples if self._exact and not flags & 4 else 0 <= declared <= self._samples
         self._last, self._samples = position, 0
 
 

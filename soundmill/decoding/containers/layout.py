@@ -10,6 +10,7 @@ HEAD_BYTES = 65_536  # read to detect the type
 MAX_CHUNKS = 100_000  # top-level parts of a file; crafted files could have millions
 MAX_FRAMES = 5_000_000  # a day of 20 ms packets
 MAX_PADDING = 1 << 20  # contiguous bytes that are neither sound nor tag
+UNKNOWN_FRAMES = 2**63 - 1  # by libsndfile
 UNKNOWN_ROOM = (1 << 24) + 65_536  # by which writers that cannot seek back stay below the largest size
 
 
@@ -50,7 +51,7 @@ def check_length(decoded: int, declared: float, sample_rate: int, slack: int) ->
 class Layout:
     sndfile: bool  # libsndfile can decode it reliably
     exact: bool = True  # libsndfile's length is exact, not an estimate
-    frames: int | None = None  # samples per channel by the container, where decoders go beyond its sound
+    frames: int = UNKNOWN_FRAMES  # samples per channel by the container, where decoders go beyond its sound
     at_least: int = 0  # samples counted on the walk; a lower estimate would cut the sound
     streamed: bool = False  # no declared length; the last packet may be incomplete
     seconds: float | None = None  # duration in the header: an estimate for planning

@@ -15,9 +15,10 @@ from soundmill.decoding.containers.layout import DecodeError, Layout, read, refu
 
 PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
 BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its kin, GSM 6.10
-BIT_CODECS = (0x10, 0x14, 0x17, 0x20, 0x38, 0x40, 0x45, 0x64, 0x200)  # ADPCM of OKI, Dialogic, Yamaha, NMS, Creative, G.721, G.726
-# PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, NMS ADPCM, extensible; the length of MP3 would be an estimate.
-SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0xFFFE)
+# ADPCM of OKI, Dialogic, Yamaha, NMS, Creative, Flash, G.721, G.726.
+BIT_CODECS = (0x10, 0x14, 0x17, 0x20, 0x38, 0x40, 0x45, 0x64, 0x200, 0x5346)
+# PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, NMS ADPCM, G.721, extensible; the length of MP3 would be an estimate.
+SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40, 0xFFFE)
 # Chunks that follow the sound, of WAV, Wave64, AIFF and CAF, in lower case.
 FOLLOWING = frozenset(
     f"{name:4}".encode()
@@ -89,8 +90,8 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         # A 32-bit size that overflowed, or data after an unknown size, would not be read.
         raise DecodeError("corrupt", f"{room} bytes of sound, more than WAV can count ({declared} declared)")
     sound = room if streamed else declared
-    frames = fmt and fmt.frames(sound, samples)
-    if fmt and frames and fmt.codec in PLAIN_WAV_CODECS:
+    frames = fmt.frames(sound, samples) if fmt else layout.UNKNOWN_FRAMES
+    if fmt and fmt.codec in PLAIN_WAV_CODECS and frames < layout.UNKNOWN_FRAMES:
         layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
     refuse_zeros(file, at + sound, size)
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
@@ -121,19 +122,19 @@ class _Format:
             raise DecodeError("corrupt", f"the header declares {channels} channels at {rate} Hz")
         return _Format(codec, channels, rate, block_bytes, bits, block_frames)
 
-    def frames(self, sound: int, declared: int) -> int | None:
+    def frames(self, sound: int, declared: int) -> int:
         """Samples per channel in `sound` bytes: `declared`, if the last blocks are that full, else those of whole blocks."""
         if self.codec in PLAIN_WAV_CODECS:
             plain = self.block_bytes == self.channels * ((self.bits + 7) // 8) > 0
-            return sound // self.block_bytes if plain else None
+            return sound // self.block_bytes if plain else layout.UNKNOWN_FRAMES
         if self.codec in BIT_CODECS and self.bits:
             counted = sound * 8 // (self.bits * self.channels)
-            return declared if counted - (1 << 14) < declared <= counted else None
+            return declared if counted - (1 << 14) < declared <= counted else layout.UNKNOWN_FRAMES
         if self.codec in BLOCK_CODECS and self.block_bytes and self.block_frames:
             whole, rest = divmod(sound, self.block_bytes)
             least, most = (whole - 1) * self.block_frames, (whole + (rest > 1)) * self.block_frames
             return declared if max(least, 0) < declared <= most else whole * self.block_frames
-        return None
+        return layout.UNKNOWN_FRAMES
 
 
 def _is_unknown(file: BinaryIO, at: int, declared: int, size: int, header: struct.Struct | None, head: int = 0) -> bool:
@@ -201,13 +202,16 @@ def walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     """Packets have no times: they last as long as their bytes or number say. So sound that lacks packets would move ahead."""
     streams: dict[int, tuple[bytes, float, int]] = {}  # kind; seconds and bytes (0: a packet) of a unit
+    promised = 0.0  # seconds of sound by its header
     pictures = sound = counted = longest = 0.0  # seconds; `counted`: of sound, with empty packets
     times: list[float] = []  # of each packet with sound
     leads: list[float] = []  # by which pictures or empty packets are ahead of it
     for part, inside, length in _avi_parts(file, size):
         if part == b"strh":
-            kind, scale, rate, unit = struct.unpack("<4s16xII16xI", read(file, inside, 48).ljust(48, b"\0"))
+            kind, scale, rate, units, unit = struct.unpack("<4s16xII4xI8xI", read(file, inside, 48).ljust(48, b"\0"))
             first = all(kind != other for other, *_ in streams.values())
+            if first and kind == b"auds":
+                promised = units * scale / max(rate, 1)
             streams[len(streams)] = kind if first else b"", scale / max(rate, 1), unit
         elif part[:2].isdigit() and part[2:] != b"pc":  # a palette
             kind, seconds, unit = streams.get(int(part[:2]), (b"", 0.0, 0))
@@ -227,7 +231,10 @@ def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     gaps = [(after - before, at) for before, after, at in steps if after - before > longest + AVI_JITTER]
     if 0 < len(gaps) <= max(1, len(times) // 10):  # if there are more, the header has wrong rates
         raise DecodeError("gap", f"the packets leave {gaps[0][0]:.3f} s of sound out at {gaps[0][1]:.3f} s")
-    return Layout(sndfile=False, streamed=layout.is_unknown_size(int.from_bytes(read(file, 4, 4), "little")))
+    streamed = layout.is_unknown_size(int.from_bytes(read(file, 4, 4), "little"))
+    if not (streamed or pictures) and sound < promised - longest - AVI_JITTER:  # a film may be longer than its sound
+        raise DecodeError("truncated", f"{sound:.3f} s of sound, {promised:.3f} s declared")
+    return Layout(sndfile=False, streamed=streamed)
 
 
 def _avi_parts(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
@@ -390,7 +397,7 @@ def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if declared > found.count + 1:  # some encoders count their note
             raise DecodeError("truncated", f"{declared} frames declared, {found.count} found")
         if found.by_xing and declared >= found.count - 1:
-            return Layout(sndfile=True, pieces=((start, end),))
+            return Layout(sndfile=True, exact=declared <= found.count, pieces=((start, end),))
     # libsndfile ends at the declared frames, even if files were joined; libmpg123 complains of what follows, except ID3v1.
     pieces = tuple(found.pieces)
     clean = declared is None and len(pieces) == 1 and size - pieces[0][1] <= 128
