@@ -4,6 +4,7 @@ Prints the seconds until the page answers and until the first sound, then those 
 of its own label and seed (a second pass must repeat the bytes), and the memory of the program on the way.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -20,7 +21,17 @@ from soundmill.training import checkpoint
 from tests.mlflow_server import free_port
 
 
-def main(directory: str, requests: int, clients: int, settings: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The page to play under load, in a project.")
+    parser.add_argument("checkpoint", help="its path in the project")
+    parser.add_argument("requests", type=int)
+    parser.add_argument("clients", type=int)
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as `--set` takes them")
+    args = parser.parse_args()
+    measure(args.checkpoint, args.requests, args.clients, args.settings)
+
+
+def measure(directory: str, requests: int, clients: int, settings: list[str]) -> None:
     labels, port, start = checkpoint.read(Path(directory))["labels"], free_port(), time.monotonic()
     url = f"http://127.0.0.1:{port}/"
     program = subprocess.Popen([sys.executable, "-m", "soundmill", "play", "--port", str(port)], stdout=subprocess.DEVNULL)
@@ -68,4 +79,4 @@ def _cpu(process: psutil.Process) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main()
