@@ -17,7 +17,7 @@ from soundmill.errors import UserError
 from soundmill.listening import answers
 from soundmill.listening.answers import Key, Stimulus, orders
 from tests import chromium
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill, works
 from tests.listening.test_material import HERTZ, tone
 
 
@@ -229,8 +229,7 @@ def sounds(tmp_path):
 
 
 def make(sounds, output: str, *arguments: str):
-    done = soundmill("listening-test", "new", *arguments, "--reference", "real", "--per-model", "3", "--output", output, cwd=sounds)
-    assert done.returncode == 0, done.stderr
+    works("listening-test", "new", *arguments, "--reference", "real", "--per-model", "3", "--output", output, cwd=sounds)
     return sounds / output / "test.html", answers.read_key(sounds / output / "key.json")
 
 
@@ -298,8 +297,7 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
 
     liked_more = answered(key, 1, lambda question, systems, *_: LIKED[systems[0]] + (systems == ["mine"]))
     files = [str(saved), str(write(tmp_path / "other.json", liked_more))]
-    done = soundmill("listening-test", "score", *files, "--key", "test/key.json", "--json", "score.json", cwd=sounds)
-    assert done.returncode == 0, done.stderr
+    done = works("listening-test", "score", *files, "--key", "test/key.json", "--json", "score.json", cwd=sounds)
     result = json.loads((sounds / "score.json").read_text())
     assert result["raters"] == {"passed": [1, 2], "failed": {}}
     for question in ("quality", "relevance"):

@@ -21,7 +21,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.streaming import Live, even, scripted
 from tests import recorded
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill, works
 from tests.models.components import test_rave
 
 V2, V1, STARTED = (
@@ -140,8 +140,7 @@ def directory(tmp_path_factory) -> Path:
 
 
 def test_exports_what_plain_torch_plays(tmp_path, directory):
-    done = soundmill("export", str(directory), "--streaming", "--output", "live.ts", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = works("export", str(directory), "--streaming", "--output", "live.ts", cwd=tmp_path)
     assert "latency 376 samples (23.5 ms at 16000 Hz) plus a block, a multiple of 32 (2.0 ms)" in done.stdout
     code = """
 import sys, torch
@@ -186,8 +185,7 @@ def test_nn_tilde_would_register_the_same():
 @pytest.mark.slow(minutes=1)
 def test_onnxruntime_decodes_the_same(tmp_path, directory):
     onnxruntime = pytest.importorskip("onnxruntime")
-    done = soundmill("export", str(directory), "--output", "decoder.onnx", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = works("export", str(directory), "--output", "decoder.onnx", cwd=tmp_path)
     told = "latents: 1 × 4 × frames\nleft_out: 1 × 4 × frames\nnoise: 1 × 2 · frames × 4 × 4\ndecoder.onnx"
     assert done.stdout.strip() == told
     session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx")
@@ -214,10 +212,8 @@ def test_transfers_any_recording(tmp_path, directory):
     soundfile.write(tmp_path / "silence.wav", np.zeros(3000), RATE)
     names = ["voice", "click", "silence"]
     common = [*(f"{name}.wav" for name in names), "--checkpoint", str(directory)]
-    done = soundmill("transfer", *common, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    moved = soundmill("transfer", *common, "--latent", "0=+3", "--output", "moved", cwd=tmp_path)
-    assert moved.returncode == 0, moved.stderr
+    works("transfer", *common, cwd=tmp_path)
+    works("transfer", *common, "--latent", "0=+3", "--output", "moved", cwd=tmp_path)
     plain = {name: soundfile.read(tmp_path / f"transferred/{name}.wav") for name in names}
     assert {name: len(wave) for name, (wave, _) in plain.items()} == {"voice": 8000, "click": 16, "silence": 3000}
     assert {rate for _, rate in plain.values()} == {RATE}
@@ -267,8 +263,7 @@ def test_a_published_file_is_run_only_if_trusted(tmp_path, directory, monkeypatc
     assert refused.returncode == 1
     assert "a TorchScript file runs code when loaded; add --trust" in refused.stderr
     assert not (tmp_path / "transferred").exists()
-    done = soundmill("transfer", "voice.wav", "--checkpoint", "model.ts", "--trust", "--latent", "1=*0.5", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    works("transfer", "voice.wav", "--checkpoint", "model.ts", "--trust", "--latent", "1=*0.5", cwd=tmp_path)
     assert soundfile.info(tmp_path / "transferred/voice.wav").frames == 8000
     source = live.read(tmp_path / "model.ts", [], True, None)
     model, offset = scripted(codecs.load(directory), 4), 376
@@ -330,7 +325,6 @@ def test_what_cannot_be_a_codec_is_refused(tmp_path, directory):
 
 def test_an_export_of_phase_1_is_told(tmp_path):
     save_codec(codec(V2, phase=1), tmp_path / "rave", {})
-    done = soundmill("export", "rave", "--streaming", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = works("export", "rave", "--streaming", cwd=tmp_path)
     assert "trained in phase 1 only" in done.stdout
     assert (tmp_path / "rave.ts").exists()

@@ -15,7 +15,7 @@ from soundmill.evaluation.sets import CATEGORIES
 from soundmill.params import read_yaml
 from soundmill.prompts import following
 from soundmill.prompts.following import Ears, Heard, Kind, Prompt, count_events
-from tests.commands.running import soundmill
+from tests.commands.running import works
 from tests.models.untrained_tango import write_prepared, write_untrained
 
 KINDS = ["dog", "rain", "rooster"]
@@ -162,8 +162,7 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
     (project / "dvc.yaml").write_text("stages: {}\n")
     (project / "params.yaml").write_text("clips: {default: {sample_rate: 16000}}\n")
     arguments = ["plain", "order", "empty", "--checkpoint", checkpoint, "-n", "2", "--set", "num_steps=2"]
-    done = soundmill("prompts", *map(str, arguments), "--json", "a.json", "--page", "page.html", cwd=project)
-    assert done.returncode == 0, done.stderr
+    done = works("prompts", *map(str, arguments), "--json", "a.json", "--page", "page.html", cwd=project)
     found = json.loads((project / "a.json").read_text())
     assert set(found["sets"]) == {"plain", "order", "empty"}
     assert (found["sampling"]["num_steps"], found["sounds_per_prompt"]) == (2, 2)

@@ -18,7 +18,7 @@ from soundmill.models.components.contracts import read_codec
 from soundmill.training import checkpoint
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages import of_waves
-from tests.stages.components import CODECS, PUBLISHED, ROWS, VOCODERS, Components
+from tests.stages.components import CODECS, PUBLISHED, REFUSALS, ROWS, VOCODERS, Components
 from tests.training.doubling import Killed, die_before
 
 STILL = ".weights.optimiser.learning_rate=1e-9"
@@ -255,18 +255,9 @@ def test_a_picture_that_fails_loses_nothing(tmp_path, components: Components, na
     assert f"{row.part}/tango: the picture (grid.png) could not be made: ValueError: no picture" in said
 
 
-SILENT = {
-    "mel_autoencoder": ([".network.pca=true", ".network.latent_channels=3"], r"network\.pca: all training clips are silent"),
-    "unet1d": ([], r"training clips are digital silence.*autoencoder.*check corpus\.path"),
-    "rave_v1": ([], r"autoencoder\.network\.pca: all training clips are silent"),
-    "istft": ([], r"mels: all 5 training clips are silent.* check corpus\.path"),
-    "unet1d_vocoder": ([], r"training clips are silent.*check corpus\.path"),
-}
-
-
-@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("name", REFUSALS["silent"])
 def test_silence_is_refused_where_nothing_can_be_measured_of_it(tmp_path, name):
-    row, (changes, message) = ROWS[name], SILENT[name]
+    row, (changes, message) = ROWS[name], REFUSALS["silent"][name]
     row.write(tmp_path, level=0.0)
     with pytest.raises(SystemExit, match=message):
         row.make(tmp_path, tmp_path, row.composed(*changes))
@@ -276,33 +267,7 @@ def test_silence_is_refused_where_nothing_can_be_measured_of_it(tmp_path, name):
         assert all(value.isfinite().all() for value in weights(tmp_path, name).values())
 
 
-EMA = "{kind: diffusers, decay: 0.9, min_decay: 0.0, update_after_step: 0}"
-REFUSED = [
-    ("unet1d", ".latents_at=2", "latents_at 2: the network has levels 0 to 1"),
-    ("unet1d", ".weights.num_samples=1000", "must be a multiple of 32"),
-    ("unet1d", "spectrogram.diffusion_ae.peak=0.5", "set its spectrogram's `peak` to null"),
-    ("unet1d", ".weights.num_samples=512", "num_samples 512 must be more than half of n_fft 1024"),
-    ("unet1d", "spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, but the autoencoder's mels have 22050; make"),
-    ("rave_v2", ".weights.num_samples=1000", "must be a multiple of 32, the samples of a latent"),
-    ("rave_v2", ".weights.scales=[2048]", "must be multiples of 4 from 8 to num_samples 1024"),
-    ("rave_v2", ".weights.phase_1_steps=7", "phase_1_steps 7 must not exceed weights.steps 6"),
-    ("rave_v2", ".fidelity=1.5", "less than or equal to 1"),
-    ("rave_v2", ".weights.scales=[512]", r"at least one must fit into a band's crop, which has 256 samples"),
-    ("rave_v2", ".weights.features.skip=3", "leaves none of a discriminator's 3 maps"),
-    ("rave_v2", ".weights.valid_signal_crop=true", r"leaves 104 band frames of a crop, fewer than the shortest .* \(128\)"),
-    ("rave_v2", ".weights.optimiser.decay=cosine", "decay cosine reaches zero at the end of phase 1"),
-    ("rave_v2", f".weights.ema={EMA}", "weights.ema must be null: an average would keep changing the encoder"),
-    ("oobleck", ".network.audio_channels=1", r"has 2 channels at 44100 Hz, but autoencoder\.network has 1 at 44100; make"),
-    ("diffwave", ".sampling.betas=[0.5,0.2]", "betas must increase"),
-    ("diffwave", ".sampling.betas=[1e-5,0.5]", "must stay within"),
-    *(
-        (name, ".hardware.devices=3", "batch_size 2 must be a multiple of hardware.devices")
-        for name in ("mel_autoencoder", "unet1d", "rave_v2", "oobleck", *VOCODERS)
-    ),
-]
-
-
-@pytest.mark.parametrize(("name", "change", "message"), REFUSED)
+@pytest.mark.parametrize(("name", "change", "message"), REFUSALS["components"])
 def test_what_does_not_fit_is_refused_before_a_training(tmp_path, components: Components, name, change, message):
     row, data = ROWS[name], components.data(name)
     document = row.composed(change)

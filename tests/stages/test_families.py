@@ -17,9 +17,9 @@ from soundmill.evaluation import folders
 from soundmill.models import adapted, generation, registry
 from soundmill.models.family import Capability, Request, can
 from soundmill.training import checkpoint
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill, works
 from tests.stages import of_waves
-from tests.stages.components import VOCODERS
+from tests.stages.components import REFUSALS, VOCODERS
 from tests.stages.families import ROWS, STEPS, Trainings
 from tests.stages.of_waves import LABELS
 from tests.training.doubling import Killed, die_before
@@ -149,8 +149,7 @@ def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trai
             other = model.generate([replace(asked, seed=4)], run)
         assert torch.equal(waves, same)
         assert not torch.equal(waves, other)
-        done = soundmill("generate", *([row.prompt] if row.prompt else []), "-n", "2", *place, "--output", "made", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = works("generate", *([row.prompt] if row.prompt else []), "-n", "2", *place, "--output", "made", cwd=tmp_path)
         assert {soundfile.info(tmp_path / path).frames for path in done.stdout.split()} == {waves.shape[2]}
     sound = 0.1 * np.random.default_rng(0).standard_normal((3000, row.model[1]))
     soundfile.write(tmp_path / "some.wav", sound, rate)
@@ -191,25 +190,7 @@ def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd
     assert {one["earlier"] for one in told} == {True, False}
 
 
-OTHER = [
-    ("ddpm_mel", [".network.widths=[8,16,16]"], r"network\.widths is \[8, 16, 24\] there and \[8, 16, 16\] here"),
-    ("ddpm_mel", [".conditional=false"], "conditional is True there and False here; make them agree, or train from nothing"),
-    ("ddpm_mel", [".diffusion.objective=eps"], r"diffusion\.objective is v there and eps here"),
-    ("tango", [".network.blocks=2"], r"network\.blocks is 1 there and 2 here"),
-    ("audio_dit", [".condition=label"], "condition is caption there and label here"),
-    ("diffusion_ae", [".network.modulation=4"], r"network\.modulation is 8 there and 4 here"),
-    ("rave", [".condition=none"], "condition is label there and none here"),
-    ("waveform_unet", [".condition=none"], "condition is label there and none here"),
-    ("waveform_unet", ["mono"], "channels is 2 there and 1 here; make them agree"),
-    ("diffwave_none", ["rate"], "sample_rate is 16000 there and 22050 here; make them agree"),
-    ("diffwave_label", [".condition=none"], "condition is label there and none here"),
-    ("upsampler", [".factor=2"], "factor is 4 there and 2 here"),
-    ("diffusion_vocoder", [".mel.n_mels=12"], r"mel\.n_mels is 8 there and 12 here"),
-    ("projected_gan", [".conditional=true"], "conditional is False there and True here"),
-]
-
-
-@pytest.mark.parametrize(("name", "changes", "message"), OTHER)
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSALS["other"])
 def test_a_start_that_does_not_fit_is_refused(tmp_path, trainings: Trainings, name, changes, message):
     row, start = ROWS[name], f".start_from={trainings.trained(name)}/model"
     data = trainings.data(name)
@@ -228,52 +209,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, trainings: Trainings, na
             trainings.train(tmp_path / "home", name, f".start_from={tmp_path}/{wrong}")
 
 
-REFUSED = [
-    ("ddpm_mel", [".steps=null"], "", "one of steps and epochs"),
-    ("ddpm_mel", [".picture.width=40"], "", "multiple of"),
-    ("ddpm_mel", [".use=5", ".keep_every_steps=2"], "", r"`use` is step 5, whose weights are not kept \(those of"),
-    ("ddpm_mel", [".use=best_fad"], "", "`use` is `best_fad`, but nothing is scored while it trains; set score_every_steps"),
-    ("tango", [".real_items=0"], "", r"tango\.train\.real_items"),
-    ("tango", [".network.text_width=8"], "", r"16 wide; set train\.network\.text_width to that"),
-    ("tango", [".network.widths=[8,8,8,8,8]", ".network.heads=[2,2,2,2,2]"], "", "cannot be halved 4 times"),
-    ("tango_rave", ["vocoder=hifigan_laptop", ".sampling.vocoder=trained"], "", "latents of waves need no vocoder: leave"),
-    ("tango_lora", [".lora.rank=100"], "", r"lora\.rank: 100 is above"),
-    ("tango_lora", [".lora.targets=[to_x]"], "", r"lora\.targets: no layer of the net is named 'to_x'"),
-    ("audio_dit", [".network.key_heads=2", ".network.heads=3"], "", "key_heads 2 must divide the 3 heads"),
-    ("audio_dit", [".dropout.all=0.0"], "", r"guidance_scale needs a network trained without conditions too: raise dropout\.all"),
-    ("audio_dit", [".condition=caption_and_label"], "", r"caption_and_label needs dropout\.condition above 0"),
-    ("audio_dit", [".flow.objective=v", ".sampling.solver=pingpong"], "", "pingpong is for flow.objective rectified_flow"),
-    ("audio_dit", [".flow.objective=v", ".flow.base_frames=16"], "", "base_frames is for objective rectified_flow"),
-    ("audio_dit", [".network.text_width=20"], "", r"text states are 16 wide; set train\.network\.text_width to that, it is 20"),
-    ("audio_dit", [], "unlabelled", r"no clip has a caption; set audio_dit\.train\.condition to `none` or `label`"),
-    ("audio_dit_oobleck", ["vocoder=hifigan_laptop", ".sampling.vocoder=trained"], "", "latents of waves need no vocoder: leave"),
-    ("diffusion_ae", [".network.factors=[1,48]"], "", r"has 128 latents, and diffusion_ae\.train\.network needs a multiple of 48"),
-    ("waveform_unet", [], "unlabelled", r"no training clip has a label; set waveform_unet\.train\.condition to `none`"),
-    ("waveform_unet_caption", [], "unlabelled", r"no clip has a caption; set waveform_unet\.train\.condition to `none` or `label`"),
-    ("waveform_unet_none", [".num_samples=4095"], "", "num_samples 4095 must be a multiple of 4"),
-    ("waveform_unet", [".condition_dropout=0.0", ".sampling.guidance_scale=2.0"], "", "raise condition_dropout, or set it to 1"),
-    ("diffwave_none", [".crop_seconds=0.2"], "", r"none of 5 training clips is as long as a crop of 0\.2 s, the longest"),
-    ("diffwave", [".crop_seconds=0.2"], "", r"or fill clips with silence \(`clips\.clips\.tail: pad`\)"),
-    ("diffwave", [".crop_seconds=0.001"], "", r"crop_seconds 0\.001 must be at least one frame"),
-    ("diffwave_label", [], "unlabelled", r"no training clip has a label; set diffwave\.train\.condition to `none`"),
-    ("diffwave", [".mel.sample_rate=22050"], "", r"mel\.sample_rate is 22050, but .* has 16000"),
-    ("diffwave_none", [".sampling.betas=[0.3,0.01]"], "", "betas must increase"),
-    ("diffusion_vocoder", [".mel.sample_rate=22050"], "", r"mel\.sample_rate is 22050, but .* has 16000; make them agree"),
-    ("upsampler", [".num_samples=1022"], "", "num_samples 1022 must be a multiple of 4 and of 4"),
-    ("projected_gan", [".generator.rows=12"], "", "clips of 1.36 s; projected_gan needs loops of equal length, at least 1.92 s"),
-    *(
-        (name, [], "silent", rf"training clips are digital silence.*{ROWS[name].family}\.train\.unit_variance.*check corpus\.path")
-        for name in ("waveform_unet", "upsampler", "diffusion_vocoder")
-    ),
-    ("diffwave_none", [".unit_variance=true"], "silent", r"training clips are digital silence.*diffwave\.train\.unit_variance"),
-    *(
-        (name, [".hardware.devices=3"], "", r"must be a multiple of hardware\.devices")
-        for name in ("ddpm_mel", "audio_dit", "diffusion_ae", "rave", "waveform_unet", "diffwave", "upsampler", "projected_gan")
-    ),
-]
-
-
-@pytest.mark.parametrize(("name", "changes", "where", "message"), REFUSED)
+@pytest.mark.parametrize(("name", "changes", "where", "message"), REFUSALS["families"])
 def test_what_does_not_fit_is_refused_before_a_step(tmp_path, trainings: Trainings, name, changes, where, message):
     data = trainings.data(name)
     if where == "silent":

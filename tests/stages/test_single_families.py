@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from typer.testing import CliRunner
 
 from soundmill import manifest, params, shards
 from soundmill.audio import flac, mel
-from soundmill.commands import app
 from soundmill.decoding import decode
 from soundmill.evaluation import family
 from soundmill.models import generation, registry
@@ -25,7 +23,7 @@ from soundmill.models.components.unet1d.codec import codec
 from soundmill.models.components.unet1d.vocoder import vocoder
 from soundmill.models.family import Request
 from soundmill.models.upsampler.model import without_upper_band
-from tests.commands.running import soundmill
+from tests.commands.running import refused, soundmill, works
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.prepared import edit
 from tests.stages import of_waves
@@ -119,8 +117,7 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, trainings):
 
     soundfile.write(tmp_path / "low.wav", 0.1 * np.random.default_rng(0).standard_normal(1000), 4000)
     soundfile.write(tmp_path / "high.wav", 0.1 * np.random.default_rng(0).standard_normal(1000), 8000)
-    done = soundmill("upsample", "low.wav", "high.wav", "--checkpoint", "model", "--output", "up", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = works("upsample", "low.wav", "high.wav", "--checkpoint", "model", "--output", "up", cwd=tmp_path)
     assert "high: has 8000 Hz; content above 2000 Hz is replaced" in done.stdout
     assert "low: has" not in done.stdout
     info = soundfile.info(tmp_path / "up/low.wav")
@@ -175,8 +172,7 @@ def test_what_is_left_out_for_its_label_is_transferred_for_the_report(tmp_path, 
 
 def test_every_latent_codec_can_be_transferred_through(tmp_path, trainings: Trainings):
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal(3000), of_waves.RATE)
-    done = soundmill("transfer", "some.wav", "--checkpoint", f"{trainings.trained('tango_rave')}/model", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    works("transfer", "some.wav", "--checkpoint", f"{trainings.trained('tango_rave')}/model", cwd=tmp_path)
 
 
 LEVEL = 0.1  # of the clips
@@ -268,11 +264,8 @@ def trained(tmp_path_factory, data) -> Path:
     return home
 
 
-def run(home: Path, *arguments: str) -> str:
-    checkpoint = ["--checkpoint", f"{home}/data/models/projected_gan"]
-    result = CliRunner().invoke(app, [*arguments, *checkpoint])
-    assert result.exit_code == 0, result.output
-    return result.output
+def place(home: Path) -> list[str]:
+    return ["--checkpoint", f"{home}/data/models/projected_gan"]
 
 
 @pytest.mark.parametrize("names", ["[tagger]", "[random,tagger]", "[none]"])
@@ -322,11 +315,11 @@ def test_one_loop_is_enough_to_train_on(tmp_path, data, capsys):
 
 def test_loops_are_written_at_a_tempo_and_repeated(tmp_path, trained):
     """Each repetition has the same samples; the tempo is in name, comment and chunk."""
-    natural = 240 / SECONDS
-    run(trained, "generate", "bell", "-n", "1", "--output", str(tmp_path / "plain"))
+    natural, command = 240 / SECONDS, ["generate", "bell", "-n", "1", *place(trained)]
+    works(*command, "--output", "plain", cwd=tmp_path)
     (plain,) = (tmp_path / "plain").glob("*.wav")
     assert plain.name == f"bell-0-001-{round(natural, 3):g}bpm.wav"
-    run(trained, "generate", "bell", "-n", "1", "--psi", "0.7", "--bpm", "250", "--repeat", "3", "--output", str(tmp_path / "set"))
+    works(*command, "--psi", "0.7", "--bpm", "250", "--repeat", "3", "--output", "set", cwd=tmp_path)
     (path,) = (tmp_path / "set").glob("*.wav")
     assert path.name == "bell-0-001-250bpm.wav"
     with soundfile.SoundFile(path) as sound:
@@ -344,19 +337,17 @@ def test_loops_are_written_at_a_tempo_and_repeated(tmp_path, trained):
 
 def test_between_two_seeds(tmp_path, trained):
     """The ends are what these seeds make; a recording has no style."""
-    run(trained, "interpolate", "1", "2", "--steps", "3", "--output", str(tmp_path / "way"))
+    works("interpolate", "1", "2", "--steps", "3", *place(trained), "--output", "way", cwd=tmp_path)
     first, middle, last = (soundfile.read(tmp_path / "way" / f"0{step}.wav")[0] for step in range(3))
     assert b"acid" in (tmp_path / "way/00.wav").read_bytes()
     assert not np.allclose(first, middle)
     assert not np.allclose(middle, last)
-    run(trained, "generate", "-n", "1", "--seed", "1", "--output", str(tmp_path / "one"))
+    works("generate", "-n", "1", "--seed", "1", *place(trained), "--output", "one", cwd=tmp_path)
     (path,) = (tmp_path / "one").glob("*.wav")
     assert np.abs(soundfile.read(path)[0] - first).max() < 1e-4
     soundfile.write(tmp_path / "a.wav", middle, of_waves.RATE)
-    checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan"]
-    refused = CliRunner().invoke(app, ["interpolate", str(tmp_path / "a.wav"), str(tmp_path / "a.wav"), *checkpoint])
-    assert refused.exit_code == 1
-    assert "this family cannot interpolate between recordings, only between seeds: its sampling has no 'amount'" in refused.output
+    said = refused("interpolate", "a.wav", "a.wav", *place(trained), cwd=tmp_path)
+    assert "this family cannot interpolate between recordings, only between seeds: its sampling has no 'amount'" in said
 
 
 def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
@@ -364,7 +355,5 @@ def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
 
     family = registry.family
     monkeypatch.setattr(registry, "family", lambda name: replace(family(name), loops=False))
-    checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan", "--output", str(tmp_path)]
-    refused = CliRunner().invoke(app, ["generate", "--bpm", "120", *checkpoint])
-    assert refused.exit_code == 1
-    assert "--bpm and --repeat are for loop families, which 'projected_gan' is not; leave them out" in refused.output
+    said = refused("generate", "--bpm", "120", *place(trained), cwd=tmp_path)
+    assert "--bpm and --repeat are for loop families, which 'projected_gan' is not; leave them out" in said

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
-from soundmill import commands, hashing, manifest, params, shards
+from soundmill import hashing, manifest, params, shards
 from soundmill.audio import tags
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
@@ -23,6 +22,7 @@ from soundmill.publishing import model as publishing
 from soundmill.publishing.directory import pull
 from soundmill.training import checkpoint
 from tests import clap_weights
+from tests.commands.running import refused, works
 from tests.prepared import edit
 from tests.stages import of_waves
 from tests.stages.families import ROWS, Row
@@ -84,35 +84,30 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trainings, tr
     with pytest.raises(UserError, match="log-mels are not finite"):
         generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, ["num_steps=1"])
     assert not list((tmp_path / "a").iterdir())
-    arguments = ["generate", "a bell", "--family", "ddpm_mel", "--checkpoint", str(trained / "model")]
-    done = CliRunner().invoke(commands.app, [*arguments, "--output", str(tmp_path / "a")])
-    assert "a checkpoint of family 'tango', not 'ddpm_mel'" in done.output
-    done = CliRunner().invoke(commands.app, ["generate", "a bell", "--family", "tagno"])
-    assert "did you mean 'tango'" in done.output
+    other = refused("generate", "a bell", "--family", "ddpm_mel", "--checkpoint", str(trained / "model"), cwd=tmp_path)
+    assert "a checkpoint of family 'tango', not 'ddpm_mel'" in other
+    assert "did you mean 'tango'" in refused("generate", "a bell", "--family", "tagno", cwd=tmp_path)
 
 
 def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
     """Of 2 · 3 candidates two are kept, the very files that all six would have been; their names tell which."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     arguments = ["generate", "a bell", "--family", "tango", "--set", "num_steps=2", "--checkpoint", str(trained / "model")]
-    best = [*arguments, "-n", "2", "--best-of", "3", "--output", str(tmp_path / "best")]
+    best = [*arguments, "-n", "2", "--best-of", "3", "--output", "best"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    done = CliRunner().invoke(commands.app, best)
-    assert done.exit_code == 1
-    assert f"model.safetensors, preprocessor_config.json and the tokenizer's files of {clap.NAME}" in done.output
+    missing = f"model.safetensors, preprocessor_config.json and the tokenizer's files of {clap.NAME}"
+    assert missing in refused(*best, cwd=tmp_path)
     assert not (tmp_path / "best").exists()  # before any work
 
     clap_weights.write(tmp_path / clap.NAME)
-    done = CliRunner().invoke(commands.app, best)
-    assert done.exit_code == 0, done.output
+    said = works(*best, cwd=tmp_path).stdout
     kept = sorted((tmp_path / "best").glob("*.wav"))
-    assert [str(path) for path in kept] == done.output.split()
+    assert [f"best/{path.name}" for path in kept] == said.split()
     assert [(int(path.stem[-3:]) - 1) // 3 for path in kept] == [0, 1]
-    assert CliRunner().invoke(commands.app, [*arguments, "-n", "6", "--output", str(tmp_path / "all")]).exit_code == 0
+    works(*arguments, "-n", "6", "--output", "all", cwd=tmp_path)
     for path in kept:
         assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
-    done = CliRunner().invoke(commands.app, ["generate", "--best-of", "3", "--checkpoint", str(trained / "model")])
-    assert "needs a prompt" in done.output
+    assert "needs a prompt" in refused("generate", "--best-of", "3", "--checkpoint", str(trained / "model"), cwd=tmp_path)
 
 
 def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):
@@ -254,8 +249,7 @@ def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_pat
 
 def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, tuned, data):
     output = tmp_path / "merged"
-    done = CliRunner().invoke(commands.app, ["export", str(tuned / "model"), "--output", str(output)])
-    assert done.exit_code == 0, done.output
+    works("export", str(tuned / "model"), "--output", "merged", cwd=tmp_path)
     assert not adapted.are_in(output)
     assert {path.name for path in output.iterdir()} == {"config.json", "unet.safetensors", "autoencoder", "trained_on.parquet"}
     for one, other in zip(sounds(tuned / "model", tmp_path / "a"), sounds(output, tmp_path / "b"), strict=True):
@@ -308,9 +302,8 @@ def test_several_are_added_by_their_shares(tmp_path, tuned, base, data):
     for a, b in zip(none, sounds(base, tmp_path / "base"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     arguments = ["generate", "a bell", "--set", "num_steps=3", "--lora", f"{tuned / 'model'}=0.7,{other / 'model'}=0.3"]
-    done = CliRunner().invoke(commands.app, [*arguments, "--output", str(tmp_path / "both")])
-    assert done.exit_code == 0, done.output
-    with soundfile.SoundFile(done.output.split()[0]) as sound:
+    made = works(*arguments, "--output", "both", cwd=tmp_path).stdout.split()
+    with soundfile.SoundFile(tmp_path / made[0]) as sound:
         said = json.loads(sound.comment)
     assert said["checkpoint"] == hashing.tree_digest(base)
     digests = [hashing.tree_digest(home / "model") for home in (tuned, other)]
