@@ -131,11 +131,12 @@ def quieten() -> None:
 
 
 def _largest(value: Any, key: str) -> tuple[int, str]:
-    """The largest whole number in a configuration, and its dotted key; lists add up, and an extra token is as a thousand."""
+    """The largest whole number in a configuration, and its dotted key; items of a list add up, each at least a hundred."""
     if isinstance(value, dict):  # an unlimited tokenizer has a length of 1e30
         return max((_largest(one, f"{key}.{name}") for name, one in value.items() if name != "model_max_length"), default=(0, key))
     if isinstance(value, list):
-        return sum(_largest(one, key)[0] for one in value), key
+        return sum(max(100, _largest(one, key)[0]) for one in value), key
+    # Each extra token takes as long as a thousand entries of a vocabulary.
     return abs(value) * (1000 if key.endswith(".extra_ids") else 1) if isinstance(value, int) else 0, key
 
 

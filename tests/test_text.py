@@ -133,6 +133,7 @@ def test_weights_that_are_missing_or_torn_are_no_random_ones(scratch, tmp_path):
     [
         *(("config.json", {key: value}) for key, value in (("vocab_size", 10**8), ("num_labels", 3 * 10**6), ("d_ff", 10**6))),
         *(("config.json", {"num_layers": value}) for value in (10**5, 10**18, "x", [10**4299] * 20)),
+        ("config.json", {"depths": [1] * 20_000}),
         ("config.json", {"model_type": "custom code", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}}),
         ("tokenizer_config.json", {"extra_ids": 20_000}),
         ("model.safetensors.index.json", {"weight_map": {"shared.weight": "/dev/zero"}}),
