@@ -52,8 +52,9 @@ def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(media, tmp_pat
     data[30] ^= 1  # the signature stands in bytes 26–41
     (tmp_path / "x.flac").write_bytes(data)
     assert reason_of(tmp_path / "x.flac") == "corrupt"
-    (tmp_path / "x.flac").write_bytes((media / "a.flac").read_bytes() * 2)  # joined: the first header counts one
-    assert reason_of(tmp_path / "x.flac") == "corrupt"
+    for name in ("a.flac", "a.tta"):
+        (tmp_path / name).write_bytes((media / name).read_bytes() * 2)  # joined: the first header counts one
+        assert reason_of(tmp_path / name) == "corrupt"
 
 
 def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):

@@ -89,9 +89,10 @@ def headers(form: str, size: int, data: bytes, after: bytes = b"") -> bytes:
             form.encode() + struct.pack(order + "I", min(size + 36, 2**32 - 1)) + b"WAVEfmt " + struct.pack(order + "I", 16) + fmt
         )
         return head + b"data" + struct.pack(order + "I", size) + (data if form == "RIFF" else big) + after
-    if form == "RF64":
-        head = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I3QI", 28, 2**64 - 1, size, 0, 0) + b"fmt \x10\0\0\0" + PCM
-        return head + b"data\xff\xff\xff\xff" + data + after
+    if form in ("RF64", "BW64"):  # the second with a size in `data` alone
+        long, short = (size, 2**32 - 1) if form == "RF64" else (0, size)
+        head = form.encode() + b"\xff\xff\xff\xffWAVEds64" + struct.pack("<I3QI", 28, 2**64 - 1, long, 0, 0)
+        return head + b"fmt \x10\0\0\0" + PCM + b"data" + struct.pack("<I", short) + data + after
     if form == "W64":
         head = bytes.fromhex("726966662e91cf11a5d628db04c10000") + struct.pack("<Q", 2**63 - 1) + b"wave" + GUID
         head += b"fmt " + GUID + struct.pack("<Q", 40) + PCM
@@ -107,7 +108,7 @@ def headers(form: str, size: int, data: bytes, after: bytes = b"") -> bytes:
 
 
 UNKNOWN_64 = [0, 2**63 - 1, 2**64 - 1]
-SIZES = dict.fromkeys(("RIFF", "RIFX", "AIFF", "AU"), PLACEHOLDERS)
+SIZES = dict.fromkeys(("RIFF", "RIFX", "BW64", "AIFF", "AU"), PLACEHOLDERS)
 SIZES |= {"RF64": [*UNKNOWN_64, 2**32 - 1], "W64": [*UNKNOWN_64, 2**63 - 25], "CAF": [-1, 2**63 - 1, 0]}
 
 

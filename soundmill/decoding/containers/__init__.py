@@ -405,6 +405,7 @@ _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "amr": walks.walk_amr,
     "mlp": walks.walk_mlp,
     "truehd": walks.walk_mlp,
+    "tta": walks.walk_tta,
     "mp4": walk_mp4,
     "matroska": walk_matroska,
     "avi": walks.walk_avi,

@@ -97,7 +97,8 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
     length = struct.pack(width, room + 24 if wave64 else min(room, 0xFFFFFFFF))
-    patches = ((0, b"RIFF" if long else form), (at - len(length), length)) if streamed else ()
+    # Of a long form libsndfile reads the size in `ds64` alone.
+    patches = ((0, b"RIFF" if long else form), (at - len(length), length)) if streamed or (long and declared != long_size) else ()
     return Layout(sndfile=readable, streamed=streamed, frames=frames, patches=patches)
 
 
@@ -427,6 +428,17 @@ def walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
     found = _walk_frames(file, 9 if wide else 6, size, frame, max_seconds)
     return Layout(sndfile=False, pieces=((0, found.pieces[-1][1]),) if found.pieces else ())
+
+
+def walk_tta(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    """DecodeError if another file follows the frames that the seek table lists: a decoder ends there."""
+    channels, rate, samples = struct.unpack("<6xH2xII4x", read(file, 0, 22).ljust(22, b"\0"))
+    layout.check_bound(samples, rate, channels, max_seconds)
+    sizes = read(file, 22, 4 * -(-samples // max(1, 256 * rate // 245)))  # frames of 256/245 s
+    end = 22 + len(sizes) + 4 + sum(struct.unpack(f"<{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4]))
+    if b"TTA1\1\0" in read(file, end, layout.HEAD_BYTES):  # perhaps behind a tag
+        raise DecodeError("corrupt", f"{size - end} bytes follow the {samples} samples that the header declares; files joined?")
+    return Layout(sndfile=False)
 
 
 def walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
