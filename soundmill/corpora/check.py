@@ -430,13 +430,14 @@ class Survey:
         lines = [
             f"corpus      {directory}",
             f"format      {tables.format}",
-            f"recordings  {len(self.rows)} ({_size(size)}, about {_duration(self.seconds)}); {ignored} other files",
-            f"captions    {captions or 'none'}" + ("" if captions or not labels else "; made from the labels"),
-            f"described   {len(tables.matched)} clips with a file, {missing} without (missing); "
-            f"{len(tables.orphans)} files without a row",
+            f"recordings  {len(self.rows):,} ({_size(size)}, about {_duration(self.seconds)}); {ignored:,} other files",
+            f"captions    {f'{captions:,}' if captions else 'none; made from the labels' if labels else 'none'}",
             f"labels      {named}",
             f"splits      {self._splits()}",
         ]
+        if missing or (tables.matched and tables.orphans):
+            files = f"{len(tables.matched):,} clips with a file, {missing:,} without (missing)"
+            lines.append(f"described   {files}; {len(tables.orphans):,} files without a row")
         if self.unreadable:
             lines.append(f"unreadable  {self.unreadable} of {self.probed} headers read; such files will be quarantined")
         if damaged:
@@ -456,7 +457,7 @@ class Survey:
         seconds = self.preparation_seconds(clip_seconds) + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
         return [
-            f"will make   about {self.num_clips(clip_seconds)} clips of {clip_seconds:g} s",
+            f"will make   clips of {clip_seconds:g} s: about {self.num_clips(clip_seconds):,}",
             f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk",
         ]
 

@@ -149,7 +149,7 @@ def test_the_survey_has_the_same_numbers(corpus):
     result = check.survey(corpus)
     assert result.report.counts() == check.check(corpus).counts()
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
-    assert result.cost(parameters, 0.0)[0] == f"will make   about {result.num_clips(5.0)} clips of 5 s"
+    assert result.cost(parameters, 0.0)[0] == f"will make   clips of 5 s: about {result.num_clips(5.0)}"
     text = "\n".join(result.describe(SPLITS))
     assert "3 clips with a file, 1 without (missing); 1 files without a row" in text
     assert "soundmill corpus check" in text
