@@ -16,6 +16,7 @@ from soundmill import hub, pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from tests.commands.running import refused, works
+from tests.imports import ROOT
 
 NAME = "panns_cnn14_16k"  # of the embedder whose weights the server has
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -118,6 +119,27 @@ def test_a_broken_download_is_no_file_and_is_continued(place, server):
             pretrained.path(published())
     assert fetch().read_bytes() == CONTENT
     assert server.requested == [f"bytes={start}-" for start in begins]
+    assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
+
+
+def test_a_bake_off_fetches_its_judge_where_a_network_is(place, monkeypatch):
+    from flows import bakeoff, pipeline
+
+    monkeypatch.setattr(bakeoff, "bakeoff", lambda *options, return_state: 0)
+    monkeypatch.setattr(pipeline, "run_to_end", lambda name, parts, flow: flow())
+    for url, said in (
+        ("http://127.0.0.1:9/file", "YAMNet could not be fetched ("),
+        (published().url, "YAMNet, fetched to"),
+        ("", ""),
+    ):
+        monkeypatch.setitem(
+            embedders.EMBEDDERS,
+            "yamnet",
+            dataclasses.replace(embedders.find("yamnet"), weights=dataclasses.replace(published(), url=url)),
+        )
+        told = works("bakeoff", "corpus=loops", cwd=ROOT).stdout
+        assert said in told
+        assert ("judge" in told) == bool(said)
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 

@@ -285,9 +285,30 @@ def bakeoff(
             terminal.say(line)
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
+    if not any(change.startswith("evaluate.embedders=") for change in changes):
+        _fetch_judge()
     with chdir(root):
         options = minutes, [*chosen, *changes], names, numbers, folders, plan
         raise typer.Exit(pipeline.run_to_end("bakeoff", "families", lambda: bakeoff.bakeoff(*options, return_state=True)))
+
+
+def _fetch_judge() -> None:
+    """Fetch YAMNet, unless it is here: what it scores compares across corpora, unlike what a tagger of one corpus scores."""
+    import httpx
+
+    from soundmill import pretrained
+    from soundmill.evaluation import embedders
+
+    weights = embedders.find("yamnet").weights
+    if not pretrained.unavailable(weights):
+        return
+    try:
+        with httpx.stream("GET", weights.url, timeout=5, follow_redirects=True) as answer:  # where no network is, not for longer
+            answer.raise_for_status()
+        terminal.say(f"judge       YAMNet, fetched to {pretrained.fetch(weights)}")
+    except (httpx.HTTPError, UserError) as error:
+        why = f"YAMNet could not be fetched ({error}); `soundmill weights fetch yamnet`"
+        terminal.say(f"judge       a tagger, trained on these recordings alone: {why}")
 
 
 def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | Bucket | None, list[str]]:
