@@ -86,7 +86,7 @@ def test_a_run_and_a_second_one(tiny, tracked, tmp_path, prefect_server, set_par
     assert lines[1:] == ["[2/2] evaluate@tiny  up to date"], lines
     assert dvc_command(tiny, "status").stdout.strip() == "Data and pipelines are up to date."
 
-    (tiny / "conf").mkdir()
+    (tiny / "conf/model").mkdir(parents=True)
     document = params.read_yaml(tiny / "params.yaml") | params.read_yaml(ROOT / "params.yaml")
     document["evaluate"]["bootstrab"] = 7
     params.write_yaml(document, tiny / "params.yaml")
