@@ -168,8 +168,8 @@ def codec_training(codec: Any, document: dict[str, Any], family: str) -> tuple[A
 
     channels = 1
     if codec.kind == "rave":
-        from soundmill.models.components.rave.codec import RaveModule
         from soundmill.models.components.rave.network import RaveNet
+        from soundmill.models.components.rave.phases import RaveModule
 
         module = RaveModule(codec.weights, RaveNet(codec.network).with_norms())
     else:

@@ -132,8 +132,8 @@ def training_step(overrides: list[str], items: int, count: int) -> float:
     import numpy as np
     import torch
 
-    from soundmill.models.components.rave.codec import RaveModule
     from soundmill.models.components.rave.network import RaveNet
+    from soundmill.models.components.rave.phases import RaveModule
     from soundmill.training.loader import Batch
 
     torch.set_num_threads(1)

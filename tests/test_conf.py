@@ -7,7 +7,8 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
-from soundmill.commands.pipeline import Choices, read_experiments
+from soundmill.commands.pipeline import Choices
+from soundmill.commands.runs import read_experiments
 from soundmill.models import registry
 from soundmill.models.components import registry as components
 from soundmill.models.params import read_sections

@@ -22,7 +22,7 @@ from soundmill.attribution import Credit
 from soundmill.audio import tags
 from soundmill.audio.flac import decode_flac, write_wav
 from soundmill.clips import Tables
-from soundmill.corpora import terms
+from soundmill.corpora import licence_texts
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.models import generation
@@ -199,8 +199,8 @@ def test_the_licence_file_names_what_holds_and_is_no_licence_of_all_recordings(t
         card.write_terms(some, tmp_path)
         said = (tmp_path / "LICENSE.md").read_text(encoding="utf-8")
         assert all(f"- {fact}: " in said for fact, _ in attribution.statements(some))
-        assert len(said) < terms.SHORT
-        assert len(terms.named_by_licence(said)) != 1  # so a corpus with this file beside it has an unclear licence
+        assert len(said) < licence_texts.SHORT
+        assert len(licence_texts.named_by_licence(said)) != 1  # so a corpus with this file beside it has an unclear licence
         assert "<script>" not in said
         assert attribution.read(tmp_path / manifest.ATTRIBUTION) == some
 

@@ -1,4 +1,4 @@
-"""Commands about the whole pipeline: compose parameters, run it, browse and reproduce runs, list named experiments."""
+"""Commands that run the whole pipeline: on recordings, for the same minutes of several families, as params.yaml has it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import math
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,12 +18,12 @@ from pydantic import Field
 
 from soundmill import params as parameters
 from soundmill import terminal
-from soundmill.commands.project import Root, use_recorded_store
+from soundmill.commands.project import Root
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
     from soundmill.corpora.buckets import Bucket
-    from soundmill.corpora.check import Survey
+    from soundmill.corpora.survey import Survey
 
 app = typer.Typer()
 
@@ -35,9 +33,7 @@ Corpus = Annotated[
         help="Folder or bucket of recordings; captions, class folders and splits are detected (default: the embedded corpus)."
     ),
 ]
-IGNORED = ("experiment.", "execution.", "corpus.path")  # parameters that may differ between runs of one experiment
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
-SYNC_SECONDS = 20.0  # at most, to upload the last runs first
 
 
 class Kind(parameters.StageParams):
@@ -56,120 +52,6 @@ class Choices(parameters.StageParams):
 
     minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
     kinds: dict[str, Kind] = Field(min_length=1, description="the first that fits is taken")
-
-
-class Experiment(parameters.StageParams):
-    """The section `experiment` of a file of conf/experiment, and of the params.yaml that it composes."""
-
-    name: str = Field(description="name of the file, without .yaml")
-    title: str
-    corpus: str = Field(description="name of the recordings, for display")
-    minutes: float | None = Field(gt=0, description="minutes of training on two CPU cores, as last measured; null: for a GPU")
-
-
-@app.command()
-def browse(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
-    root: Root = None,
-) -> None:
-    """Show all runs in the MLflow UI, reachable from this machine only; stop it with Ctrl-C."""
-    import signal
-    import webbrowser
-
-    from soundmill import tracking
-
-    works, where = tracking.status(root)
-    if not works:
-        raise UserError(f"tracking: {where}")
-    tracking.sync(root, SYNC_SECONDS)
-    page = tracking.scores_page(root, port)
-    address = page.partition("/#")[0]
-    server = None
-    if not tracking.store(root).is_server:
-        if not tracking.unreachable(address):
-            raise UserError(f"{address} is in use, perhaps by another `soundmill browse`; choose another --port")
-        # Otherwise MLflow starts a job runner and five consumers that nothing here uses.
-        variables = {
-            "PYTHONWARNINGS": "ignore",
-            **os.environ,
-            **tracking.QUIET,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_BACKEND_STORE_URI": tracking.store(root).uri,  # not in the command, where all can read its password
-        }
-        command = tracking.browser_command(port)
-        server = subprocess.Popen(command, env=variables, start_new_session=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while server and server.poll() is None and tracking.unreachable(address):
-            time.sleep(0.2)
-        if server and server.poll() is not None:
-            raise UserError("MLflow's server did not start; its output is above")
-        terminal.say(f"{where}\nopen {page}")
-        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-            webbrowser.open(page)
-        if server:
-            raise typer.Exit(server.wait())
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is the usual way to stop it
-    finally:
-        if server:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)  # and its child, which listens
-
-
-@app.command()
-def sync(root: Root = None) -> None:
-    """Upload runs that were recorded while MLflow did not answer."""
-    from soundmill import tracking
-
-    works, where = tracking.status(root)
-    if not works:
-        waits = f"{tracking.waiting(root)[0]} runs wait on disk"
-        raise UserError(
-            f"tracking: {where}; {waits}: nothing is lost. Start that server, or set MLFLOW_TRACKING_URI to another store"
-        )
-    count, why = tracking.sync(root)
-    if count:
-        raise UserError(f"{count} runs are not in {tracking.store(root).shown} yet: {why or 'still uploading'}; nothing is lost")
-    terminal.say(f"all runs are in {tracking.store(root).shown}")
-
-
-@app.command()
-def join(
-    head: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The machine that runs the pipeline, and its `hardware.port`.")],
-    root: Root = None,
-) -> None:
-    """Take part in the trainings of another machine, one after the other, until Ctrl-C (docs/orchestration.md).
-
-    That machine runs `dvc repro` with `hardware.nodes` above 1. Both need this checkout on a shared disk, under the same path.
-    """
-    host, _, port = head.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"{head!r} is not HOST:PORT; for example `soundmill join node1:29400`")
-    with suppress(KeyboardInterrupt):
-        _wait_for(host, int(port))
-        from soundmill.training import launcher  # after the wait: the code of today
-
-        launcher.take_part(host, int(port), root)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # waits for the next
-
-
-def _wait_for(host: str, port: int) -> None:
-    """Return when a training listens there; UserError if nobody knows the machine."""
-    waiting = False
-    while True:
-        try:
-            socket.create_connection((host, port), 10).close()
-            return
-        except socket.gaierror as error:
-            raise UserError(f"{host}: {error.strerror}; give the machine that runs `dvc repro` as this one knows it") from None
-        except OSError as error:
-            reason = "" if isinstance(error, ConnectionRefusedError) else f" ({error.strerror or error}: is it behind a firewall?)"
-        if not waiting:
-            terminal.say(f"waits for a training at {host}:{port}{reason}; Ctrl-C ends it")
-        waiting = True
-        time.sleep(1.0)
 
 
 @app.command()
@@ -199,7 +81,7 @@ def run(
     What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
     family's parameter.
     """
-    from soundmill.corpora import check
+    from soundmill.corpora import survey
     from soundmill.evaluation import protocols
     from soundmill.models import registry
 
@@ -235,7 +117,7 @@ def run(
     from flows import checkout, locks
 
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
-    name = name or "-".join([check.slug(folder), *experiment] if folder else experiment or document["families"])
+    name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
     # A second run would change the parameters of the first.
     with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):
         workspace = checkout.workspace(root, name, document)
@@ -333,9 +215,9 @@ def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> di
 
 def _contents(corpus: Path | Bucket, document: dict[str, Any]) -> Survey:
     """Print the contents of a folder of recordings; their format and path are written into `document`."""
-    from soundmill.corpora import check
+    from soundmill.corpora import survey
 
-    contents = check.survey(corpus, document["corpus"].get("follow_links", False))
+    contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     for line in contents.describe(document["splits"]):
         terminal.say(line)
@@ -420,22 +302,6 @@ def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:
 
 
 @app.command()
-def reproduce(
-    run_id: Annotated[str, typer.Argument(help="MLflow run id of a pipeline run (`make browse` shows them).")],
-    into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
-    root: Root = None,
-) -> None:
-    """Restore the state that a recorded run started from in a separate checkout, and list what is missing."""
-    from flows import checkout
-
-    destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
-    missing = checkout.reproduce(root, run_id, destination)
-    terminal.say(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
-    for line in missing:
-        terminal.say(f"missing: {line}", color="yellow")
-
-
-@app.command()
 def params(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`, `experiment=NAME`.")
@@ -459,56 +325,39 @@ def params(
             parameters.write_yaml(document, root / "params.yaml")
 
 
-@app.command("experiments")
-def list_experiments(root: Root = None) -> None:
-    """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
+@app.command()
+def join(
+    head: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The machine that runs the pipeline, and its `hardware.port`.")],
+    root: Root = None,
+) -> None:
+    """Take part in the trainings of another machine, one after the other, until Ctrl-C (docs/orchestration.md).
 
-    `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
-    folder. Later parameters override those of the experiment: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
-    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
-    Each file in conf/experiment is an experiment.
+    That machine runs `dvc repro` with `hardware.nodes` above 1. Both need this checkout on a shared disk, under the same path.
     """
-    named = read_experiments(root / "conf")
-    use_recorded_store(root)
-    scores, why = last_scores(root, named)
-    console = terminal.console(highlight=False)
-    for name, experiment in named.items():
-        console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
-        time = f"{experiment.minutes:g} minutes of training" if experiment.minutes else "for a GPU"
-        console.print(f"  {experiment.corpus}, {time}", style="dim")
-        if name in scores:
-            console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
-    if why:
-        console.print(f"No scores: {why}", style="dim", soft_wrap=True)
-    console.print("`soundmill run [DIR] experiment=NAME` repeats one; see `soundmill experiments --help`.", soft_wrap=True)
+    host, _, port = head.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{head!r} is not HOST:PORT; for example `soundmill join node1:29400`")
+    with suppress(KeyboardInterrupt):
+        _wait_for(host, int(port))
+        from soundmill.training import launcher  # after the wait: the code of today
+
+        launcher.take_part(host, int(port), root)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # waits for the next
 
 
-def read_experiments(conf: Path) -> dict[str, Experiment]:
-    """The experiments in `conf` by name; UserError names the file and key of a mistake."""
-    found = {}
-    for path in sorted((conf / "experiment").glob("*.yaml")):
-        values = {"name": path.stem, **parameters.section(parameters.read_yaml(path), "experiment", str(path))}
-        found[path.stem] = parameters.parse(Experiment, values, f"{path}: experiment")
-    return found
-
-
-def last_scores(root: Path, named: Mapping[str, Experiment]) -> tuple[dict[str, str], str]:
-    """The last scores of these experiments as text, by name; and the reason if none could be read."""
-    from soundmill import tracking
-
-    works, where = tracking.status(root)
-    if not works:
-        return {}, where
-    try:
-        scored = tracking.last_scores(root)
-    except UserError as error:
-        return {}, str(error)
-    texts = {}
-    for name, run in {name: scored[one.title] for name, one in named.items() if one.title in scored}.items():
-        values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(run.scores.items()))
-        document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), run.params
-        now = {key: str(value) for key, value in tracking.flatten(document).items()}
-        keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
-        changed = keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]
-        texts[name] = f"{values} ({run.name}{'; with other ' + ', '.join(changed) if changed else ''})"
-    return texts, ""
+def _wait_for(host: str, port: int) -> None:
+    """Return when a training listens there; UserError if nobody knows the machine."""
+    waiting = False
+    while True:
+        try:
+            socket.create_connection((host, port), 10).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(f"{host}: {error.strerror}; give the machine that runs `dvc repro` as this one knows it") from None
+        except OSError as error:
+            reason = "" if isinstance(error, ConnectionRefusedError) else f" ({error.strerror or error}: is it behind a firewall?)"
+        if not waiting:
+            terminal.say(f"waits for a training at {host}:{port}{reason}; Ctrl-C ends it")
+        waiting = True
+        time.sleep(1.0)

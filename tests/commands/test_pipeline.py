@@ -119,7 +119,7 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
 
 
 def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs):
-    from soundmill.corpora import check
+    from soundmill.corpora import survey
 
     recordings = tmp_path / "hits"
     for label in ("kick", "snare"):
@@ -129,7 +129,7 @@ def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root
     chosen = "experiment=one_shots_waveform_unet"
     works("run", str(recordings), chosen, "waveform_unet.train.steps=7", "--project", str(root), cwd=tmp_path)
     ((name, document),) = runs
-    assert name == f"{check.slug(recordings)}-one_shots_waveform_unet"
+    assert name == f"{survey.slug(recordings)}-one_shots_waveform_unet"
     assert document["corpus"] | {"path": str(recordings), "format": "folder", "external": ["folder"]} == document["corpus"]
     assert document["waveform_unet"]["train"]["steps"] == 7
     assert document["experiment"]["name"] == "one_shots_waveform_unet"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import exports
-from soundmill.corpora import buckets, check, inventory, registry
+from soundmill.corpora import buckets, check, inventory, registry, survey
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
@@ -170,7 +170,7 @@ def test_the_survey_of_a_bucket_is_that_of_a_folder(tmp_path, bucket):
     put(tmp_path / "sounds", *(f"{kind}/{number}.wav" for kind in ("dog", "rain") for number in range(3)))
     write(tmp_path / "sounds", "dog/1.txt", "a dog barks")
     url = bucket.upload(tmp_path / "sounds", "surveyed")
-    expected, actual = check.survey(tmp_path / "sounds"), check.survey(Bucket(url))
+    expected, actual = survey.survey(tmp_path / "sounds"), survey.survey(Bucket(url))
     plain = [{**vars(one), "report": one.report.as_json() | {"path": ""}} for one in (expected, actual)]
     assert plain[0] == plain[1]
     actual.check_sound(-90.0)

@@ -12,7 +12,7 @@ import soundfile
 from rich.console import Console
 
 from soundmill import params
-from soundmill.corpora import catalog, check, inventory, registry
+from soundmill.corpora import catalog, check, inventory, registry, survey
 from soundmill.errors import UserError
 from tests.commands.running import refused, works
 from tests.stages.handling import BOUNDS, SPLITS
@@ -146,7 +146,7 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
 
 
 def test_the_survey_has_the_same_numbers(corpus):
-    result = check.survey(corpus)
+    result = survey.survey(corpus)
     assert result.report.counts() == check.check(corpus).counts()
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
     assert result.cost(parameters, 0.0)[0] == f"will make   clips of 5 s: about {result.num_clips(5.0)}"
@@ -157,7 +157,7 @@ def test_the_survey_has_the_same_numbers(corpus):
 
 def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
     def surveyed(**parameters):
-        return check.survey(tmp_path).warnings(SPLITS | parameters)
+        return survey.survey(tmp_path).warnings(SPLITS | parameters)
 
     for number in range(6):
         (tmp_path / "dog").mkdir(exist_ok=True)

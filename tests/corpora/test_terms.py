@@ -3,7 +3,7 @@
 import pytest
 
 from soundmill import params
-from soundmill.corpora import check, registry, statements, terms
+from soundmill.corpora import check, licence_texts, registry, statements, terms
 from soundmill.corpora.registry import Directory, unite
 from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
@@ -222,13 +222,13 @@ CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
     ],
 )
 def test_only_what_is_clear_is_taken(text, named):
-    assert terms.named_by(text) == named
+    assert licence_texts.named_by(text) == named
 
 
 def test_the_readmes_of_real_corpora(shared):
     samples, esc10 = shared / "data/cc0_samples/README.md", shared / "data/esc10/README.txt"
-    assert terms.named_by(samples.read_text(encoding="utf-8")) == ["CC0-1.0"]
-    assert terms.named_by(esc10.read_text(encoding="utf-8")) == ["CC-BY-3.0", "CC0-1.0"]
+    assert licence_texts.named_by(samples.read_text(encoding="utf-8")) == ["CC0-1.0"]
+    assert licence_texts.named_by(esc10.read_text(encoding="utf-8")) == ["CC-BY-3.0", "CC0-1.0"]
 
 
 def test_texts_apply_to_their_folder_and_the_stricter_of_two_holds(lay):

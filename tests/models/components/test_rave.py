@@ -20,21 +20,19 @@ from soundmill.models.components.rave import (
     RaveParams,
     network,
 )
-from soundmill.models.components.rave.codec import (
+from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
+from soundmill.models.components.rave.network import Pqmf, RaveNet, parts_of_noise
+from soundmill.models.components.rave.phases import (
     AugmentedCrops,
     Discriminators,
-    RaveCodec,
     RaveModule,
     distance,
     draw_crops,
-    edited,
     features_loss,
     kl_divergence,
     magnitudes,
-    parse_edits,
     phase_mangled,
 )
-from soundmill.models.components.rave.network import Pqmf, RaveNet, parts_of_noise
 from soundmill.models.components.waves.source import WaveCrops
 from soundmill.training.loader import Described, crop_places, gather
 from tests.imports import ROOT
