@@ -255,6 +255,7 @@ def _whole_rows(
     except csv.Error as error:
         problem = error  # the rows before it are used
     kinds = _kinds([record.cells for record in head], num_columns)
+    keyed = any(kinds)
     looks = Counter(_look(cell) for record in head for cell in record.cells)
     spaced = 2 * sum(_is_spaced(record.cells) for record in head) > len(head)
     last: _Record | None = None  # held back until the next is known
@@ -265,9 +266,9 @@ def _whole_rows(
         for cell in (cell for cell, kind in zip(cells, kinds, strict=False) if kind and _kind(cell) == kind):
             if not like_prose or _kind(cell) != "file" or looks[_look(cell)] > 1 or is_file(cell):
                 return False
-        short = len(cells) < num_columns and any(kinds) and _kind(cells[0]) not in ("", "file")
+        short = len(cells) < num_columns and _kind(cells[0]) not in ("", "file")
         prose = kinds[0] in _KEYS and bool(_PROSE.fullmatch(cells[0].strip()))
-        return (short or prose or (like_prose and any(kinds))) and not is_file(cells[0])
+        return keyed and (short or prose or like_prose) and not is_file(cells[0])
 
     for record in itertools.chain(head, records):
         if record.unclosed:
@@ -293,9 +294,13 @@ def _whole_rows(
 
 def _kinds(rows: list[list[str]], num_columns: int) -> list[str]:
     """What a third of the cells of each column look like, if that is a key; without keys, where single words are; else empty."""
-    counts = [Counter(filter(None, (_kind(row[at]) for row in rows if at < len(row)))) for at in range(num_columns)]
-    keys = [next((kind for kind in _KEYS if 3 * one[kind] >= max(1, one.total())), "") for one in counts]
-    return keys if any(keys) else ["word" if 2 * one["word"] > one.total() else "" for one in counts]
+    counts: dict[int, Counter[str]] = defaultdict(Counter)  # of the columns that rows have: a header may have millions
+    for at, cell in itertools.chain.from_iterable(enumerate(row[:num_columns]) for row in rows):
+        counts[at][_kind(cell)] += bool(cell.strip())
+    keys = {at: next((kind for kind in _KEYS if 3 * one[kind] >= max(1, one.total())), "") for at, one in counts.items()}
+    if not any(keys.values()):
+        keys = {at: "word" if 2 * one["word"] > one.total() else "" for at, one in counts.items()}
+    return [keys.get(at, "") for at in range(num_columns)]
 
 
 def _kind(cell: str) -> str:

@@ -188,9 +188,8 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
         raise UserError(f"{place}: {what} (first: {wild[0][1]:.200}); name the recordings instead")
     rows.patterns = [(number, re.compile(translate(glob))) for number, glob in wild]
     if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
-        tables.remarks.append(
-            f"{name}: {len(stray)} rows name no recording (first: {escape_path(stray[0].encode('utf-8', 'surrogateescape'))[:200]})"
-        )
+        first = escape_path(stray[0].encode("utf-8", "surrogateescape"))
+        tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {first:.200})")
     return rows
 
 

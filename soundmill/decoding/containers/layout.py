@@ -12,8 +12,6 @@ MAX_FRAMES = 5_000_000  # a day of 20 ms packets
 MAX_PADDING = 1 << 20  # contiguous bytes that are neither sound nor tag
 UNKNOWN_FRAMES = 2**63 - 1  # by libsndfile
 UNKNOWN_ROOM = (1 << 24) + 65_536  # by which writers that cannot seek back stay below the largest size
-
-
 MAX_CHANNELS = 1024  # libsndfile's own limit
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels; with `max_seconds`, bounds decompression bombs
 MIN_SAMPLES = 2  # fewer are rejected
