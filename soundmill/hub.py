@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 
 REMEDY = "its files do not belong together: download them again"
 LARGEST = 1 << 20  # number in a configuration: libraries make lists of such lengths before they read any weights
+NO_LENGTHS = ("model_max_length", "rope_theta")  # 1e30 for a tokenizer without limit; a wavelength
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -132,8 +133,8 @@ def quieten() -> None:
 
 def _largest(value: Any, key: str) -> tuple[int, str]:
     """The largest whole number in a configuration, and its dotted key; items of a list add up, each at least a hundred."""
-    if isinstance(value, dict):  # an unlimited tokenizer has a length of 1e30
-        return max((_largest(one, f"{key}.{name}") for name, one in value.items() if name != "model_max_length"), default=(0, key))
+    if isinstance(value, dict):
+        return max((_largest(one, f"{key}.{name}") for name, one in value.items() if name not in NO_LENGTHS), default=(0, key))
     if isinstance(value, list):
         return sum(max(100, _largest(one, key)[0]) for one in value), key
     # Each extra token takes as long as a thousand entries of a vocabulary.

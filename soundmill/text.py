@@ -112,11 +112,9 @@ class TextEncoder:
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             self.tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
-        if missing:
-            raise UserError(
-                f"{directory}: its weights lack {len(missing)} of the network's tensors ({missing[0]}, …); {hub.REMEDY}"
-            )
+        random = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
+        if random:
+            raise UserError(f"{directory}: its weights lack {len(random)} of the network's tensors ({random[0]}, …); {hub.REMEDY}")
         longest = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_tokens)
         if max_tokens > longest:
             raise UserError(f"{directory}: this encoder reads at most {longest} tokens, but max_tokens is {max_tokens}; lower it")
