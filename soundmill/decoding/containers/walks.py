@@ -96,7 +96,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     refuse_zeros(file, at + sound, size)
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
-    length = struct.pack(width, room + 24 if wave64 else min(room, 0xFFFFFFFF))
+    length = struct.pack(width, sound + 24 if wave64 else min(sound, 0xFFFFFFFF))
     # Of a long form libsndfile reads the size in `ds64` alone.
     patches = ((0, b"RIFF" if long else form), (at - len(length), length)) if streamed or (long and declared != long_size) else ()
     return Layout(sndfile=readable, streamed=streamed, frames=frames, patches=patches)
