@@ -57,10 +57,9 @@ def run(params: ScanParams, ctx: Context, corpus: Output, refused: Output = None
 
 def _facts(files: inventory.Inventory, ctx: Context) -> list[Any]:
     """Everything that the tables depend on."""
-    audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
-    metadata = [
-        list(pair) for pair in zip(map(os.fsdecode, sorted(files.metadata)), files.metadata_digests(ctx.workers), strict=True)
-    ]
+    audio = [[manifest.path_text(file.raw_path), file.size, file.digest] for file in files.audio]
+    names = map(manifest.path_text, sorted(files.metadata))
+    metadata = list(map(list, zip(names, files.metadata_digests(ctx.workers), strict=True)))
     return [audio, metadata, files.rejected, files.ignored, files.num_files, list(files.remarks.values())]
 
 

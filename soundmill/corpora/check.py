@@ -23,7 +23,7 @@ from soundmill.corpora.sources import Sources, split
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path, naming_stem, path_text
+from soundmill.manifest import escape_path, naming_stem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,7 +138,7 @@ def read(places: list[Directory], progress: Callable[[int], None] = lambda n: No
             unreadable = inventory.read_tags(taken, progress)
             terms.fill(tables, taken)
             if unreadable:
-                first = path_text(unreadable[0])
+                first = escape_path(unreadable[0])
                 tables.remarks.append(f"{len(unreadable)} recordings cannot be read, so their tags are not known (first: {first})")
             if inside := sum(not row["digest"] and split(row["raw_path"])[1] is not None for row in tables.recordings):
                 tables.remarks.append(f"{inside} recordings are inside Parquet tables; terms in their tags are read only by `scan`")

@@ -345,7 +345,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
             entries = sorted(os.scandir(os.path.join(top, where)), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             if not where:
-                raise UserError(f"corpus.path: {os.fsdecode(top)}: {error.strerror}") from None
+                raise UserError(f"corpus.path: {escape_path(top)}: {error.strerror}") from None
             inventory.reject(where, "unreadable", error.strerror or str(error))
             continue
         for entry in entries:
