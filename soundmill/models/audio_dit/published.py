@@ -325,9 +325,9 @@ def missing(directory: Path) -> str | None:
         return f"{INDEX} of a StableAudioPipeline"
     needed = [f"{part}/{file}" for part, file in CONFIGS.items()]
     for part in (*WITH_WEIGHTS, "text_encoder"):
-        indices = sorted((directory / part).glob("*.safetensors.index.json"))
-        listed = [name for index in indices for name in set(hub.read_config(index).get("weight_map", {}).values())]
-        needed += [f"{part}/{name}" for name in listed] or [f"{part}/*.safetensors"]
+        indices = map(hub.read_config, (directory / part).glob("*.safetensors.index.json"))
+        listed = {str(name) for one in indices if isinstance(named := one.get("weight_map"), dict) for name in named.values()}
+        needed += [f"{part}/{name}" for name in sorted(listed)] or [f"{part}/*.safetensors"]
     return ", ".join(name for name in needed if not any(directory.glob(name))) or None
 
 
