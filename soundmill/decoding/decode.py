@@ -456,7 +456,7 @@ def _codecs(samples: np.ndarray, channels: int) -> Iterator[str]:
         for demuxer, bits, *starts, mask, third in _CODED:
             first, second = (_sample(word, bits, order) for word in starts)
             at = np.flatnonzero(samples[: -2 * channels] == first)
-            for step in (1, channels) if len(at) >= 2 else ():
+            for step in {1, channels} if len(at) >= 2 else ():
                 found = at[samples[at + step] == second]
                 if np.count_nonzero(_words(samples[found + 2 * step], order) & mask == third) >= 2:
                     yield f"-f s{16 if bits == 16 else 24}{end} - | ffmpeg -f {demuxer}"

@@ -245,6 +245,6 @@ def pretrained(kind: Any, directory: Path) -> Any:
         problem, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
         raise UserError(
             f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
-            "its files do not belong together: download them again"
+            f"{hub.REMEDY}"
         )
     return net.eval()
