@@ -69,7 +69,7 @@ class EmbeddedFile(AudioFile):
     @property
     def name(self) -> bytes:
         """The file name in the table, else table and row."""
-        return os.path.basename(self.inner_path or self.path).encode("utf-8", "surrogateescape")
+        return (os.path.basename(self.inner_path) or os.path.basename(self.path)).encode("utf-8", "surrogateescape")
 
 
 def embedded_path(table: bytes, row: int) -> bytes:
