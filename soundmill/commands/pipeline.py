@@ -95,7 +95,7 @@ def run(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
     registry.check(document, root)  # a folder may take minutes to read
-    protocols.check_weights(document["evaluate"]["protocols"])
+    protocols.check_weights(parameters.parse_section(document, "evaluate", protocols.EvaluateParams).protocols)
     contents = _contents(folder, document) if folder else None
     families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
     if contents and not model and not any(_names_one(change, families) for change in changes):
