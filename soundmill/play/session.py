@@ -95,7 +95,7 @@ class Play:
         self.ready = threading.Thread(target=self._get_ready, daemon=True)
 
     def _get_ready(self) -> None:
-        """Make a short sound, so that the first one that is asked for is quick, and ask the registry for more checkpoints."""
+        """Make a sound in one step, so that the first one asked for is quick, and ask the registry for more checkpoints."""
         name, found = next(iter(self.found.items()))
         # A checkpoint that fails says so when it is chosen.
         with suppress(Exception), tempfile.TemporaryDirectory(dir=self.scratch) as place, self.models.lock:

@@ -208,7 +208,7 @@ def registered_models(home: Path) -> list[RegisteredModel]:
     """All versions of the project's registered models, newest first; UserError if the store does not answer."""
     sync(home, SYNC_SECONDS)
     client, _ = open_client(home)
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # takes seconds, so not where no runs are recorded
 
     versions = []
     for model in client.search_registered_models(f"name LIKE '{registered_as('%')}'"):

@@ -345,8 +345,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
         train[part] |= getattr(source, part)
     params = strict.parse(TrainParams, train, f"{path}: {FAMILY}.train")
     codecs = registry.codec(CODEC).module
-    tensors = sum(len(hub.declared(file)) for file in path.glob("**/*.safetensors"))
-    with hub.bounded(str(path), REMEDY, tensors), torch.device("meta"):
+    count = sum(len(hub.declared(file)) for file in path.glob("**/*.safetensors"))
+    with hub.bounded(str(path), REMEDY, count), torch.device("meta"):
         codec = codecs.OobleckCodec(source.codec, codecs.build(source.codec))
         shape = codec.latent_shape(source.frames)
         net = models.build_net(params, shape, 0)
