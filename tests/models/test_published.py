@@ -244,7 +244,7 @@ def test_weights_in_shards_are_the_same(pipeline, imported, tmp_path):
     assert set(ours) - text_files == {name for name in theirs if not name.startswith("text_encoder/")}
 
 
-@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "absent.safetensors", ["a"], None])
+@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "no.safetensors", 3, ["a"], None])
 @pytest.mark.parametrize("part", ["transformer", "text_encoder"])
 def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
     shutil.copytree(source, tmp_path / "other")

@@ -8,7 +8,6 @@ from pathlib import Path
 from soundmill import params
 from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.models.components.mel_autoencoder.autoencoder import build_autoencoder
-from soundmill.params import read_yaml
 from stages import autoencoder, vocoder
 from tests.models.components import test_library_codecs
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
@@ -19,7 +18,7 @@ from tests.stages.of_waves import ONE
 LEVELS = "items: [1, 1], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
 WEIGHTS = ("batch_size=2", "log_every_steps=1", "checkpoint_seconds=0", "validate_every_steps=2")
 NETWORK = "autoencoder.network"
-REFUSALS = read_yaml(Path(__file__).with_name("refusals.yaml"))
+REFUSALS = params.read_yaml(Path(__file__).with_name("refusals.yaml"))
 
 
 @dataclass(frozen=True)
