@@ -175,7 +175,7 @@ def bakeoff(
 
 
 def _fetch_judge() -> None:
-    """Fetch YAMNet, unless it is here: what it scores compares across corpora, unlike what a tagger of one corpus scores."""
+    """Fetch YAMNet, unless it is here: without it the rows are compared by texture statistics, which know no classes."""
     import httpx
 
     from soundmill import pretrained
@@ -190,7 +190,7 @@ def _fetch_judge() -> None:
         terminal.say(f"judge       YAMNet, fetched to {pretrained.fetch(weights)}")
     except (httpx.HTTPError, UserError) as error:
         why = f"YAMNet could not be fetched ({error}); `soundmill weights fetch yamnet`"
-        terminal.say(f"judge       a tagger, trained on these recordings alone: {why}")
+        terminal.say(f"judge       texture statistics, which know no classes: {why}")
 
 
 def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | Bucket | None, list[str]]:
