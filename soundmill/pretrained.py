@@ -209,6 +209,7 @@ def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
     get = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=BLOCK,
+        timeout=(5, 30),  # seconds to connect, few as there may be no network, and between blocks
         headers={"Range": f"bytes={start}-", "Accept-Encoding": "identity"},
         hooks={"response": restart},
     )
