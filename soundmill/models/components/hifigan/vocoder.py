@@ -127,5 +127,5 @@ def _check_config(directory: Path, params: NetworkParams, spec: MelSpec) -> None
         "resblock_dilations": [list(dilations) for dilations in config.resblock_dilation_sizes],
     }
     compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
-    expected = build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope
-    compare(directory, {"leaky_relu_slope": (config.leaky_relu_slope, expected)}, "this program")
+    slope = SpeechT5HifiGanConfig().leaky_relu_slope  # that of `build_vocoder`
+    compare(directory, {"leaky_relu_slope": (config.leaky_relu_slope, slope)}, "this program")
