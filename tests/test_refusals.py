@@ -61,7 +61,7 @@ def check(choices: str, home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directories with the configurations of AudioLDM, of Vocos and of STARTED, and empty files in place of weights."""
+    """Directories with the configurations of AudioLDM, of Vocos and of STARTED, and weights without a tensor."""
     home = tmp_path_factory.mktemp("published")
     loaded = compose("model=tango latents=audioldm vocoder=audioldm")
     vocoder = components.params_of_vocoder(loaded["vocoder"]).model_validate(loaded["vocoder"])
