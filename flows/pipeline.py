@@ -255,7 +255,8 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
             protocols.check_weights(section.get("protocols") or [])
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     work = Work(root, chosen, log, runtime.flow_run.name or "", force, retries, wait_seconds)
-    changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
+    own = {stage.name for stage in chosen}
+    changed = own if force else own & dvc.changed(root).keys()
     if changed and (root / "conf/model").is_dir():  # a graph of other stages has other sections
         document = read_yaml(root / "params.yaml")
         registry.check(document, root)  # now, not when their stages begin

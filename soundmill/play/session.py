@@ -99,8 +99,8 @@ class Play:
         name, found = next(iter(self.found.items()))
         # A checkpoint that fails says so when it is chosen.
         with suppress(Exception), tempfile.TemporaryDirectory(dir=self.scratch) as place, self.models.lock:
-            steps = hasattr(self.models.load(found).model.params.sampling, "num_steps")
-            _card_of(*self.sounds({"checkpoint": name, "settings": ["num_steps=1"] if steps else []}, Session(Path(place))))
+            if hasattr(self.models.load(found).model.params.sampling, "num_steps"):
+                _card_of(*self.sounds({"checkpoint": name, "settings": ["num_steps=1"]}, Session(Path(place))))
         try:
             self.versions = tracking.registered_models(self.root)
             self.found = self.found | checkpoints.of_registry(self.found, self.versions, self.root)
