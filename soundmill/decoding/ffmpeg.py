@@ -155,6 +155,8 @@ class _Declared:
     streams: int = 0
     seconds: float | None = None
     estimated: bool = False
+    start: float = math.inf  # of the film; unknown without a length
+    delay: float | None = None  # of its sound
 
 
 class Log:
@@ -207,11 +209,17 @@ class Log:
         elif text.startswith(("Stream mapping", "Output #")):
             self._in_input = False
         elif self._in_input and re.match(r" {2,4}Stream #", text) and "(attached pic)" not in text:
-            self._inputs[-1].streams += 1
+            declared = self._inputs[-1]
+            declared.streams += 1
+            _, is_audio, properties = text.rpartition(": Audio: ")  # a language, any text, stands before it
+            if is_audio and declared.delay is None:
+                start = re.search(r", start (\d+\.\d+)", properties)  # told where it is not the film's
+                declared.delay = float(start[1]) - declared.start if start else 0.0
         elif not self._in_input and text.startswith("  Stream #") and "->" not in text:
             self.whole = self.whole and _OUTPUT.fullmatch(text) is not None
         elif self._in_input and (lasts := re.match(r"  Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?[\d.]+)", text)):
             hours, minutes, seconds, start = (float(part) for part in lasts.groups())
+            self._inputs[-1].start = start
             self._inputs[-1].seconds = hours * 3600 + minutes * 60 + seconds - max(start, 0.0)
 
     def ended(self, status: int) -> None:
@@ -228,6 +236,12 @@ class Log:
         times, lengths = self._printed[::2], self._printed[1::2]
         more = f", and {len(times) - 1} more" if len(times) > 1 else ""
         return f"the timestamps leave {lengths[0]:.3f} s out at {times[0]:.3f} s{more}" if times else ""
+
+    @property
+    def delay(self) -> float:
+        """Seconds from the start of a film to that of its sound, the longest of all inputs; 0.0 if it is a codec's."""
+        longest = max((declared.delay or 0.0 for declared in self._inputs), default=0.0)
+        return longest if longest > 0.05 else 0.0
 
     def seconds(self, index: int) -> float | None:
         """Declared duration of an input, if its audio should have that duration."""
@@ -389,7 +403,10 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
     block_bytes = max(1, layout.BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
 
     def blocks() -> Iterator[np.ndarray]:
-        total = 0
+        total = round(child.log.delay * rate)
+        check_bound(total, rate, channels, max_seconds)
+        for start in range(0, total, block_bytes // frame_bytes):
+            yield np.zeros((min(block_bytes // frame_bytes, total - start), channels), np.float32)
         while data := child.read_exactly(block_bytes):
             block = _samples(data[: len(data) - len(data) % frame_bytes], channels)
             total += len(block)
@@ -407,7 +424,8 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
             raise error
         if log.gaps and source.kind.name in _HOLES_ARE_DAMAGE:
             raise DecodeError("gap", log.gaps)
-        remarks.extend(log.gaps and [log.gaps])
+        remarks.extend([f"the film is silent until its sound starts at {log.delay:.3f} s"] if log.delay else [])
+        remarks.extend([log.gaps] if log.gaps else [])
         _check(total, rate, log.seconds(0))
 
     return rate, channels, blocks()
@@ -427,7 +445,7 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
         try:
             with _Child(sources, outputs, log, STALL_SECONDS, BATCH_BYTES) as child:
                 child.finish(watch, POLL_SECONDS)
-            if log.complained or not log.whole or log.gaps:
+            if log.complained or not log.whole or log.gaps or log.delay:
                 return None
             decoded = []
             for index, file in enumerate(files):

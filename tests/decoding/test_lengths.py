@@ -347,13 +347,20 @@ def test_a_gap_in_time_is_silence_or_named(tmp_path, name, codec, film):
     assert within < 1e-3 < 0.05 < min(before, after)
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "x.mov", "x.mkv", "x.ts", "x.mpg", "x.flv", "x.wmv"])
+def test_a_film_is_silent_until_its_sound_starts(tmp_path, name):
+    tone, picture = ["-f", "lavfi", "-i", "sine=440:r=44100:d=1"], ["-f", "lavfi", "-i", "testsrc=d=3:s=128x96:r=25"]
+    ffmpeg("-itsoffset", "2", *tone, *picture, tmp_path / name)
+    rate, wave = whole(tmp_path / name)
+    assert np.flatnonzero(np.abs(wave) > 0.02)[0] / rate == pytest.approx(2, abs=0.05)
+
+
 @pytest.mark.parametrize("codec", ["aac", "alac", "pcm_s16le"])
 def test_an_empty_edit_after_sound_and_sound_fewer_than_declared_are_named(source, tmp_path, codec):
     picture = ["-f", "lavfi", "-i", "testsrc=d=4:s=64x64:r=25"]
     ffmpeg("-itsoffset", "1", "-i", source, *picture, "-c:a", codec, tmp_path / "x.mov")
     data = (tmp_path / "x.mov").read_bytes()
     at = data.rindex(b"elst") + 12
-    assert count(tmp_path / "x.mov") == pytest.approx(COUNT, abs=2048)
     (tmp_path / "x.mov").write_bytes(data[:at] + data[at + 12 : at + 24] + data[at : at + 12] + data[at + 24 :])
     with pytest.raises(DecodeError, match=r"gap \(the edit list leaves [01]\.\d* s out at [23]\.\d* s"):
         whole(tmp_path / "x.mov")

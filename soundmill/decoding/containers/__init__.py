@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from soundmill.decoding.containers import layout, walks
-from soundmill.decoding.containers.layout import HEAD_BYTES, DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
+from soundmill.decoding.containers.layout import (
+    HEAD_BYTES,
+    DecodeError,
+    Layout,
+    read,
+    refuse_joined,
+    refuse_zeros,
+    too_many_parts,
+    truncated,
+)
 from soundmill.decoding.containers.walks import FrameParser, adts_frame, mpeg_frame
 
 
@@ -142,7 +151,7 @@ MOST_OF_INDEX = 1 << 26  # bytes of it that are searched for edits
 
 def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
-    seconds: float | None = None
+    indexed, seconds = False, None
     for _ in range(layout.MAX_CHUNKS):
         if position + 8 > size:
             return Layout(sndfile=False, seconds=seconds)
@@ -159,7 +168,10 @@ def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             return Layout(sndfile=False, seconds=seconds)
         if position + length > size:
             raise truncated(position + length, size, f"box {name.decode('latin-1')!r}")
+        if name == b"moov" and indexed:
+            raise DecodeError("corrupt", f"a second index at byte {position}; files joined?")
         if name == b"moov":
+            indexed = True
             seconds = _movie_seconds(read(file, position + 8, min(length - 8, MOST_OF_INDEX)))
         position += length
     raise too_many_parts()
@@ -258,6 +270,7 @@ def walk_asf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if not flags & 1 and declared > size:  # the flag marks a broadcast, whose size is not valid
             raise truncated(declared, size, "the file by its header")
         if not flags & 1:
+            refuse_joined(file, declared, size, re.escape(head[:16]))
             return Layout(sndfile=False, seconds=duration / 1e7)
     return Layout(sndfile=False)
 

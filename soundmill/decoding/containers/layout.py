@@ -114,6 +114,12 @@ def refuse_zeros(file: BinaryIO, start: int, size: int) -> None:
             raise DecodeError("corrupt", f"ends in more than {MAX_PADDING} zeros")
 
 
+def refuse_joined(file: BinaryIO, end: int, size: int, start: bytes) -> None:
+    """DecodeError if what starts a file, a pattern, stands soon after the sound's `end`, where a decoder would stop."""
+    if found := re.compile(start, re.DOTALL).search(read(file, end, MAX_PADDING) if end < size else b""):
+        raise DecodeError("corrupt", f"another file starts at byte {end + found.start()}, after the sound; files joined?")
+
+
 def padding_start(file: BinaryIO, start: int, end: int) -> int:
     """The end without zeros after it; the checksum of the last frame, two bytes, may be zero too."""
     tail = read(file, max(start, end - MAX_PADDING), min(end - start, MAX_PADDING))

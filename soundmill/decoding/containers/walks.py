@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import BinaryIO
 
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.layout import DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
+from soundmill.decoding.containers.layout import DecodeError, Layout, read, refuse_joined, refuse_zeros, too_many_parts, truncated
 
 PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
 BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its kin, GSM 6.10
@@ -94,6 +94,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if fmt and fmt.codec in PLAIN_WAV_CODECS and frames < layout.UNKNOWN_FRAMES:
         layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
     refuse_zeros(file, at + sound, size)
+    refuse_joined(file, at + sound, size, rb"riff.{20}wave" if wave64 else re.escape(form) + b".{4}WAVE")
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
     length = struct.pack(width, sound + 24 if wave64 else min(sound, 0xFFFFFFFF))
@@ -172,6 +173,7 @@ def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
         if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
             refuse_zeros(file, at + declared, size)
+            refuse_joined(file, at + declared, size, rb"FORM.{4}AIF[FC]")
             return Layout(sndfile=True)
     if b"COMM" in seen:  # allowed if there are no samples
         raise DecodeError("too short", "no samples")
@@ -187,6 +189,7 @@ def walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if _is_unknown(file, start, declared, size, None):
         return Layout(sndfile=True, streamed=True, patches=((4, fields.pack(start, min(size - start, 0xFFFFFFFF))),))
     refuse_zeros(file, start + declared, size)
+    refuse_joined(file, start + declared, size, re.escape(head[:4]))
     return Layout(sndfile=True)
 
 
@@ -195,6 +198,8 @@ def walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     for name, at, declared in chunks(file, 8, size, header, align=1):
         if name == b"data" and _is_unknown(file, at, declared, size, header, head=4):
             return Layout(sndfile=True, streamed=True, patches=((at - 8, struct.pack(">q", size - at)),))
+        if name == b"data":
+            refuse_joined(file, at + declared, size, re.escape(b"caff\0\1\0\0"))
         if at + declared > size and name in (b"pakt", b"desc", b"kuki"):
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
     return Layout(sndfile=True)
@@ -436,8 +441,7 @@ def walk_tta(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     layout.check_bound(samples, rate, channels, max_seconds)
     sizes = read(file, 22, 4 * -(-samples // max(1, 256 * rate // 245)))  # frames of 256/245 s
     end = 22 + len(sizes) + 4 + sum(struct.unpack(f"<{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4]))
-    if b"TTA1\1\0" in read(file, end, layout.HEAD_BYTES):  # perhaps behind a tag
-        raise DecodeError("corrupt", f"{size - end} bytes follow the {samples} samples that the header declares; files joined?")
+    refuse_joined(file, end, size, re.escape(b"TTA1\1\0"))  # perhaps behind a tag
     return Layout(sndfile=False)
 
 
