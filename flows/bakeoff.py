@@ -346,6 +346,8 @@ def _run(
     workspace: Path, model: Model, document: dict[str, Any], seed: int, stages: Sequence[str], directory: Path
 ) -> dict[str, Any]:
     """Train, generate and score with one seed; sounds go to `directory`, and times are of the run that made the results."""
+    from soundmill.evaluation import embedders
+
     family, before = model.family, read_json(directory / "run.json")
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
@@ -354,10 +356,13 @@ def _run(
     name = f"bakeoff: {model.name}, seed {seed}"
     made, took = _timed(workspace, document, f"evaluate@{family}", name, stages, "generate", known)
     data = workspace / "data"
+    scores = data / "metrics" / "evaluate" / f"{family}.json"
+    if any(isinstance(why, str) and not embedders.unavailable(one) for one, why in read_json(scores).get("embedders", {}).items()):
+        dvc.repro(workspace, f"evaluate@{family}", tell, force=True)  # its weights came after the scores
     kept = {
         "params": read,
         "embedders": document["evaluate"]["embedders"],
-        "scores": read_json(data / "metrics" / "evaluate" / f"{family}.json"),
+        "scores": read_json(scores),
         "parameters": {stage: read_json(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
         "seconds_per_second": made.get("seconds_per_second") or before.get("seconds_per_second"),
         "held_out": {stage: _held_out(data / "plots" / "loss" / f"{stage}_{family}.csv") for stage in stages},

@@ -159,8 +159,8 @@ def bakeoff(
     except ArgumentTypeError as error:
         raise UserError(f"--seeds {error}") from None
     names, folders = trials.comma_separated(families), bakeoff.named_folders(extra or [], here)
+    models = len(bakeoff.rows_of(root, bakeoff.read_plan(root, plan), names))
     if folder:
-        models = len(bakeoff.rows_of(root, bakeoff.read_plan(root, plan), names))
         document = parameters.compose(root / "conf", ["corpus=auto"])
         contents = _contents(folder, document)
         for line in contents.cost(document, 60 * minutes * models * len(numbers)):

@@ -147,7 +147,7 @@ def test_trainings_are_counted_that_there_are():
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
     """A workspace whose pipeline and stages write what they took, where `ran` has them."""
-    calls = SimpleNamespace(path=tmp_path, ran=set(), pipelines=[], forced=[], speed=2.0)
+    calls = SimpleNamespace(path=tmp_path, ran=set(), pipelines=[], forced=[], speed=2.0, scores={})
 
     def cost(stage: str) -> None:
         path = tmp_path / "data" / ".work" / stage.replace("@", "-") / "cost.json"
@@ -160,7 +160,7 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
         for stage in calls.ran:
             cost(stage)
         for name, content in {
-            "metrics/evaluate/tiny.json": "{}",
+            "metrics/evaluate/tiny.json": json.dumps(calls.scores),
             "metrics/train/tiny.json": "{}",
             "plots/loss/train_tiny.csv": "step,loss/valid\n1,0.5\n",
             "report/tiny/scores.json": "{}",
@@ -222,7 +222,9 @@ def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path):
         trials.read_file(bakeoff.BakeOff, file)
 
 
-def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path):
+def test_the_speed_is_that_of_the_run_that_made_the_sounds_and_scores_are_by_all_embedders_there_are(
+    workspace, tmp_path, monkeypatch
+):
     directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
@@ -238,6 +240,13 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path):
     assert workspace.forced == []
     assert run(0, count=3) == 9.0  # from the cache, and never made here
     assert workspace.forced == ["generate@tiny"]
+    workspace.scores = {"embedders": {"texture": "unavailable: once", "yamnet": "unavailable: still"}}
+    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    assert run(0, count=3) == 9.0
+    assert workspace.forced == ["generate@tiny", "evaluate@tiny"]
+    workspace.scores = {"embedders": {"yamnet": "unavailable: still"}}
+    assert run(0, count=3) == 9.0
+    assert workspace.forced == ["generate@tiny", "evaluate@tiny"]
 
 
 def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained():
