@@ -147,19 +147,19 @@ class Training:
         """Steps as in the stage: posteriors and states are read, latents are drawn from the posterior."""
         import torch
 
-        from soundmill.models.tango.model import draw_x0
+        from soundmill.models.components.latents.store import drawn
 
         rng = torch.Generator(self.device).manual_seed(0)
         for items in self._batches():
             posterior, states, mask = (value.to(self.device) for value in self.source.batch(items, np.zeros((self.items, 2))))
             noise = torch.empty_like(posterior[:, 0].float()).normal_(generator=rng)
-            self._step(draw_x0(posterior, self.autoencoder.scaling_factor, noise), states.float(), mask)
+            self._step(self.autoencoder.scaling_factor * drawn(posterior, noise), states.float(), mask)
 
     def in_the_loop(self) -> None:
         """Steps as in the original: the autoencoder and the text encoder process every batch."""
         import torch
 
-        from soundmill.models.components.mel_autoencoder.autoencoder import sample_posterior
+        from soundmill.models.components.latents.store import drawn
         from soundmill.training.device import autocast
 
         rng = torch.Generator(self.device).manual_seed(0)
@@ -171,7 +171,7 @@ class Training:
                 inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
                 states = self.encoder.net(**inputs).last_hidden_state.float()
             noise = torch.empty_like(mean).normal_(generator=rng)
-            x0 = sample_posterior(mean, log_variance, noise, self.autoencoder.scaling_factor)
+            x0 = self.autoencoder.scaling_factor * drawn(torch.stack([mean, log_variance], 1), noise)
             self._step(x0, states, tokens["attention_mask"].bool())
 
     def _step(self, x0: Any, states: Any, mask: Any) -> None:

@@ -14,7 +14,7 @@ def run(
     params: StageParams, ctx: Context, clips: Input, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Write the autoencoder, its curve (empty if it was loaded) and a picture of clips beside their reconstructions."""
-    codec = registry.codec(params.kind).make(params, ctx, clips, mels, catalog)
+    codec = registry.codec(params.kind).module.make(params, ctx, clips, mels, catalog)
     return publish(codec, params, ctx, catalog, autoencoder, curves, grid)
 
 

@@ -45,8 +45,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     """Write the states of every distinct caption and the empty one, sharded by hash; only new captions are computed."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["shard", "captions"]).to_pylist()
     captions = {NULL, *(caption for row in rows for caption in row["captions"])}
-    for path in shards.shard_paths(mixes):
-        captions |= {row["caption"] for row in shards.read_rows(path, manifest.MIXES, ["caption"])}
+    captions |= {row["caption"] for row in shards.rows_below(mixes, manifest.MIXES, ["caption"])}
     if params.encoder == text.SCRATCH:
         encoder = text.make_scratch(ctx.scratch / "encoder", **params.scratch.model_dump())
         terminal.say(

@@ -33,8 +33,7 @@ def run(
     else:
         rows = [
             {**row, "split": "train", "captions": [row.pop("caption")]}
-            for path in shards.shard_paths(audio)
-            for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "caption", "first", "second"])
+            for row in shards.rows_below(audio, manifest.MIXES, ["clip_id", "caption", "first", "second"])
         ]
     remaining = {row["clip_id"]: row for row in rows}
     codec = read_codec(autoencoder)

@@ -182,13 +182,12 @@ def _write_tables(corpus: Path, loops: Path, recordings: pa.Table) -> list[dict[
 def _draw(loops: Path, found: list[dict[str, Any]], picture: Path) -> None:
     chosen = {row["path"] for row in sorted(found, key=lambda row: hashing.digest(row["path"]))[:SHOWN]}
     shown = []
-    for path in shards.shard_paths(loops / "audio"):
-        for row in shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names):
-            if row["path"] in chosen:
-                data = row["audio"]["bytes"]
-                wave, rate = flac.decode_mono(data), flac.flac_rate(data)
-                title = f"{Path(row['path']).name}: {row['bpm']:.4g} by {row['found_by']}"
-                shown.append((title, wave, rate, len(wave) / rate / row["bars"] / tempo.BEATS))
+    for row in shards.rows_below(loops / "audio", manifest.LOOPS, manifest.LOOPS.names):
+        if row["path"] in chosen:
+            data = row["audio"]["bytes"]
+            wave, rate = flac.decode_mono(data), flac.flac_rate(data)
+            title = f"{Path(row['path']).name}: {row['bpm']:.4g} by {row['found_by']}"
+            shown.append((title, wave, rate, len(wave) / rate / row["bars"] / tempo.BEATS))
     figures.save_png(figures.draw_beats(shown, SHOWN_SECONDS, tempo.BEATS), picture)
 
 

@@ -49,7 +49,7 @@ def run(params: QualityParams, ctx: Context, corpus: Input, clips: Input, verdic
 
     def show() -> None:
         columns = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
-        rows = (row for path in shards.shard_paths(clips) for row in shards.read_rows(path, manifest.CLIPS, columns))
+        rows = shards.rows_below(clips, manifest.CLIPS, columns)
         timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
         terms = attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
         clip_pages.write_quality(report, quality, params.report.examples, params.report.num_bytes, terms)

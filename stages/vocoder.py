@@ -14,7 +14,7 @@ def run(
     params: StageParams, ctx: Context, clips: Input, mels: Input, catalog: Input, vocoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Write the vocoder, its curve (empty if it was loaded) and a picture of clips beside its output."""
-    trained = registry.vocoder(params.kind).make(params, ctx, clips, mels, catalog)
+    trained = registry.vocoder(params.kind).module.make(params, ctx, clips, mels, catalog)
     return publish(trained, params, ctx, catalog, vocoder, curves, grid)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,12 +19,6 @@ def read_spec(directory: Path) -> MelSpec:
         return MelSpec.model_validate_json(shards.common_metadata(directory, SPEC_KEY))
     except ValidationError as error:
         raise UserError(f"{directory}: mel spec not readable ({error.errors()[0]['msg']}); make it again: `dvc repro`") from None
-
-
-def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
-    """`clip_id`, `num_mels`, `num_frames` and `digest` of every row, in the order of `iterate_log_mels`."""
-    for path in shards.shard_paths(directory):
-        yield from shards.read_rows(path, manifest.SPECTROGRAMS, ["clip_id", "num_mels", "num_frames", "digest"])
 
 
 def iterate_log_mels(directory: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -90,8 +90,7 @@ def beginnings(clips: Path, clip_ids: Sequence[str], count: int) -> np.ndarray:
 
 def waves_of(clips: Path, clip_ids: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
     """(clip id, (wave [C, T], its rate)) of the clips in `clip_ids`, in the order of the shards."""
-    for path in shards.shard_paths(clips):
-        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
-            if row["clip_id"] in clip_ids:
-                data = row["audio"]["bytes"]
-                yield row["clip_id"], (decode_flac(data), flac_rate(data))
+    for row in shards.rows_below(clips, manifest.CLIPS, ["clip_id", "audio"]):
+        if row["clip_id"] in clip_ids:
+            data = row["audio"]["bytes"]
+            yield row["clip_id"], (decode_flac(data), flac_rate(data))

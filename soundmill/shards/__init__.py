@@ -29,6 +29,7 @@ from soundmill.shards.parquet import (
     read_rows,
     read_table,
     read_tables,
+    rows_below,
     shard_name,
     shard_of,
     shard_paths,

@@ -206,6 +206,12 @@ def read_rows(
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); rebuild it with `dvc repro`") from None
 
 
+def rows_below(directory: Path, schema: pa.Schema, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """`read_rows` of all shards below a directory."""
+    for path in shard_paths(directory):
+        yield from read_rows(path, schema, columns)
+
+
 def by_shard(table: pa.Table) -> dict[int, pa.Table]:
     """Shard number → its rows (column `shard`), in order; each table is a copy, so that pickling it sends no other rows."""
     numbers = table["shard"].to_numpy()

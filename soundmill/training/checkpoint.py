@@ -178,31 +178,18 @@ def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys:
     """UserError that lists the differences of two nested mappings below `keys` (dotted; None: all keys)."""
     there, here = _flat(there), _flat(here)
     compared = [key for key in {**here, **there} if keys is None or any(f"{key}.".startswith(f"{part}.") for part in keys)]
-    _refuse(
-        where, [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in compared if there.get(key) != here.get(key)]
-    )
+    differing = [key for key in compared if there.get(key) != here.get(key)]
+    if differing:
+        named = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in differing[:NAMED]]
+        more = [f"and {len(differing) - NAMED} more"] if len(differing) > NAMED else []
+        raise UserError(f"start_from: {where}: {'; '.join([*named, *more])}; {AGREE}")
 
 
 def take_weights(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load `weights` into `net`; UserError lists the tensors whose name or shape differs."""
-    own = {name: list(value.shape) for name, value in net.state_dict().items()}
-    theirs = {name: list(value.shape) for name, value in weights.items()}
-    _refuse(
-        where,
-        [
-            f"{name} is {theirs.get(name, 'absent')} there and {own.get(name, 'absent')} here"
-            for name in {**own, **theirs}
-            if own.get(name) != theirs.get(name)
-        ],
-    )
+    theirs, own = ({name: list(value.shape) for name, value in tensors.items()} for tensors in (weights, net.state_dict()))
+    compare(where, theirs, own)
     net.load_state_dict(weights)
-
-
-def _refuse(where: str, differing: Sequence[str]) -> None:
-    if differing:
-        more = len(differing) - NAMED
-        named = "; ".join(differing[:NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise UserError(f"start_from: {where}: {named}; {AGREE}")
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

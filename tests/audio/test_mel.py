@@ -147,11 +147,12 @@ def test_shards_round_trip(tmp_path):
     write(tmp_path / "shard-00001.parquet", {"c": clips["c"]})
     assert log_mels.read_spec(tmp_path) == TANGO
     read = dict(log_mels.iterate_log_mels(tmp_path))
-    assert list(read) == ["b", "a", "c"] == [row["clip_id"] for row in log_mels.iterate_index(tmp_path)]
+    assert list(read) == ["b", "a", "c"]
     for clip_id, values in read.items():
         assert values.dtype == np.float16
         np.testing.assert_array_equal(values, clips[clip_id])
-    assert [row["num_frames"] for row in log_mels.iterate_index(tmp_path)] == [3, 4, 3]
+    index = shards.rows_below(tmp_path, manifest.SPECTROGRAMS, ["clip_id", "num_frames"])
+    assert [tuple(row.values()) for row in index] == [("b", 3), ("a", 4), ("c", 3)]
 
 
 def test_mistakes_are_named(tmp_path):

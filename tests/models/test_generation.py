@@ -17,6 +17,7 @@ from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.models import generation, registry, sounds
+from soundmill.models.components import vocoding
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.mel_autoencoder.autoencoder import MelCodec, padded_log_mel
 from soundmill.models.family import Request, Run, can, require
@@ -236,7 +237,7 @@ def of_seconds(name: str, seconds: float, monkeypatch) -> object:
     if name in ("tango", "audio_dit"):
         codec = {"params": train, "net": net, "autoencoder": Plain(spec), "frames": num_samples // spec.hop_length}
         return module.Tango(**codec) if name == "tango" else module.AudioDiT(**codec, seconds=seconds, layout=None)
-    monkeypatch.setattr(module, "WINDOW_SECONDS", seconds)
+    monkeypatch.setattr(vocoding, "WINDOW_SECONDS", seconds)
     model = module.Vocoding(train, net, RATE) if name == "diffwave" else module.VocodingModel(train, net, 1)
     train.__dict__["mel"] = spec
     monkeypatch.setattr(type(model), "vocoder_for", lambda self, run: GriffinLim(spec, SAMPLING))

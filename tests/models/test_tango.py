@@ -9,12 +9,12 @@ import torch
 
 from soundmill import params, text
 from soundmill.diffusion.paths import alpha_bar
-from soundmill.models.components.latents.store import Posteriors
+from soundmill.models.components.latents.store import Posteriors, drawn
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
 from soundmill.models.preparing import Captioned
 from soundmill.models.tango import SamplingParams, TrainParams, UNetParams
-from soundmill.models.tango.model import Tango, TextUNet, build_net, draw_captions, draw_times, draw_x0, sample_latents
+from soundmill.models.tango.model import Tango, TextUNet, build_net, draw_captions, draw_times, sample_latents
 from soundmill.training.loader import Arrays, Loader, Order
 from soundmill.training.module import rate_factor
 from tests.imports import ROOT
@@ -169,7 +169,7 @@ def test_clips_and_mixes_both_see_all_of_time(laptop, stratified):
 def test_latents_are_drawn_from_their_posterior():
     posterior = torch.stack([torch.full((4, 32, 32), 2.0), torch.full((4, 32, 32), -1.0)])[None].half()
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
-    x0 = draw_x0(posterior, 0.5, noise)
+    x0 = 0.5 * drawn(posterior, noise)
     assert x0.dtype == torch.float32
     assert x0.mean().item() == pytest.approx(1.0, abs=0.02)
     assert x0.std().item() == pytest.approx(0.5 * np.exp(-0.5), rel=0.05)

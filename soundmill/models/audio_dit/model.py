@@ -26,7 +26,7 @@ from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import LatentCodec, Vocoder
 from soundmill.models.components.dit.network import Conditions, DiT, hidden, padded
-from soundmill.models.components.latents.store import Posteriors, gather_posteriors, read_about
+from soundmill.models.components.latents.store import Posteriors, drawn, gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.vocoding import OfLatents
@@ -55,12 +55,8 @@ class Layout:
     scaling_factor: float
 
     def x0(self, posterior: Tensor, noise: Tensor) -> Tensor:
-        """Samples [N, channels · bands, frames] of posteriors [N, 2, channels, frames, bands]; noise [N, channels, frames, bands].
-
-        A posterior is mean and ln variance of unscaled latents (components/contracts.py).
-        """
-        mean, log_variance = posterior.float().unbind(1)
-        return self.fold(self.scaling_factor * (mean + (0.5 * log_variance).exp() * noise))
+        """Samples [N, channels · bands, frames] of posteriors [N, 2, channels, frames, bands], from noise of their shape."""
+        return self.fold(self.scaling_factor * drawn(posterior, noise))
 
     def fold(self, scaled: Tensor) -> Tensor:
         """The transformer's latents of a codec's scaled ones."""

@@ -25,7 +25,7 @@ from soundmill.training.params import HardwareParams, TrainingParams
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Build = Callable[[Any, Any, int], Any]  # parameters or a config, MelSpec (None: no log-mels), channels of waves → a new net
 PYTORCH = {"format": "pt"}  # metadata of the weights; other programs expect it
@@ -112,10 +112,6 @@ S = TypeVar("S", bound=Saved)
 
 class Codec(Protocol):
     """Encodes waves as latents, and decodes them."""
-
-    sample_rate: int
-    channels: int
-    latent_rate: float  # latents per second
 
     def encode(self, waves: Tensor) -> Tensor:
         """Latents [N, …] of waves [N, channels, T]."""
@@ -341,9 +337,13 @@ def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
 class Kind:
     """A kind of vocoder or codec. Its module is named, not imported: parameters are read without torch.
 
-    Its package has the type of its parameters as `PARAMS`. The module has `make`, `load` and `network`, and `check` if
-    `params.weights` can be published ones. The directories that it saves have a `config.json` with its `kind`; a codec's has all of
-    `CodecIdentity`.
+    Its package has the type of its parameters as `PARAMS`. The module has
+    make(params, ctx, clips, mels, catalog): the MadeComponent (making.py) that its stage publishes
+    load(directory, spec): what was saved; UserError if weights do not fit, or a vocoder is for another spec (None: any);
+      a codec's has no `spec`
+    network(params, spec, channels): its net, newly initialised, for log-mels of `spec` or waves of so many channels
+    check(weights, network, spec, home): if `params.weights` can be published ones
+    The directories that it saves have a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
     """
 
     component: str  # its module
@@ -360,18 +360,6 @@ class Kind:
     @property
     def module(self) -> ModuleType:
         return import_module(self.component)
-
-    def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Any:
-        """The MadeComponent (making.py) that its stage publishes."""
-        return self.module.make(params, ctx, clips, mels, catalog)
-
-    def load(self, directory: Path, *spec: MelSpec | None) -> Any:
-        """Load what `MadeComponent.save` wrote; UserError if weights do not fit, or a vocoder is for another `spec` (None: any)."""
-        return self.module.load(directory, *spec)
-
-    def network(self, params: ComponentParams, spec: MelSpec, channels: int) -> nn.Module:
-        """Its net, newly initialised, for log-mels of `spec` or waves of so many channels."""
-        return self.module.network(params, spec, channels)
 
 
 class LatentsParams(StageParams):

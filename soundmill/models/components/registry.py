@@ -78,7 +78,7 @@ def kind_in(directory: Path) -> tuple[str, str]:
 def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
     """Load a vocoder of any kind; UserError if it is for another spec than `spec` (None: any)."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
-    return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
+    return vocoder(_kind_of(directory, "vocoder", remedy)).module.load(directory, spec)
 
 
 def vocoder_in(directory: Path, spec: MelSpec) -> Vocoder | None:
@@ -107,7 +107,7 @@ def latent_components(sampling: Any, directory: Path, whole: Path) -> dict[str, 
 
 def load_codec(directory: Path) -> Encoder:
     """Load a codec of any kind."""
-    return codec(_kind_of(directory, "autoencoder")).load(directory)
+    return codec(_kind_of(directory, "autoencoder")).module.load(directory)
 
 
 def load_latent_codec(directory: Path) -> LatentCodec:
@@ -145,10 +145,10 @@ def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str
     made = {}
     if item := document["latent_families"].get(family):
         params, channels = codec_params(document, family), document["clips"][item["clips"]]["channels"]
-        made[codec_name] = codec(params.kind).network(params, _spec(document, item["mel"]), channels)
+        made[codec_name] = codec(params.kind).module.network(params, _spec(document, item["mel"]), channels)
     if item := document["vocoder_families"].get(family):
         params = parse_section(document, "vocoder", params_of_vocoder(document["vocoder"]))
-        made[VOCODER] = vocoder(params.kind).network(params, _spec(document, item["mel"]), 1)
+        made[VOCODER] = vocoder(params.kind).module.network(params, _spec(document, item["mel"]), 1)
     return made
 
 

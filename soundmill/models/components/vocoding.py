@@ -1,19 +1,20 @@
 """Vocode log-mels with any vocoder, and what vocoders have in common that compute each frame from its neighbours."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Codec, LatentCodec, Saved, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 
 PIECE_FRAMES = 1024  # that the net processes at once
+WINDOW_SECONDS = 10.0
 
 
 @dataclass
@@ -81,6 +82,25 @@ def vocoder_of(sampling: Any, trained: Vocoder | None, spec: MelSpec | None) -> 
             "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
         )
     return trained
+
+
+class ByLogMels:
+    """What models share that reconstruct a sound from log-mels of `params.mel` by their own net; `run` is of models/family.py."""
+
+    params: Any
+    sample_rate: int
+    vocoder: Any  # with the net
+
+    @property
+    def num_samples(self) -> int:
+        """Length of a window; longer sounds are processed in several."""
+        return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
+
+    def vocoder_for(self, run: Any) -> Any:
+        return replace(self.vocoder, sampling=run.sampling)
+
+    def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
+        return torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
 
 
 class OfLatents:

@@ -4,7 +4,7 @@ It is trained on crops of the training clips' waves (the mean of their channels)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.audio import mel
-from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderModule, VocoderNet
+from soundmill.models.components.vocoding import ByLogMels
 from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffusion_vocoder import TrainParams
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Run
@@ -29,7 +29,6 @@ from soundmill.training.device import evaluating
 from soundmill.training.loader import crop_places
 
 FAMILY = "diffusion_vocoder"
-WINDOW_SECONDS = 10.0
 
 
 class Config(FamilyConfig):
@@ -40,7 +39,7 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class VocodingModel(TrainedModel):
+class VocodingModel(ByLogMels, TrainedModel):
     """A `Model` (models/family.py) that reconstructs, one channel at a time."""
 
     config = Config
@@ -57,11 +56,6 @@ class VocodingModel(TrainedModel):
         return self.params.mel.sample_rate
 
     @property
-    def num_samples(self) -> int:
-        """Length of a window; longer sounds are processed in several."""
-        return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
-
-    @property
     def vocoder(self) -> DiffusionVocoder:
         return DiffusionVocoder(self.params.network, self.params.sampling, self.params.mel, self.net, self.sigma_data)
 
@@ -71,12 +65,6 @@ class VocodingModel(TrainedModel):
         with torch.no_grad(), evaluating(self.net):
             rebuilt = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in self.rebuilt(waves, run)])
         return rebuilt[..., : waves.shape[2]].reshape(waves.shape).clamp(-1, 1)
-
-    def vocoder_for(self, run: Run) -> DiffusionVocoder:
-        return replace(self.vocoder, sampling=run.sampling)
-
-    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
-        return torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
 
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> VocoderNet:

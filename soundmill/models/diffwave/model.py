@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.audio import mel
-from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
 from soundmill.errors import UserError
@@ -38,7 +37,6 @@ from soundmill.training.loader import Source, crop_places
 from soundmill.training.seeds import seed_of
 
 FAMILY = "diffwave"
-WINDOW_SECONDS = 10.0
 
 
 class Config(FamilyConfig):
@@ -64,13 +62,8 @@ class _DiffWaveModel(TrainedModel):
         return build_net(config.params, len(config.labels))
 
 
-class Vocoding(_DiffWaveModel):
+class Vocoding(vocoding.ByLogMels, _DiffWaveModel):
     """By log-mels: it reconstructs."""
-
-    @property
-    def num_samples(self) -> int:
-        """Length of a window; longer sounds are processed in several."""
-        return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
 
     @property
     def vocoder(self) -> DiffWave:
@@ -81,12 +74,6 @@ class Vocoding(_DiffWaveModel):
         """Wave → log-mel → wave."""
         with evaluating(self.net):
             return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
-
-    def vocoder_for(self, run: Run) -> DiffWave:
-        return replace(self.vocoder, sampling=run.sampling)
-
-    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
-        return torch.from_numpy(log_mel(waves.mean(1).numpy(), self.params.mel))
 
 
 class Generating(_DiffWaveModel):

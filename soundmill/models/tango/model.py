@@ -24,7 +24,7 @@ from soundmill.models import adapted
 from soundmill.models.catalog import no_training_clip
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import LatentCodec, Vocoder, read_codec
-from soundmill.models.components.latents.store import LatentsAbout, Posteriors, gather_posteriors, iterate_index, read_about
+from soundmill.models.components.latents.store import LatentsAbout, Posteriors, drawn, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig
@@ -202,17 +202,11 @@ class TangoModule(TrainingModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values
-        x0 = draw_x0(posterior, self.scaling_factor, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
+        x0 = self.scaling_factor * drawn(posterior, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
         noise = self.noise_like(x0, self.rng("noise", step))
         path, states = Discrete(self.table, self.params.diffusion.objective), states.float()
         t = self.share(path.times(draw_times(self.params, self.batch_size, step))).to(self.device, non_blocking=True)
         return scheduled_loss(path, self.params.diffusion, lambda xt, t: self.net(xt, t, states, mask), x0, t, noise)
-
-
-def draw_x0(posterior: Tensor, scaling_factor: float, noise: Tensor) -> Tensor:
-    """Scaled samples [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
-    mean, log_variance = posterior.float().unbind(1)
-    return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Tango | None) -> Prepared:

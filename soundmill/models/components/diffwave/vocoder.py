@@ -230,17 +230,14 @@ class DiffWave(Saved):
     ) -> Iterator[Tensor]:
         hop = self.spec.hop_length
         seen = -(-self.network.context // hop) * hop  # whole frames
+        clip = 1.0 if self.noise.prior == "standard" else None
         for piece in pieces(blocks, size, seen):
             first, count = piece.start - piece.before, piece.values.shape[2]
             with torch.no_grad():
                 t = torch.full((len(log_mels),), timestep, device=log_mels.device)
                 predicted = self.net.denoise(piece.values, t, self._prepared(log_mels, first // hop, count // hop))
                 noise = self._noise(log_mels, step, piece.start, piece.count) if step else None
-                yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise, self._clip)
-
-    @property
-    def _clip(self) -> float | None:
-        return 1.0 if self.noise.prior == "standard" else None
+                yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise, clip)
 
     def _coloured(self, blocks: Iterable[Tensor], log_mels: Tensor, size: int) -> Iterator[Tensor]:
         """White waves with the envelope of the log-mels."""

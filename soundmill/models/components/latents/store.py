@@ -42,8 +42,7 @@ def read_about(directory: Path, autoencoder: str | None = None) -> LatentsAbout:
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
     """Every row below `directory` without its posterior, in the order of `iterate_posteriors`."""
     columns = [name for name in manifest.LATENTS.names if name != "posterior"]
-    for path in shards.shard_paths(directory):
-        yield from shards.read_rows(path, manifest.LATENTS, columns)
+    return shards.rows_below(directory, manifest.LATENTS, columns)
 
 
 def gather_posteriors(directories: Sequence[Path], clip_ids: Sequence[str], scratch: Path) -> Arrays:
@@ -59,6 +58,12 @@ def gather_posteriors(directories: Sequence[Path], clip_ids: Sequence[str], scra
             yield from iterate_posteriors(directory)
 
     return gather(index, contents, clip_ids, scratch / "latents", f"{directories[0].parent}: the latent of clip")
+
+
+def drawn(posterior: Tensor, noise: Tensor) -> Tensor:
+    """Unscaled samples [N, …], float32, of posteriors [N, 2, …] (mean, ln variance) from standard normal noise [N, …]."""
+    mean, log_variance = posterior.float().unbind(1)
+    return mean + (0.5 * log_variance).exp() * noise
 
 
 @dataclass(frozen=True)

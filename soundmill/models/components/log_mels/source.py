@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundmill import manifest, shards
 from soundmill.audio import log_mels
 from soundmill.errors import UserError
 from soundmill.training.loader import Arrays, Described, gather, start_of
@@ -50,7 +51,7 @@ def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> 
     """The log-mels of `clip_ids`, in that order, from the shards below `directory`, as a flat file in `scratch`."""
 
     def index() -> Iterator[Described]:
-        for row in log_mels.iterate_index(directory):
+        for row in shards.rows_below(directory, manifest.SPECTROGRAMS, ["clip_id", "num_mels", "num_frames", "digest"]):
             yield Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"])
 
     what = f"{directory}: the spectrogram of clip"

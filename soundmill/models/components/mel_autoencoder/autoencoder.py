@@ -187,11 +187,6 @@ def to_picture(log_mel: Tensor, mean: float, deviation: float) -> Tensor:
     return ((log_mel - mean) / deviation).transpose(1, 2)[:, None]
 
 
-def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """x0: a scaled sample of the posterior from standard normal `noise`."""
-    return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
-
-
 load = partial(contracts.restore_codec, Autoencoder, network)
 
 
@@ -291,7 +286,7 @@ class AutoencoderModule(TrainingModule):
         posterior = self.net.encode(picture).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         noise = self.noise_like(mean, self.rng("posterior", step))
-        rebuilt = self.net.decode(sample_posterior(mean, log_variance, noise, 1.0)).sample.float()
+        rebuilt = self.net.decode(mean + (0.5 * log_variance).exp() * noise).sample.float()
         return reconstruction_error(rebuilt, picture) + self.params.kl_weight * kl_divergence(mean, log_variance)
 
 
@@ -450,16 +445,6 @@ class MelCodec:
     frames: int  # of the log-mels; shorter ones are padded with silence, longer ones cut
     grain: float  # share of the noise lost in reconstruction that decoding adds back
     device: torch.device
-    channels: int = 1
-
-    @property
-    def sample_rate(self) -> int:
-        return self.autoencoder.spec.sample_rate
-
-    @property
-    def latent_rate(self) -> float:
-        spec = self.autoencoder.spec
-        return spec.sample_rate / (spec.hop_length * self.autoencoder.factor)
 
     @property
     def num_samples(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +62,16 @@ class Texts:
 
 def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, key: str, scratch: Path) -> Texts:
     """States of `captions` (without ""), in that order, copied to `scratch`. UserError if their width is not `train.KEY`."""
-    what = f"{directory}: the state of caption"
-    states = gather(partial(_index, directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
+
+    def index() -> Iterator[Described]:
+        for row in shards.rows_below(directory, manifest.TEXT_STATES, ["digest", "caption", "num_tokens", "width"]):
+            yield Described(row["caption"], (row["num_tokens"], row["width"]), row["digest"])
+
+    def contents() -> Iterator[tuple[str, np.ndarray]]:
+        for row in shards.rows_below(directory, manifest.TEXT_STATES, ["caption", "states"]):
+            yield row["caption"], np.frombuffer(row["states"], "<f2")
+
+    states = gather(index, contents, [*captions, ""], scratch / "text-states", f"{directory}: the state of caption")
     stored = int(states.shapes[0, 1])
     if stored != width:
         raise UserError(f"{directory}: text states are {stored} wide; set train.{key} to that, it is {width}")
@@ -90,18 +98,6 @@ def pad(states: Sequence[np.ndarray]) -> Condition:
         row[: len(one)] = one
         row_mask[: len(one)] = True
     return torch.from_numpy(values), torch.from_numpy(mask)
-
-
-def _index(directory: Path) -> Iterator[Described]:
-    for path in shards.shard_paths(directory):
-        for row in shards.read_rows(path, manifest.TEXT_STATES, ["digest", "caption", "num_tokens", "width"]):
-            yield Described(row["caption"], (row["num_tokens"], row["width"]), row["digest"])
-
-
-def _contents(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
-    for path in shards.shard_paths(directory):
-        for row in shards.read_rows(path, manifest.TEXT_STATES, ["caption", "states"]):
-            yield row["caption"], np.frombuffer(row["states"], "<f2")
 
 
 def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path, digests: Path | None = None) -> list[np.ndarray]:

@@ -180,8 +180,6 @@ def gather_waves(
 
 
 class WaveCodec(LatentCodec, Protocol):
-    latent_rate: float  # latents per second
-
     def encode(self, waves: Tensor) -> Tensor:
         """Scaled latents [N, latent channels, frames] of waves [N, channels, frames · samples_per_frame]."""
 
@@ -196,18 +194,6 @@ class Sounding:
     codec: WaveCodec
     frames: int
     device: torch.device
-
-    @property
-    def sample_rate(self) -> int:
-        return self.codec.sample_rate
-
-    @property
-    def channels(self) -> int:
-        return self.codec.channels
-
-    @property
-    def latent_rate(self) -> float:
-        return self.codec.latent_rate
 
     def encode(self, waves: Tensor) -> Tensor:
         """Latents, on the CPU; waves are padded with silence or cut to the length of `frames` latents."""
@@ -249,13 +235,10 @@ class SavedWaveCodec(Saved):
         return self.network.samples_per_latent
 
     @property
-    def latent_rate(self) -> float:
-        return self.sample_rate / self.samples_per_frame
-
-    @property
     def metrics(self) -> dict[str, float]:
         """How much its latents hold."""
-        return {"latent_rate": self.latent_rate, "latent_values_per_second": self.latent_rate * self.latent_channels}
+        rate = self.sample_rate / self.samples_per_frame
+        return {"latent_rate": rate, "latent_values_per_second": rate * self.latent_channels}
 
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
         """Shape (channels, frames, bands) of `frames` latents."""
