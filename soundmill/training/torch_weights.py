@@ -1,6 +1,7 @@
 """Published weights in files of `torch.save`, read as tensors and plain values only."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def state_in(contents: Any, path: Path, of: str, key: str | None = None, remedy:
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r})' if key else ''}; {remedy}")
     return state
+
+
+def renamed(name: str, pairs: Iterable[Sequence[Any]]) -> str:
+    """A tensor's name after all replacements (pattern, new; see re.sub), in this order."""
+    for pattern, new in pairs:
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str = "fetch it again") -> None:

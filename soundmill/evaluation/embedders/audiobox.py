@@ -3,7 +3,6 @@
 WavLM is transformers' WavLMModel; the checkpoint has its authors' names, so its tensors are renamed.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,8 +99,4 @@ def _layers() -> Iterator[nn.Module]:
 
 def _renamed(key: str) -> str:
     room, dot, name = key.partition(".")
-    if room != "wavlm_model":
-        return key
-    for pattern, replacement in NAMES:
-        name = re.sub(pattern, replacement, name)
-    return room + dot + name
+    return room + dot + torch_weights.renamed(name, NAMES) if room == "wavlm_model" else key

@@ -149,9 +149,7 @@ def htsat_renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, values in state.items():
         if HTSAT_UNUSED.match(key) or COUNTED.match(key):
             continue
-        name = key
-        for pattern, replacement in NAMES["htsat"]:
-            name = re.sub(pattern, replacement, name)
+        name = torch_weights.renamed(key, NAMES["htsat"])
         if ".self.qkv." in name:
             for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
                 yield name.replace(".self.qkv.", f".self.{part}."), third
@@ -189,12 +187,8 @@ class MusicSpeechClap(ClapEmbedder):
         for name, values in htsat_renamed(of_sounds):
             yield f"audio_model.audio_encoder.{name}", values
         for key, values in named.items():
-            if key.startswith(AUDIO_BRANCH) or LAION_UNUSED.match(key) or COUNTED.match(key):
-                continue
-            name = key
-            for pattern, replacement in NAMES["laion"]:
-                name = re.sub(pattern, replacement, name)
-            yield name, values
+            if not (key.startswith(AUDIO_BRANCH) or LAION_UNUSED.match(key) or COUNTED.match(key)):
+                yield torch_weights.renamed(key, NAMES["laion"]), values
 
 
 def config() -> Any:

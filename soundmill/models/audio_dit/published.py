@@ -249,9 +249,7 @@ class SingleFile:
         """The name there of a tensor of a part."""
         if part == "vae":
             return VAE + _of_codec(name, len(self.codec.ratios))
-        for pattern, other in FACTS[part]:
-            name = re.sub(pattern, other, name)
-        return (TRANSFORMER if part == "transformer" else CONDITIONERS) + name
+        return (TRANSFORMER if part == "transformer" else CONDITIONERS) + torch_weights.renamed(name, FACTS[part])
 
 
 def _of_codec(name: str, levels: int) -> str:

@@ -4,7 +4,6 @@ AudioLDM itself is in `audioldm.py`.
 The sizes are the published ones: its json files do not have them all. Files of torch.save are read as tensors alone.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,8 +93,7 @@ def _renamed(state: Mapping[str, Tensor], renaming: Sequence[tuple[str, Any]]) -
     """The tensors under new names; those of attention are matrices, not convolutions of one sample."""
     found = {}
     for key, value in state.items():
-        for pattern, new in renaming:
-            key = re.sub(pattern, new, key)
+        key = torch_weights.renamed(key, renaming)
         found[key] = value[..., 0, 0] if ".attentions." in key and value.ndim == 4 else value
     return found
 
