@@ -396,8 +396,11 @@ def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) 
 
 
 def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
-    """The objects that some of `checkouts` made and none needs."""
+    """The objects that some of `checkouts` made and none needs; UserError if a dvc.lock is damaged: DVC may read it."""
     cache, others = dvc.cache_directory(root), [place for place in checkouts if place != root.resolve()]
+    for lock in (place / "dvc.lock" for place in checkouts):
+        if fault := dvc.fault_of_lock(lock):
+            raise UserError(f"{lock}: damaged ({fault}), so what it needs is not known; `soundmill run` there repairs it")
     unneeded = {_digest(path): path for path in dvc.unused(root, others) if path.exists()}
     made: set[str] = set()
     for place in checkouts:

@@ -417,7 +417,7 @@ def unused(root: Path, others: Sequence[Path]) -> list[Path]:
     """Objects of the cache that neither this checkout nor `others` use."""
     projects = ["--projects", *map(str, others)] if others else []
     lines = _dvc(root, "gc", "--workspace", "--dry", "--force", *projects).splitlines()
-    return sorted(Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing "))
+    return sorted(Path(line.removeprefix("Removing ")).resolve() for line in lines if line.startswith("Removing "))
 
 
 def checkout(root: Path) -> None:

@@ -92,6 +92,8 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     (tiny / "dvc.lock").write_text("stages:\n  a:\n    outs:\n    - path: a\n      md5: ab0123456789abcdef0123456789abcd.dir\n")
     git(tiny, "add", "dvc.lock")
     git(tiny, "commit", "-q", "-m", "An output of an earlier commit")
+    with pytest.raises(UserError, match="lock: damaged"):
+        checkout.look(tiny)
     (tiny / "dvc.lock").unlink()
     unused = checkout.look(tiny)
     assert unused.objects == [tree]
@@ -99,7 +101,9 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
 
 
 def test_erasing_removes_the_projects_own_outputs_only(tiny: Path, tmp_path: Path) -> None:
-    """A second project has the only copy of a sound in this cache, and a text that names the same recording."""
+    """A second project has the only copy of a sound in this cache, a link, and a text that names the same recording."""
+    (tmp_path / "disk").mkdir()
+    (tiny / ".dvc/cache").symlink_to(tmp_path / "disk")
     code = (tiny / "first.py").read_text()
     (tiny / "first.py").write_text(code.replace('write_text(f"', 'write_text(f"dog.wav, '))
     run(tiny, 1, "first")
