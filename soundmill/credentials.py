@@ -8,12 +8,12 @@ from urllib.parse import unquote
 HIDDEN = "***"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,30}):(/+)([^\s\"'<>`]*)")
 _LOCAL = ("file", "sqlite")  # after three slashes, a path
-_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "azure")  # their hosts have no port
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "azure")  # their hosts have no port
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::\d*)?")
 _SETTING = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 _SECRET_NAME = re.compile(
     r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|bearer|j?session(id)?"
-    r"|.*(signature|token|pass(word|wd|phrase)|pwd|secret|(api|access|account|shared)key|credential).*"
+    r"|.*(signature|token|pass(word|wd|phrase)|pwd|secret|(api|access|account|shared|subscription)key|credential).*"
 )
 _KNOWN = re.compile(  # tokens that services name in their documentation
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}"

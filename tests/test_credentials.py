@@ -24,7 +24,7 @@ SECRET = (
     "s3://bucket/x?X-Amz-Credential=hush",
     "https://me.blob.core.windows.net/c?sv=1&sig=hush",
     "gs://bucket/x#access_token=hush",
-    *(f"https://hooks.slack.com/{rest}hush" for rest in ("services/T0/B0/", "?a=1&pw=", "?jwt=", ";JSESSIONID=", "?AccountKey=")),
+    *(f"https://hooks.slack.com/{rest}hush" for rest in ("services/T0/B0/", "?subscription-key=", ";JSESSIONID=", "?AccountKey=")),
     "s3%3A%2F%2Fid%3Ahush%40bucket",
     "s3%253A%252F%252Fid%253Ahush%2540bucket",
     "s3://id%3Ahush%40bucket",
@@ -43,7 +43,7 @@ OPEN = (
     "http://localhost:5000/#/experiments/1",
     "http://[::1]:5000/a@b",
     "https://mlflow.example.org:5000/a@b",
-    "ssh://user@host/path",
+    "abfss://container@account.dfs.core.windows.net/x",
     "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
     "sqlite:////home/a@b/mlflow.db",
     "file:///a@b/c",
@@ -86,7 +86,7 @@ def test_no_command_repeats_credentials(tmp_path):
         assert KEY not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("uri", ["http://me:hu/sh@127.0.0.1:1", "http://127.0.0.1:1/?password=hu-sh"])
+@pytest.mark.parametrize("uri", [" http://me:hu/sh@127.0.0.1:1", "http://127.0.0.1:1/?password=hu-sh"])
 def test_the_password_of_a_tracking_server_is_not_shown(tmp_path, monkeypatch, uri):
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).write_text("{}\n")

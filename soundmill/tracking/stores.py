@@ -76,7 +76,7 @@ class Store:
 def store(home: Path, uri: str | None = None) -> Store:
     """The tracking store of the project at `home`; `uri` overrides MLFLOW_TRACKING_URI."""
     home = project_of(home)
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN
+    uri = (uri or os.environ.get("MLFLOW_TRACKING_URI", "")).strip() or OWN
     if uri.startswith((SQLITE, SQLITE_QUOTED)):
         quoted = uri.startswith(SQLITE_QUOTED)
         path = unquote(uri.removeprefix(SQLITE_QUOTED).partition("?")[0]) if quoted else uri.removeprefix(SQLITE)
