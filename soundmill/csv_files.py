@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
+_FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r\n])")
 _HARMLESS = re.compile(r"[+-]?[\w.]+(?:-[\w.-]*)?|-[\w.-]*|[+-]?\d+(?:\.\d*)?e[+-]?\d+", re.ASCII)
 
 

@@ -27,9 +27,8 @@ def plain(text: str) -> str:
 
 
 def _escaped(char: str) -> str:
-    if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs":
-        return char
-    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
+    shown = char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs"
+    return char if shown else char.encode("unicode_escape").decode()
 
 
 def say(text: object = "", error: bool = False, color: str | None = None, end: str = "\n") -> None:

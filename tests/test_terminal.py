@@ -11,11 +11,11 @@ from tests.imports import ROOT
 ATTACKS = {
     "\x1b[2Jgone": r"\x1b[2Jgone",
     "\x9b31m": r"\x9b31m",
-    "a\rb": r"a\x0db",
+    "a\rb": r"a\rb",
     "\x1b]0;title\x07": r"\x1b]0;title\x07",
     "exe.\u202ecod": r"exe.\u202ecod",
     "\u2066\u200b\ufeff": r"\u2066\u200b\ufeff",
-    "a\u2028b": r"a\u2028b",
+    "a\u2028b\U000e0041": r"a\u2028b\U000e0041",
     "bad \udcff byte": r"bad \udcff byte",
     "Zoë – naïve 雨 😀\u00a0\u3000\n\t": "Zoë – naïve 雨 😀\u00a0\u3000\n\t",
 }
