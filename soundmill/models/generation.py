@@ -153,9 +153,7 @@ def _judged(params: FamilyGenerateParams, ctx: Any, labels: dict[str, dict[str, 
     split = manifest.judged_split(split for split, found in labels.items() for _ in found)
     clip_ids = catalogs.choose_balanced(labels[split], params.count)
     if split != "test":
-        terminal.say(
-            f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction"
-        )
+        terminal.say(f"{ctx.name}: {len(labels['test'])} test clips, so sounds are for {split} clips; stage splits says what helps")
     if params.count is not None and len(clip_ids) < params.count:
         terminal.say(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
     return {clip_id: labels[split][clip_id] for clip_id in clip_ids}

@@ -310,7 +310,7 @@ def test_one_loop_is_enough_to_train_on(tmp_path, data, capsys):
     metrics = train(tmp_path, tmp_path, ROW.composed())
     assert (metrics["clips"], metrics["steps"]) == (1, 4)
     assert len(generate(tmp_path, tmp_path, ROW.composed())) == 1
-    assert "these sounds are for train clips: raise splits.test_fraction" in capsys.readouterr().out
+    assert "sounds are for train clips; stage splits says what helps" in capsys.readouterr().out
 
 
 def test_loops_are_written_at_a_tempo_and_repeated(tmp_path, trained):
