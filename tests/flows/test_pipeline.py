@@ -381,7 +381,7 @@ def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: 
 def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_path: Path) -> None:
     (tiny / "params.yaml").write_text("evaluate: {number: [2}\n")
     done = pipeline(tiny, tmp_path, None, status=1)
-    assert done.stdout.count("\n") == 4
+    assert not re.search("Prefect|Traceback", done.stdout + done.stderr)
     assert "params.yaml: not readable as YAML" in done.stdout
 
 
