@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flows import dvc, publishing, results_table, trials
-from flows.results import Difference, Row, Training, not_ranked, scores_under, slope, without_score
+from flows.results import Difference, Row, Training, chosen_embedder, not_ranked, scores_under, slope, without_score
 from flows.results_table import ResultsTable, in_words
 from flows.scores import read_json
 from flows.terminal import tell
@@ -415,15 +415,6 @@ def total_seconds(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> t
     files += [_measured(results, row.name, training.stage) for row in rows for training in row.trainings]
     took = [read_json(file).get("took", {}) for file in files]
     return sum(one.get("seconds", 0.0) for one in took), sum(one.get("training", 0.0) for one in took)
-
-
-def chosen_embedder(run: dict[str, Any]) -> str:
-    """The first of `evaluate.embedders` that was used, is not trained on this corpus, and has distances, as ratings do not."""
-    from soundmill.evaluation import embedders
-
-    used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
-    usable = [name for name in used if not embedders.find(name).ratings]
-    return next((name for name in usable if name != "tagger"), "tagger")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

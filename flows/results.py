@@ -126,6 +126,15 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def chosen_embedder(run: Mapping[str, Any]) -> str:
+    """The first of `evaluate.embedders` that was used, is not trained on this corpus, and has distances, as ratings do not."""
+    from soundmill.evaluation import embedders
+
+    used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
+    usable = [name for name in used if not embedders.find(name).ratings]
+    return next((name for name in usable if name != "tagger"), "tagger")
+
+
 def scores_under(embedder: str | None, metrics_by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, MetricResult]:
     """The scores in the metrics that `evaluate` wrote for each seed, by their keys.
 

@@ -66,22 +66,21 @@ def browse(
         command = tracking.browser_command(port)
         server = subprocess.Popen(command, env=variables, start_new_session=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while server and server.poll() is None and tracking.unreachable(address):
-            time.sleep(0.2)
-        if server and server.poll() is not None:
-            raise UserError("MLflow's server did not start; its output is above")
-        terminal.say(f"{where}\nopen {page}")
-        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-            webbrowser.open(page)
-        if server:
-            raise typer.Exit(server.wait())
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is the usual way to stop it
-    finally:
-        if server:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)  # and its child, which listens
+    with suppress(KeyboardInterrupt):  # the usual way to stop it
+        try:
+            while server and server.poll() is None and tracking.unreachable(address):
+                time.sleep(0.2)
+            if server and server.poll() is not None:
+                raise UserError("MLflow's server did not start; its output is above")
+            terminal.say(f"{where}\nopen {page}")
+            if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+                webbrowser.open(page)
+            if server:
+                raise typer.Exit(server.wait())
+        finally:
+            if server:
+                with suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGTERM)  # and its child, which listens
 
 
 @app.command()

@@ -13,7 +13,7 @@ import soundfile
 
 from flows import bakeoff, locks, scores, trials
 from flows.bakeoff import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
-from flows.results import Estimate, MetricResult, Row, Training
+from flows.results import Estimate, MetricResult, Row, Training, chosen_embedder
 from flows.terminal import LOG
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
@@ -252,7 +252,7 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds_and_scores_are_by_all
 def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained():
     def chosen(*asked: str, without: str = "") -> str:
         facts = {name: "its file is missing" if name == without else {"weights": "none"} for name in sorted(asked)}
-        return bakeoff.chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
+        return chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
 
     assert chosen("tagger", "yamnet", "texture") == "yamnet"
     assert chosen("tagger", "yamnet", "texture", without="yamnet") == "texture"
