@@ -67,7 +67,9 @@ def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
         for key, text in metrics.get("ladder", {}).get("sentences", {}).items()
         if key.startswith("fad_")
     ]
-    heading = ["", "  Compared with real sounds spoiled in known ways, as many of each:"] if places else []
+    heading = (
+        ["", "  Among real sounds spoiled in known ways, by as many sounds of each, so FADs are not those above:"] if places else []
+    )
     return [*heading, *(f"  {text}" for text in places)]
 
 
