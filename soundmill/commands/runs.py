@@ -90,10 +90,7 @@ def sync(root: Root = None) -> None:
 
     works, where = tracking.status(root)
     if not works:
-        waits = f"{tracking.waiting(root)[0]} runs wait on disk"
-        raise UserError(
-            f"tracking: {where}; {waits}: nothing is lost. Start that server, or set MLFLOW_TRACKING_URI to another store"
-        )
+        raise UserError(f"tracking: {where}; {tracking.waiting(root)[0]} runs wait on disk: nothing is lost")
     count, why = tracking.sync(root)
     if count:
         raise UserError(f"{count} runs are not in {tracking.store(root).shown} yet: {why or 'still uploading'}; nothing is lost")
@@ -156,11 +153,7 @@ def last_scores(root: Path, named: Mapping[str, Experiment]) -> tuple[dict[str, 
     works, where = tracking.status(root)
     if not works:
         return {}, where
-    try:
-        scored = tracking.last_scores(root)
-    except UserError as error:
-        return {}, str(error)
-    texts = {}
+    scored, texts = tracking.last_scores(root), {}
     for name, run in {name: scored[one.title] for name, one in named.items() if one.title in scored}.items():
         values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(run.scores.items()))
         document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), run.params

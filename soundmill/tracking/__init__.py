@@ -18,6 +18,7 @@ from soundmill.tracking.history import (
     read_state,
     registered_models,
     serve,
+    status,
     use_last_store,
 )
 from soundmill.tracking.journal import sync, waiting
@@ -33,7 +34,6 @@ from soundmill.tracking.stores import (
     browser_command,
     flatten,
     project_of,
-    status,
     store,
     unreachable,
 )

@@ -14,7 +14,7 @@ from soundmill.errors import UserError, reason
 from soundmill.tracking import mlflow_runs
 from soundmill.tracking.journal import sync
 from soundmill.tracking.runs import registered_as
-from soundmill.tracking.stores import MAX_TAG, STATE_FOLDER, Store, experiment, recorded_in, store, unreachable
+from soundmill.tracking.stores import MAX_TAG, STATE_FOLDER, SWITCH, Store, experiment, is_off, recorded_in, store
 
 SYNC_SECONDS = 60.0
 SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
@@ -134,23 +134,36 @@ def last_scores(home: Path) -> dict[str, ScoredRun]:
 def open_client(home: Path) -> tuple[Any, Store]:
     """A client of the store; UserError if it does not exist or answer."""
     where = store(home)
-    if where.is_server and (why := unreachable(where.uri)):
-        raise UserError(
-            f"tracking server {where.shown} is unreachable ({why}); start it, or set MLFLOW_TRACKING_URI to use another store"
-        )
+    if why := where.fault:
+        raise UserError(f"{why}, or set MLFLOW_TRACKING_URI to use another store")
     if where.database and not where.database.exists():
         raise UserError(
             f"{where.shown}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to use another store"
         )
-    client = mlflow_runs.open_client(where)
-    from mlflow.exceptions import MlflowException
-
     try:
+        client = mlflow_runs.open_client(where)
         mlflow_runs.find_experiment(client, experiment())
-    except MlflowException as error:
-        raise UserError(f"{where.shown} refuses to be read: {reason(error)}; {LOGIN}") from None
+    except UserError:
+        raise
+    except Exception as error:  # of MLflow, its server or the driver of a database
+        remedy = LOGIN if where.is_server else "correct MLFLOW_TRACKING_URI, or install what it needs"
+        raise UserError(f"{where.shown} refuses to be read: {reason(error)}; {remedy}") from None
     return client, where
+
+
+def status(home: Path) -> tuple[bool, str]:
+    """Whether runs can be recorded and read, and a description of the store."""
+    where = store(home)
+    if is_off():
+        return False, f"off ({SWITCH}={os.environ[SWITCH]})"
+    if where.database and not where.fault and not where.database.exists():
+        return True, f"{where.shown} (created by the first run)"
+    try:
+        open_client(home)
+    except UserError as error:
+        return False, str(error)
+    return True, where.shown + (" answers" if where.is_server else "")
 
 
 def check_writing(home: Path) -> str:

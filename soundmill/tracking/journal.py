@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import credentials, disk, terminal
-from soundmill.errors import reason
-from soundmill.tracking.stores import HTTP, MAX_METRICS, QUIET, Store, say, store, unreachable
+from soundmill.errors import UserError, reason
+from soundmill.tracking.stores import HTTP, MAX_METRICS, QUIET, Store, say, store
 
 EVENTS = "events.jsonl"
 COPY_LIMIT = 16 * 2**20  # bytes; larger files are linked
@@ -240,7 +240,7 @@ class Uploader:
                 self._send(reader)
             except Exception as error:  # anything that MLflow, its database or the network raise: tried again later
                 trouble = reason(error)
-                if self.where.is_server and unreachable(self.where.uri):
+                if self.where.fault:
                     break
         return trouble
 
@@ -360,8 +360,8 @@ def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
     pause = POLL_SECONDS
     while True:
         try:
-            if where.is_server and (why := unreachable(where.uri)):
-                raise ConnectionError(f"{where.shown} is unreachable ({why})")
+            if why := where.fault:
+                raise UserError(why)
             if uploader is None:
                 uploader, database = Uploader(where), _identity(where.database)
             elif database != _identity(where.database):

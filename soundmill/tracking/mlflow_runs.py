@@ -26,8 +26,7 @@ EXPERIMENT_TAGS = {
 PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
 LOGGED = "artifacts"  # where MLflow puts the files of a logged model, beside its own
 PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
-
-
+LOCKED_SECONDS = 60.0  # to wait for another program
 VERSION = "soundmill.mlflow"  # tag of an experiment: the MLflow that last wrote to it
 # MLflow stores absolute places of files: of an experiment's runs, and of each of these.
 PLACES = (
@@ -39,11 +38,18 @@ PLACES = (
 
 
 def open_client(where: Store) -> Any:
-    """A client of the store; UserError if another version of MLflow wrote its database."""
+    """A client of the store; UserError if its database is damaged, locked, or of another version of MLflow."""
     if where.database and where.database.exists():
-        with closing(sqlite3.connect(where.database, timeout=60)) as database, database:
-            _check_version(where, database)
-            _mend_places(where, database)
+        try:
+            with closing(sqlite3.connect(where.database, timeout=LOCKED_SECONDS)) as database, database:
+                _check_version(where, database)
+                _mend_places(where, database)
+        except sqlite3.OperationalError as error:  # in use, or read-only
+            raise UserError(f"{where.database}: {error}; wait for what uses it, or make it writable") from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{where.database}: no database of MLflow ({error}); move it away, or set MLFLOW_TRACKING_URI"
+            ) from None
     for key, value in (HTTP | QUIET).items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -68,13 +74,10 @@ def local_path(place: str) -> Path:
 
 
 def _check_version(where: Store, database: sqlite3.Connection) -> None:
-    try:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
-            return  # empty: MLflow makes its tables
-        (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
-        wrote = database.execute("SELECT value FROM experiment_tags WHERE key = ?", [VERSION]).fetchall()
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{where.database}: not a database of MLflow ({error}); move it away, or set MLFLOW_TRACKING_URI") from None
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
+        return  # empty: MLflow makes its tables
+    (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+    wrote = database.execute("SELECT value FROM experiment_tags WHERE key = ?", [VERSION]).fetchall()
     known = resources.files("mlflow") / "store" / "db_migrations" / "versions"
     migrations = [entry.name for entry in known.iterdir()]
     if migrations and not any(name.startswith(f"{schema}_") for name in migrations):

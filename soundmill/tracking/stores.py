@@ -58,6 +58,20 @@ class Store:
         return credentials.hide(self.uri)
 
     @property
+    def fault(self) -> str:
+        """Why no run can be recorded there, as far as that is quickly seen; empty if one can."""
+        kind = urlsplit(self.uri).scheme
+        if self.is_server and (why := unreachable(self.uri)):
+            return f"{self.shown} is unreachable ({why}); start it"
+        is_nothing = kind.startswith("sqlite") or kind == "file" or (not kind and self.uri != "databricks")
+        if os.path.isdir(self.database) if self.database else is_nothing:
+            return f"{self.shown}: MLflow keeps runs neither in a directory of files nor in memory; use sqlite:////PATH/mlflow.db"
+        place = self.database and (self.database if os.path.exists(self.database) else self.database.parent)
+        if place and not os.access(place, os.W_OK):
+            return f"{place} {'is not writable' if place.exists() else 'does not exist'}"
+        return ""
+
+    @property
     def is_server(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
@@ -134,24 +148,6 @@ def unreachable(uri: str) -> str | None:
         return None  # it answers, perhaps asking for a login: MLflow has the credentials
     except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-def status(home: Path) -> tuple[bool, str]:
-    """Whether tracking works, and a description of the store; quick, without importing mlflow."""
-    if is_off():
-        return False, f"off ({SWITCH}={os.environ[SWITCH]})"
-    where = store(home)
-    if where.is_server:
-        why = unreachable(where.uri)
-        return (False, f"{where.shown} is unreachable ({why})") if why else (True, f"{where.shown} answers")
-    if where.database:
-        folder = where.database if where.database.exists() else where.database.parent
-        if not os.access(folder, os.W_OK):
-            return False, f"{folder} {'is not writable' if folder.exists() else 'does not exist'}"
-        return True, where.shown + ("" if where.database.exists() else " (created by the first run)")
-    if urlsplit(where.uri).scheme in ("", "file"):
-        return False, f"{where.shown} is a directory of files, which MLflow does not write any more; use sqlite:///PATH/mlflow.db"
-    return True, where.shown
 
 
 def browser_command(port: int) -> list[str]:

@@ -18,7 +18,7 @@ from soundmill import attribution, hashing, lineage, manifest, shards, tracking
 from soundmill.errors import UserError
 from soundmill.forgetting import listing
 from soundmill.publishing import model as publishing
-from soundmill.tracking import history, stores
+from soundmill.tracking import history, mlflow_runs, stores
 from tests.commands.running import soundmill, works
 from tests.listening.test_answers import answered, make_key, write
 from tests.tracking.reading import client, files, runs, text
@@ -228,8 +228,9 @@ def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring) -> None:
         database.execute("UPDATE experiment_tags SET value = '99.1.0' WHERE key = 'soundmill.mlflow'")
     with pytest.raises(UserError, match=rf"mlflow.db: written by MLflow 99.1.0, and {metadata.version('mlflow')} is"):
         tracking.scores_page(home, 5000)
+    assert "written by MLflow 99.1.0" in soundmill("sync", "--project", str(home), cwd=home).stderr
     (home / "mlflow.db").write_text("no database")
-    with pytest.raises(UserError, match="not a database of MLflow"):
+    with pytest.raises(UserError, match="no database of MLflow"):
         tracking.scores_page(home, 5000)
 
 
@@ -237,15 +238,23 @@ def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring) -> None:
     ("uri", "why"),
     [
         ("sqlite:////nonexistent/dir/x.db", "/nonexistent/dir does not exist"),
-        ("file:///tmp/mlruns", "file:///tmp/mlruns is a directory of files"),
-        ("mlruns", "mlruns is a directory of files"),
+        ("file:///tmp/mlruns", "file:///tmp/mlruns: MLflow keeps runs neither in a directory of files"),
+        ("mlruns", "mlruns: MLflow keeps runs neither in a directory of files"),
+        ("sqlite:///.", ": MLflow keeps runs neither in a directory of files"),
+        ("sqlite://", "sqlite://: MLflow keeps runs neither in a directory of files nor in memory"),
+        ("nonsense://x", "nonsense://x refuses to be read: UnsupportedModelRegistryStoreURIException"),
+        ("sqlite:///damaged.db", "damaged.db: no database of MLflow (file is not a database); move it away"),
+        ("sqlite:///locked.db", "locked.db: database is locked; wait for what uses it"),
     ],
 )
 def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(home, monkeypatch, uri, why):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.status(home)[0] is False
-    done = soundmill("sync", "--project", str(home), cwd=home)
-    assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    monkeypatch.setattr(mlflow_runs, "LOCKED_SECONDS", 0.1)
+    (home / "damaged.db").write_bytes(b"\xff" * 5000)
+    with closing(sqlite3.connect(home / "locked.db")) as other:
+        other.executescript("CREATE TABLE one (two); BEGIN EXCLUSIVE")
+        works, said = tracking.status(home)
+    assert (works, why in said) == (False, True), said
 
 
 LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
