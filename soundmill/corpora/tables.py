@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 MISSING = frozenset("- -- ? nan none null nil na n/a <na> #n/a #name? #value! #ref! #div/0! #num! #null!".split())
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 MAX_CAPTION = 1 << 16  # characters
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
 
@@ -97,7 +99,9 @@ class CorpusTables:
     def said(self, texts: Iterable[str], origin: str, labels: bool = False) -> list[str]:
         """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted; label `3.0` as `3`."""
         kept = []
-        for text in map(composed, filter(str.strip, texts)):
+        for text in map(composed, texts):
+            if all(char in BLANK or unicodedata.category(char) in "Cc Cf Mn Zl Zp Zs" for char in text):
+                continue
             word = text.strip().lower()
             if word in MISSING or (word in NOTHING and not labels):
                 what = "labels" if labels else "captions"

@@ -227,6 +227,7 @@ def test_labels_of_a_table_that_are_written_in_two_ways_are_one(tmp_path, name, 
         ('"N/A"', []),
         ('["<NA>", "dog"]', ["dog"]),
         ('"unknown"', ["unknown"]),
+        (r'["\u3164", "\u115f \uffa0", "\u2800\u1160", "\u200b", "\u034f", "\ud83d\udd14"]', ["🔔"]),
     ],
 )
 def test_values_that_may_be_classes(tmp_path, label, expected):
