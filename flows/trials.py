@@ -250,6 +250,6 @@ def comma_separated(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     """Comma-separated whole numbers of an argument, at least one."""
-    if not comma_separated(text) or not all(part.isdigit() for part in comma_separated(text)):
+    if not comma_separated(text) or not all(part.isdecimal() for part in comma_separated(text)):
         raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers")
     return [int(part) for part in comma_separated(text)]

@@ -67,7 +67,7 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
     chosen = ["--minutes", "2", "--families", "rave, tango", "--seeds", "0,3", "--extra", "mine=sounds/mine"]
     works("bakeoff", "corpus=loops", *chosen, "--project", str(root), cwd=tmp_path)
     assert asked == [(root, 2.0, ["corpus=loops"], ["rave", "tango"], [0, 3], {"mine": tmp_path / "sounds" / "mine"}, "")]
-    for wrong in (["--seeds", "one"], ["--extra", "mine"], ["--extra", "a=b", "--extra", "a=c"]):
+    for wrong in (["--seeds", "one"], ["--seeds", "²"], ["--extra", "mine"], ["--extra", "a=b", "--extra", "a=c"]):
         assert wrong[0] in refused("bakeoff", *wrong, "--project", str(root), cwd=tmp_path)
     assert len(asked) == 1
 
