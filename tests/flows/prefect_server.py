@@ -90,5 +90,6 @@ def proxy() -> Iterator[tuple[dict[str, str], list[str]]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-        yield {"NO_PROXY": "example.org", **dict.fromkeys(names, f"http://127.0.0.1:{server.server_port}")}, asked
+        kinds = {name: "socks5" if "all" in name.lower() else "http" for name in names}
+        yield {"NO_PROXY": "example.org", **{name: f"{kinds[name]}://127.0.0.1:{server.server_port}" for name in names}}, asked
         server.shutdown()
