@@ -396,7 +396,7 @@ def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) 
 
 
 def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
-    """The objects that some of `checkouts` made and none needs; UserError if a dvc.lock is damaged: DVC may read it."""
+    """The objects that some of `checkouts` made and none needs; UserError if a dvc.lock is damaged, which DVC may read, or gone."""
     cache, others = dvc.cache_directory(root), [place for place in checkouts if place != root.resolve()]
     for lock in (place / "dvc.lock" for place in checkouts):
         if fault := dvc.fault_of_lock(lock):
@@ -406,6 +406,9 @@ def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
     for place in checkouts:
         ledger.note_outputs(place, tracking.project_of(place))
         made |= ledger.known_outputs(place)
+    if not made.isdisjoint(unneeded) and (unlocked := [str(place) for place in checkouts if not (place / "dvc.lock").exists()]):
+        remedy = "put it back, as with git, or let `soundmill run` there write it; if nothing there is needed, delete the checkout"
+        raise UserError(f"{', '.join(unlocked)}: no dvc.lock, so what is needed there is not known; {remedy}")
     made |= {digest for name in made if name in unneeded for digest in _files_of(unneeded[name])}
     objects = [path for digest, path in unneeded.items() if digest in made]
     return Unused(objects, _by_output(cache, objects), list(checkouts), len(unneeded) - len(objects))
@@ -463,8 +466,8 @@ def _is_checkout(place: Path) -> bool:
 
 def _listed(cache: Path) -> list[Path]:
     file = cache / USERS
-    return [Path(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return [Path(line) for line in os.fsdecode(file.read_bytes()).split("\n") if line] if file.is_file() else []
 
 
 def _list(cache: Path, places: Collection[Path]) -> None:
-    disk.write_text(cache / USERS, "".join(f"{path}\n" for path in places))
+    disk.write_atomically(cache / USERS, lambda path: path.write_bytes(os.fsencode("".join(f"{place}\n" for place in places))))

@@ -141,7 +141,7 @@ def _outputs_of(project: Path) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _lists(root: Path) -> list[Path]:

@@ -122,7 +122,7 @@ def remember(home: Path) -> None:
 def recorded_in(home: Path) -> list[str]:
     """The stores of a project's runs, latest last; empty if there was only its own file."""
     path = store(home, OWN).scratch / RECORDED_IN
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.is_file() else []
     return list(dict.fromkeys(reversed(lines)))[::-1]
 
 
