@@ -95,7 +95,7 @@ def test_a_card_has_a_sound_of_each_label_and_what_listeners_said(published, bui
     assert said[2:] == ["| quality, mean rating | 3.5 | 3.25 … 3.75 |", "| fit, share of answers that prefer it | 0.625 |  |"]
 
 
-@pytest.mark.parametrize("spoil", ["changed", "missing", "outside", "no list", "link", "linked folder", "linked list"])
+@pytest.mark.parametrize("spoil", ["changed", "missing", "../model", "a\0b", "no list", "link", "linked folder", "linked list"])
 def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
     broken = Path(shutil.copytree(published, tmp_path / "broken"))
     sums, weights = broken / SUMS, broken / "checkpoint" / "model.safetensors"
@@ -103,8 +103,8 @@ def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
         weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     elif spoil == "missing":
         weights.unlink()
-    elif spoil == "outside":
-        sums.write_text(sums.read_text().replace("checkpoint/model", "../model"))
+    elif spoil in ("../model", "a\0b"):
+        sums.write_text(sums.read_text().replace("checkpoint/model", spoil))
     elif spoil == "link":
         weights.unlink()
         weights.symlink_to("/dev/zero")
@@ -115,7 +115,7 @@ def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
         sums.unlink()
         if spoil == "linked list":
             sums.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="SHA256SUMS" if spoil in ("outside", "no list", "linked list") else "checkpoint/.*again"):
+    with pytest.raises(UserError, match="SHA256SUMS" if spoil in ("../model", "no list", "linked list") else "broken/.*again"):
         pull(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -86,12 +86,12 @@ def pull(directory: Path, output: Path) -> list[Path]:
     with new_directory(output) as (partial, _):
         for name, expected in read_sums(directory).items():
             copy = partial / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _check_file(directory, name)
             try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                _check_file(directory, name)
                 shutil.copyfile(directory / name, copy)
-            except OSError as error:
-                raise UserError(f"{directory / name}: {error.strerror}; download it again") from None
+            except (OSError, ValueError) as error:  # a name may be too long, or below a file's
+                raise UserError(f"{directory / name}: {getattr(error, 'strerror', error)}; download it again") from None
             if _sha256(copy) != expected:
                 raise UserError(f"{directory / name}: is not the file that was published; download it again")
         shutil.copyfile(directory / SUMS, partial / SUMS)
