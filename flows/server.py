@@ -151,7 +151,7 @@ def _new_login(root: Path, origins: str) -> None:
         if not (root / LOGIN).exists():
             disk.write_atomically(root / LOGIN, write)
     if not _own_login(root):
-        raise UserError(f'{root / LOGIN} has no login; add a line `auth_string = "NAME:PASSWORD"` below a line `[api]`')
+        raise UserError(f'{root / LOGIN} has no login; add a line `auth_string = "<NAME>:<PASSWORD>"` below a line `[api]`')
     (root / LOGIN).chmod(0o600)
 
 

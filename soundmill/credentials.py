@@ -12,19 +12,24 @@ _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "azure")  # their hosts have no port
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::\d*)?")
 _SETTING = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 _SECRET_NAME = re.compile(
-    r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|bearer|j?session(id)?"
+    r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|code|bearer|j?session(id)?"
     r"|.*(signature|token|pass(word|wd|phrase)|pwd|secret|(api|access|account|shared|subscription)key|credential).*"
 )
 _KNOWN = re.compile(  # tokens that services name in their documentation
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}"
-    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*"
-    r"|hooks\.slack\.com/services/\S+|(?:Account|SharedAccess)Key=[\w+/]{20,}=*)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*"
+    r"|hooks\.(?:slack(?:-gov)?|zapier)\.com/\S+|(?:Account|SharedAccess)Key=[\w+/]{20,}=*)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
+_HOOK = re.compile(r"(?i)/(?:\w*webhook\w*|hooks|key|bot(?=\d+:))[/\d]\S{0,99}?[\w-]{16}\S*")  # who knows it may post
 _BARE = re.compile(r"(?://)?[^\s/@:]+:(?!/)[^\s@]+@[\w.-]+(:\d+)?(/.*)?")  # USER:PASSWORD@HOST without a scheme
-_NAMED = r"[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|credentials?|(?:api|access|account|private|secret)[_-]?key)"
-_QUOTED = re.compile(rf"(?i){_NAMED}[\"']?\]?\s*[:=]\s*[\"'][^\"'\s]{{6,}}[\"']")
-_PLAIN = re.compile(rf"(?im)^\s*[+-]?(?:export\s+|-\s+)?{_NAMED}\s*[:=]\s*[^\s\"'#(\[{{$<]{{6,}}\s*$")
+_NAMED = (
+    r"[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|credentials?|authorization"
+    r"|(?:login|auth[_-]?string)(?=[\"'\]]*\s*[:=]\s*[\"']?[^\s:\"'<{$]+:)|(?:api|access|account|private|secret)[_-]?key)"
+)
+_QUOTED = re.compile(rf"(?i){_NAMED}[\"']?\]?\s*[:=]\s*[\"'](?![{{$<])[^\"'\s]{{6,}}[\"']")
+_PLAIN = re.compile(rf"(?im)^[ \t+-]*(?:export[ \t]+)?{_NAMED}\s*[:=][\s+|>-]*[^\s\"'#(\[{{$<]{{6,}}[^\S\n]*(?:#.*)?$")
+_RANDOM = re.compile(rf"(?i){_NAMED}(?:[ \"'\]:=|>-]|\n[ +-]*value|bearer|basic)+(?=\S{{0,60}}?\d)[^\s(\[]{{12,99}}+(?![(\[])")
 
 
 def has_some(text: str) -> bool:
@@ -54,16 +59,16 @@ def hide_in(value: Any) -> Any:
 
 
 def in_file(content: bytes) -> bool:
-    """Whether a file, or a diff, seems to have a credential in it: an address, a known token, or a setting of that name."""
-    text = content.decode("utf-8", "replace")
-    return _hidden(text) != text or bool(_QUOTED.search(text) or _PLAIN.search(text))
+    """Whether a file, or a diff, seems to have a credential in it: an address, a known token, or a word after such a name."""
+    text = content.replace(b"\0", b"").decode("utf-8", "ignore")  # of UTF-16 too
+    return _hidden(text) != text or any(pattern.search(text) for pattern in (_QUOTED, _PLAIN, _RANDOM))
 
 
 def _readings(text: str) -> list[str]:
-    """A text without invisible characters, and what it says when percent-encoding is taken off, as often as it is on."""
+    """A text without invisible characters, and what it says when percent-encoding is taken off, 30 times at most."""
     text = "".join(char for char in unicodedata.normalize("NFKC", text) if char.isspace() or unicodedata.category(char)[0] != "C")
     found = [re.sub(r"%(25)+(?=25)", "%", text)]  # many levels at once
-    while (decoded := unquote(found[-1])) != found[-1]:
+    while len(found) < 30 and (decoded := unquote(found[-1])) != found[-1]:
         found.append(decoded)
     return found
 
@@ -86,7 +91,7 @@ def _without(match: re.Match[str]) -> str:
         only_user = "@" in authority and not colon and scheme.lower() not in ("http", "https", *_BUCKETS)  # ssh://user@host
         if not only_user and ("@" in authority or host is None or odd_port):
             rest = f"{user if colon else HIDDEN}@{tail}"
-    return f"{scheme}:{slashes}{_SETTING.sub(_setting_without, rest)}"
+    return f"{scheme}:{slashes}{_HOOK.sub(f'/{HIDDEN}', _SETTING.sub(_setting_without, rest))}"
 
 
 def _setting_without(match: re.Match[str]) -> str:

@@ -88,7 +88,9 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     parts = re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE)[1:]
     if len(parts) != len(changed):  # then which file has a credential is not known
         return b"", (*left_out, "the uncommitted diff: it changed while it was read")
-    has_secret = [credentials.in_file(part) for part in parts]
+    files = [top / os.fsdecode(name) for name in changed]
+    coded = [file.suffix in KINDS and b"\nGIT binary patch\n" in part for file, part in zip(files, parts, strict=True)]  # as UTF-16
+    has_secret = [credentials.in_file(read(file) if code else part) for file, part, code in zip(files, parts, coded, strict=True)]
     left_out += [f"{os.fsdecode(name)}: {SECRET}" for name, secret in zip(changed, has_secret, strict=True) if secret]
     diff = b"".join(part for part, secret in zip(parts, has_secret, strict=True) if not secret)
     if len(diff) > MAX_DIFF:
