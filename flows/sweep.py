@@ -1,9 +1,7 @@
-"""A sweep as a Prefect flow: runs the pipeline at every point of a sweep file; `python -m flows.sweep mixup`."""
+"""A sweep as a Prefect flow: runs the pipeline at every point of a sweep file; `soundmill sweep NAME` runs it."""
 
-import argparse
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from flows import dvc, publishing, results_table, trials
-from flows.pipeline import run_to_end
 from flows.results import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
-from flows.trials import Name, PointName, comma_separated, key_of, numbers, of_families, run_pipeline
-from soundmill.errors import UserError, show_what_the_terminal_can
+from flows.trials import Name, PointName, key_of, of_families, run_pipeline
+from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.models import registry
 from soundmill.params import Seed, StageParams, did_you_mean
@@ -227,71 +224,15 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
 
 
-def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
+def queue(home: Path, name: str, definition: Sweep, runs: Sequence[Run]) -> None:
     """Put every run into DVC's queue; a later run of the sweep takes their results from DVC's cache."""
     if not str(home).isascii():  # DVC writes the copy's settings in ASCII, and waits for a worker that has died of that
         raise UserError(f"--queue: DVC's queue runs nothing in {home}, which is not ASCII; move the project, or leave out --queue")
+    if definition.start_from:
+        raise UserError("--queue: a training starts from the model of an earlier point; run the sweep without --queue")
     dvc.check_changes(home, tell)
     for number, run in enumerate(runs, start=1):
         experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.name} seed {run.seed}")
         tell(f"[{number}/{len(runs)}] queued {dvc.queue(home, experiment, run.overrides)}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The command
-
-
-HELP = """\
-Run the pipeline at every point of conf/sweep/NAME.yaml, and collect the scores in one table and one figure.
-
-  python -m flows.sweep                                   list the sweeps
-  python -m flows.sweep mixup                             run one, on the embedded corpus
-  python -m flows.sweep mixup corpus=esc corpus.path=DIR tango.train.steps=2000 --seeds 0,1,2
-  python -m flows.sweep steps --points 10,50              only these rows
-  python -m flows.sweep mixup --queue                     queue its runs in DVC; run the sweep afterwards for the table
-
-Points run in workspaces/sweep-NAME and share DVC's cache, so common stages run once and a stopped sweep resumes.
-The results are in sweeps/NAME, in MLflow and in Prefect."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    show_what_the_terminal_can()
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.sweep", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a file of conf/sweep, without .yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all points, as in `soundmill params`")
-    parser.add_argument("--points", type=comma_separated, default=[], metavar="A,B", help="only these points (default: all)")
-    parser.add_argument("--seeds", type=numbers, default=[], metavar="0,1,2", help="run each point with each of these seeds")
-    parser.add_argument("--queue", action="store_true", help="put the runs into DVC's queue instead")
-    args = parser.parse_intermixed_args(argv)
-    if not Path("dvc.yaml").exists():
-        tell("sweep: no dvc.yaml here; run it from the root of a Soundmill checkout")
-        return 1
-    try:
-        home = Path.cwd()
-        if args.name is None:
-            for name in trials.files(home / FILES):
-                tell(f"{name:<12} {read(home, name).title}")
-            tell("\n`python -m flows.sweep --help` shows how to run them")
-            return 0
-        definition = read(home, args.name)
-        runs = plan(home, definition, args.overrides, args.points, args.seeds)
-        if args.queue:
-            if definition.start_from:
-                raise UserError("--queue: a training starts from the model of an earlier point; run the sweep without --queue")
-            queue(home, args.name, runs)
-            started = f"PATH={Path(dvc.executable()).parent}:$PATH dvc queue start"  # its worker searches PATH for dvc
-            tell(f"start it with `{started}`, watch it with `dvc queue status`; then run this command again without --queue")
-            return 0
-    except UserError as error:
-        tell(f"sweep: {error}")
-        return 1
-    return run_to_end("sweep", "points", lambda: sweep(args.name, args.overrides, args.points, args.seeds, return_state=True))
-
-
-if __name__ == "__main__":
-    # Prefect imports a flow by its module's name, which `__main__` is not.
-    from flows import sweep as module
-
-    sys.exit(module.main())
+    started = f"PATH={Path(dvc.executable()).parent}:$PATH dvc queue start"  # its worker searches PATH for dvc
+    tell(f"start it with `{started}`, watch it with `dvc queue status`; then run this command again without --queue")

@@ -1,6 +1,5 @@
 """How sweeps and bake-offs run: a file of conf/ has their rows; the pipeline of one after another, then the table of all."""
 
-import argparse
 import os
 import queue
 import re
@@ -248,8 +247,8 @@ def comma_separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def numbers(text: str) -> list[int]:
-    """Comma-separated whole numbers of an argument, at least one."""
-    if not comma_separated(text) or not all(part.isdecimal() for part in comma_separated(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers")
-    return [int(part) for part in comma_separated(text)]
+def numbers(seeds: str) -> list[int]:
+    """Comma-separated whole numbers, at least one."""
+    if not comma_separated(seeds) or not all(part.isdecimal() for part in comma_separated(seeds)):
+        raise UserError(f"--seeds {seeds!r}: must be comma-separated whole numbers")
+    return [int(part) for part in comma_separated(seeds)]

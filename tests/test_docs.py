@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer
 
-from flows import bakeoff, sweep
+from flows import bakeoff, sweep, trials
 from soundmill import commands, params
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -298,6 +298,10 @@ def check_soundmill(command: Command) -> None:
     elif name == "bakeoff":
         named = [family for family in given["families"].split(",") if family]
         bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, given["plan"]), overrides, named)
+    elif name == "sweep" and given["name"]:
+        definition = sweep.read(ROOT, given["name"])  # its own points are planned in tests/flows/test_sweep.py
+        chosen = trials.comma_separated(given["points"]) or list(definition.points)[:1]
+        sweep.plan(ROOT, definition, overrides, chosen, trials.numbers(given["seeds"]) if given["seeds"] else [])
 
 
 def check_make(command: Command) -> None:
@@ -368,10 +372,7 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
             given = vars(parsed.args[0])
         except SystemExit:
             raise UserError("its arguments are refused") from None
-    if module == "flows.sweep" and given["name"]:
-        definition = sweep.read(ROOT, given["name"])  # its own points are planned in tests/flows/test_sweep.py
-        sweep.plan(ROOT, definition, given["overrides"], given["points"] or list(definition.points)[:1], given["seeds"])
-    elif given.get("overrides"):
+    if given.get("overrides"):
         composed(EVERY_FAMILY, *given["overrides"])
 
 

@@ -8,7 +8,6 @@ import re
 import socket
 import sys
 import time
-from argparse import ArgumentTypeError
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,11 +153,7 @@ def bakeoff(
         # isort: split
         from flows import bakeoff, trials
 
-    try:
-        numbers = trials.numbers(seeds)
-    except ArgumentTypeError as error:
-        raise UserError(f"--seeds {error}") from None
-    names, folders = trials.comma_separated(families), bakeoff.named_folders(extra or [], here)
+    names, numbers, folders = trials.comma_separated(families), trials.numbers(seeds), bakeoff.named_folders(extra or [], here)
     models = len(bakeoff.rows_of(root, bakeoff.read_plan(root, plan), names))
     if folder:
         document = parameters.compose(root / "conf", ["corpus=auto"])
@@ -172,6 +167,42 @@ def bakeoff(
     with chdir(root):
         options = minutes, [*chosen, *changes], names, numbers, folders, plan
         raise typer.Exit(pipeline.run_to_end("bakeoff", "families", lambda: bakeoff.bakeoff(*options, return_state=True)))
+
+
+@app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(help="A file of conf/sweep, without .yaml (default: list them).")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Parameters to change at all points.")] = None,
+    points: Annotated[str, typer.Option(help="Only these, comma-separated: `soundmill sweep steps --points 10,50`.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each point runs with each (default: as the file has it).")] = "",
+    queue: Annotated[bool, typer.Option("--queue", help="Put the runs into DVC's queue instead.")] = False,
+    root: Root = None,
+) -> None:
+    """Run the pipeline at every point of conf/sweep/NAME.yaml, and collect the scores in one table and one figure.
+
+    Points run in workspaces/sweep-NAME and share DVC's cache, so common stages run once and a stopped sweep resumes. The results
+    are in sweeps/NAME, in MLflow and in Prefect.
+    """
+    with chdir(root):  # Prefect's settings and login are the project's
+        from flows import pipeline  # first, as it keeps Prefect's log off the terminal
+
+        # isort: split
+        from flows import sweep as sweeps
+        from flows import trials
+
+    if name is None:
+        for stem in trials.files(root / sweeps.FILES):
+            definition = sweeps.read(root, stem)
+            terminal.say(f"{stem:<12} {definition.title}{f' ({definition.paper.source})' if definition.paper else ''}")
+        return
+    chosen = overrides or [], trials.comma_separated(points), trials.numbers(seeds) if seeds else []
+    definition = sweeps.read(root, name)
+    runs = sweeps.plan(root, definition, *chosen)
+    if queue:
+        sweeps.queue(root, name, definition, runs)
+        return
+    with chdir(root):
+        raise typer.Exit(pipeline.run_to_end("sweep", "points", lambda: sweeps.sweep(name, *chosen, return_state=True)))
 
 
 def _fetch_judge() -> None:

@@ -64,7 +64,7 @@ def project(tiny: Path) -> Path:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.sweep", "numbers", *arguments]
+    return [sys.executable, "-m", "soundmill", "sweep", "numbers", *arguments]
 
 
 @pytest.mark.parametrize("tiny", ["plain"], indirect=True)  # for DVC's queue
@@ -208,7 +208,7 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
 
 def test_dvcs_queue_is_refused_where_it_would_wait_without_end(project: Path) -> None:
     with pytest.raises(UserError, match=r"--queue: .* not ASCII; move the project"):
-        sweep.queue(project, "numbers", [])
+        sweep.queue(project, "numbers", sweep.read(ROOT, "mixup"), [])
 
 
 def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
@@ -244,7 +244,7 @@ def test_tango_full_is_one_sweep_of_two_trainings(tmp_path: Path, prefect_server
     file.write_text(text.replace("steps=57000", "steps=3").replace("real_items=4", "real_items=1"))
     varied = ("tango.train.steps", "tango.train.real_items")
     shrunk = [one for one in SHRUNK if one.startswith(("tango.", "tagger.", "evaluate.", "corpus.")) and not one.startswith(varied)]
-    command = [sys.executable, "-m", "flows.sweep", "tango_full", "scale=laptop", "vocoder=griffin_lim", *shrunk]
+    command = [sys.executable, "-m", "soundmill", "sweep", "tango_full", "scale=laptop", "vocoder=griffin_lim", *shrunk]
     variables = environment(tmp_path, prefect_server) | {tracking.SWITCH: "off"}
     done = subprocess.run(command, cwd=home, env=variables, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
