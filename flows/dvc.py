@@ -1,7 +1,6 @@
-"""The only module that runs `dvc`: the sorted graph, single stages, the queue, dvc.lock, the cache."""
+"""The only module that runs `dvc`: the sorted graph, single stages, dvc.lock, the cache."""
 
 import functools
-import itertools
 import json
 import os
 import re
@@ -191,15 +190,6 @@ def repro(
     if child.code < 0:
         words.append("dvc was killed")
     raise StageFailed(stage, words or [f"dvc exited with {child.code} and no message"], transient=bool(damaged or busy))
-
-
-def queue(root: Path, name: str, overrides: list[str]) -> str:
-    """Put an experiment with these Hydra overrides into DVC's queue; returns its name, numbered if it exists already."""
-    taken = set(_dvc(root, "exp", "list", "--name-only").split())
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    free = next(other for other in itertools.chain([name], numbered) if other not in taken)
-    _dvc(root, "exp", "run", "--queue", "--name", free, *(word for override in overrides for word in ("-S", override)))
-    return free
 
 
 def check_changes(root: Path, say: locks.Say) -> None:

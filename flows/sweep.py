@@ -1,6 +1,5 @@
 """A sweep as a Prefect flow: runs the pipeline at every point of a sweep file; `soundmill sweep NAME` runs it."""
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from flows import dvc, publishing, results_table, trials
+from flows import publishing, results_table, trials
 from flows.results import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
@@ -222,17 +221,3 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     prefix = "" if len(definition.points) == 1 and row == run.name else f"{row} "
     shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
-
-
-def queue(home: Path, name: str, definition: Sweep, runs: Sequence[Run]) -> None:
-    """Put every run into DVC's queue; a later run of the sweep takes their results from DVC's cache."""
-    if not str(home).isascii():  # DVC writes the copy's settings in ASCII, and waits for a worker that has died of that
-        raise UserError(f"--queue: DVC's queue runs nothing in {home}, which is not ASCII; move the project, or leave out --queue")
-    if definition.start_from:
-        raise UserError("--queue: a training starts from the model of an earlier point; run the sweep without --queue")
-    dvc.check_changes(home, tell)
-    for number, run in enumerate(runs, start=1):
-        experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.name} seed {run.seed}")
-        tell(f"[{number}/{len(runs)}] queued {dvc.queue(home, experiment, run.overrides)}")
-    started = f"PATH={Path(dvc.executable()).parent}:$PATH dvc queue start"  # its worker searches PATH for dvc
-    tell(f"start it with `{started}`, watch it with `dvc queue status`; then run this command again without --queue")

@@ -175,7 +175,6 @@ def sweep(
     overrides: Annotated[list[str] | None, typer.Argument(help="Parameters to change at all points.")] = None,
     points: Annotated[str, typer.Option(help="Only these, comma-separated: `soundmill sweep steps --points 10,50`.")] = "",
     seeds: Annotated[str, typer.Option(help="Comma-separated; each point runs with each (default: as the file has it).")] = "",
-    queue: Annotated[bool, typer.Option("--queue", help="Put the runs into DVC's queue instead.")] = False,
     root: Root = None,
 ) -> None:
     """Run the pipeline at every point of conf/sweep/NAME.yaml, and collect the scores in one table and one figure.
@@ -196,11 +195,7 @@ def sweep(
             terminal.say(f"{stem:<12} {definition.title}{f' ({definition.paper.source})' if definition.paper else ''}")
         return
     chosen = overrides or [], trials.comma_separated(points), trials.numbers(seeds) if seeds else []
-    definition = sweeps.read(root, name)
-    runs = sweeps.plan(root, definition, *chosen)
-    if queue:
-        sweeps.queue(root, name, definition, runs)
-        return
+    sweeps.plan(root, sweeps.read(root, name), *chosen)  # a mistake is told before Prefect starts
     with chdir(root):
         raise typer.Exit(pipeline.run_to_end("sweep", "points", lambda: sweeps.sweep(name, *chosen, return_state=True)))
 
