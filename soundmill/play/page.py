@@ -101,7 +101,8 @@ def build(play: Play) -> gr.Blocks:
                 pair, ballot = sounds(), gr.State()
             with gr.Tab("Kept") as tab_kept:
                 board = sounds()
-                export = gr.DownloadButton("Export all as zip, with attribution")
+                export = gr.Button("Export all as zip, with attribution")
+                archive = gr.DownloadButton(visible="hidden", elem_id="archive")
             with gr.Tab("Live") as tab_live:
                 live = gr.HTML("")
         with gr.Column() as results:
@@ -135,7 +136,8 @@ def build(play: Play) -> gr.Blocks:
         recording.change(play.original, recording, original, **PRIVATE)
         original.mark(_marked, None, [some["start"], some["stop"]], queue=False, **PRIVATE)
         pair.vote(play.vote, ballot, [pair, ballot], **PRIVATE)
-        export.click(play.export, None, export, **PRIVATE)
+        # A DownloadButton gives what it had before it was pressed, at first nothing.
+        export.click(play.export, None, archive, **PRIVATE).success(js="() => document.querySelector('#archive').click()")
         blocks.unload(play.end)
         gr.api(play.answer, api_name="sound", **QUEUE)
     return blocks

@@ -184,7 +184,10 @@ def test_make_hear_keep_and_find_again(served, person, tmp_path):
     works("generate", "--from", str(kept.with_suffix(".json")), "--output", str(tmp_path / "again"), cwd=served.home)
     (again,) = (tmp_path / "again").glob("*.wav")
     assert again.read_bytes() == made
-    with zipfile.ZipFile(making.export(served.home, served.play.found, tmp_path)) as archive:
+    person.chrome.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    person.chrome.find_element(By.XPATH, "//button[contains(., 'as zip')]").click()
+    person.wait(lambda: (tmp_path / "kept.zip").is_file())
+    with zipfile.ZipFile(tmp_path / "kept.zip") as archive:
         assert {kept.name, f"{kept.stem}.json"} < set(archive.namelist())
         (credits,) = (one for one in archive.namelist() if one.startswith("ATTRIBUTION"))
         assert b"creator" in archive.read(credits).splitlines()[0]
@@ -215,6 +218,11 @@ def test_change_a_dropped_recording(served, person, tmp_path):
     person.make("#change")
     row = person.shown("section.pairs article")
     assert len(row.find_elements(By.TAG_NAME, "audio")) == 2  # the result and its input, which switch in place
+    person.fill("How many variants", "2")
+    person.make("#change")
+    person.wait(lambda: len(person.names()) == 3)
+    assert len({person.wav(name) for name in person.names()[:2]}) == 2
+    person.fill("How many variants", "1")
     person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=inpaint]").click()
     person.wait(lambda: person.field("Part from, s"))
     width = picture.size["width"]
@@ -230,6 +238,12 @@ def test_change_a_dropped_recording(served, person, tmp_path):
     np.testing.assert_array_equal(inpainted[:first], given[:first])
     np.testing.assert_array_equal(inpainted[last:], given[last:])
     assert (inpainted[first:last] != given[first:last]).any()
+    person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=continue]").click()
+    person.fill("By how many seconds", "0.05")
+    continued, _ = soundfile.read(io.BytesIO(person.wav(person.make("#change"))), dtype="int16")
+    np.testing.assert_array_equal(continued[:8192], given)
+    assert len(continued) == 8192 + 2205
+    assert continued[8192:].any()
 
 
 def test_between_two_seeds(served, person):
