@@ -20,7 +20,7 @@ from soundmill import clips, disk, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError, report_failure
 from soundmill.models import registry
-from soundmill.params import Seed, did_you_mean
+from soundmill.params import Seed, choose
 
 # isort: split
 from prefect import flow, get_run_logger
@@ -121,10 +121,9 @@ def rows_of(home: Path, plan: BakeOff, chosen: Sequence[str] = ()) -> dict[str, 
     for name, point in points.items():
         (family,) = (override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
         rows[name] = family, [override for override in point if not override.startswith(MODEL)]
-    known = list(dict.fromkeys([*rows, *(family for family, _ in rows.values())]))
+    known = dict.fromkeys([*rows, *(family for family, _ in rows.values())])
     for name in chosen:
-        if name not in known:
-            raise UserError(f"no family or row {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+        choose(known, name, "family or row")
     return {name: row for name, row in rows.items() if not chosen or {name, row[0]} & set(chosen)}
 
 

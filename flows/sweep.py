@@ -17,7 +17,7 @@ from flows.trials import Name, PointName, key_of, of_families, run_pipeline
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.models import registry
-from soundmill.params import Seed, StageParams, did_you_mean
+from soundmill.params import Seed, StageParams, choose
 
 # isort: split
 from prefect import flow
@@ -111,10 +111,7 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
 
 def _choose(definition: Sweep, points: Sequence[str]) -> list[str]:
     for point in points:
-        if point not in definition.points:
-            raise UserError(
-                f"no point {point!r}{did_you_mean(point, list(definition.points))} (points: {', '.join(definition.points)})"
-            )
+        choose(definition.points, point, "point")
     return [point for point in definition.points if not points or point in points]
 
 

@@ -25,7 +25,7 @@ from soundmill import params as parameters
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.params import ExecutionParams, LanesParams, StageParams, did_you_mean
+from soundmill.params import ExecutionParams, LanesParams, StageParams, choose
 
 T = TypeVar("T")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -61,12 +61,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 def read(kind: type[T], folder: Path, name: str, what: str) -> T:
     """One of the plans in a folder; UserError names the file and key of a mistake, or the plans there are."""
-    paths = files(folder)
-    if name not in paths:
-        raise UserError(
-            f"no {what} {name!r} in {folder}{did_you_mean(name, list(paths))} (there are: {', '.join(paths) or 'none'})"
-        )
-    return read_file(kind, paths[name])
+    return read_file(kind, choose(files(folder), name, what))
 
 
 def read_file(kind: type[T], path: Path) -> T:

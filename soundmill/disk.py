@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from soundmill.errors import UserError
+
 
 def sync_file(path: Path) -> None:
     with path.open("rb") as file:
@@ -43,6 +45,14 @@ def start_sync(path: Path) -> None:
     start = end = ctypes.c_int64(0)  # the whole file
     with path.open("rb") as file:
         ctypes.CDLL(None).sync_file_range(file.fileno(), start, end, SYNC_FILE_RANGE_WRITE)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it; UserError if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot create this directory ({error.strerror}); choose another one") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:

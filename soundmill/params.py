@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -99,9 +99,8 @@ def _check_choices(conf: Path, overrides: Sequence[str]) -> None:
     for override in overrides:
         group, _, choice = override.partition("=")
         options = sorted(path.stem for path in (conf / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
-        if options and re.fullmatch(r"\w+", choice) and choice not in options:
-            listed = ", ".join(options)
-            raise UserError(f"no {group} {choice!r} in {conf / group}{did_you_mean(choice, options)} (options: {listed})")
+        if options and re.fullmatch(r"\w+", choice):
+            choose(dict.fromkeys(options), choice, group)
 
 
 def check_urls(values: Any, where: str) -> None:
@@ -241,6 +240,13 @@ def did_you_mean(key: str, options: list[str]) -> str:
     """`; did you mean 'option'?` for the nearest option, empty if none is near."""
     close = difflib.get_close_matches(str(key), [str(option) for option in options], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def choose(options: Mapping[str, T], name: str, what: str) -> T:
+    """The option of that name; UserError for an unknown one suggests the nearest, and lists all."""
+    if name not in options:
+        raise UserError(f"no {what} {name!r}{did_you_mean(name, list(options))} (there are: {', '.join(options) or 'none'})")
+    return options[name]
 
 
 def load(model: type[P], path: Path, name: str) -> P:

@@ -266,7 +266,7 @@ def test_the_command(place, server, tmp_path):
     (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
     assert "not the published weights" in refused("weights", "verify", cwd=tmp_path)
     assert refused("weights", "path", "vggish", cwd=tmp_path)
-    assert "unknown weights 'vgish'; did you mean 'vggish'" in refused("weights", "path", "vgish", cwd=tmp_path)
+    assert "no weights 'vgish'; did you mean 'vggish'" in refused("weights", "path", "vgish", cwd=tmp_path)
 
 
 def test_fetch_without_names_gets_what_params_name(place, server, tmp_path):

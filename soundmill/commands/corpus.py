@@ -26,8 +26,10 @@ def check_corpus(
         ),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
-    missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
+    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the whole report to this file.")] = None,
+    missing: Annotated[
+        Path | None, typer.Option(callback=project.writable_file, help="Write a csv of the clips without a file, for a downloader.")
+    ] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header to find damage.")] = False,
     follow_links: FollowLinks = False,
 ) -> None:

@@ -18,7 +18,7 @@ import typer
 from soundmill import terminal
 from soundmill.commands.project import Root, project_root
 from soundmill.errors import UserError
-from soundmill.params import did_you_mean
+from soundmill.params import choose
 
 if TYPE_CHECKING:
     from soundmill.pretrained import Weights
@@ -334,7 +334,4 @@ def _published(names: list[str] | None) -> list[Weights]:
     from soundmill.evaluation import embedders
 
     published = embedders.published()
-    for name in names or ():
-        if name not in published:
-            raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(published))}; there are {', '.join(published)}")
-    return [published[name] for name in names or published]
+    return [choose(published, name, "weights") for name in names or published]

@@ -100,7 +100,7 @@ def evaluate(
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
     setup = replace(setup, ladder=_metrics(ladder))
     for directory in filter(None, (report, card)):
-        evaluator.prepare(directory)
+        disk.make_directory(directory)  # before scoring starts
     candidates = candidates or folders.about(generated).candidates
     evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:

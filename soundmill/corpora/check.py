@@ -253,7 +253,7 @@ def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:
 
 def write_json(report: Report, path: Path) -> None:
     """Write the whole report, atomically."""
-    _write(path, json.dumps(report.as_json(), ensure_ascii=False, indent=1) + "\n")
+    disk.write_text(path, json.dumps(report.as_json(), ensure_ascii=False, indent=1) + "\n")
 
 
 def write_missing(report: Report, path: Path) -> int:
@@ -267,7 +267,7 @@ def write_missing(report: Report, path: Path) -> int:
         for number, caption, origin in zip(*(entry[name] or [""] for name in ("audiocap_ids", "captions", "origins")), strict=True):
             cells = {**of_clip, "audiocap_id": number, "caption": caption, "origin": origin}
             rows.append([cells[column] for column in columns])
-    _write(path, csv_files.text(columns, rows))
+    disk.write_text(path, csv_files.text(columns, rows))
     return len(rows)
 
 
@@ -275,13 +275,6 @@ def check_outside(path: Path, places: list[Path | Bucket]) -> None:
     """UserError if a file would be written into the corpus."""
     if any(path.resolve().is_relative_to(place.resolve()) for place in places if isinstance(place, Path)):
         raise UserError(f"{path}: lies in the corpus and would be read as one of its tables; write it elsewhere")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        disk.write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a file that can be written") from None
 
 
 def show(report: Report, console: Console) -> None:

@@ -211,7 +211,7 @@ def show(metrics: Mapping[str, Any]) -> None:
     for sentence in metrics["comparable"]:
         console.print(f"= {sentence}", soft_wrap=True, markup=False)
     for one in ladder.climbed(metrics):
-        console.print(f"{one.sentence()} ({metrics['ladder']['clips']} sounds each)", soft_wrap=True, markup=False)
+        console.print(one.sentence(), soft_wrap=True, markup=False)
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
@@ -255,14 +255,6 @@ def open_console() -> Console:
     """A console for tables: as wide as the terminal, or WIDTH in a file."""
     console = terminal.console(highlight=False)
     return console if console.is_terminal else terminal.console(highlight=False, width=WIDTH)
-
-
-def prepare(directory: Path) -> None:
-    """Create the directory of a page before scoring starts; raise UserError if that fails."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{directory}: the directory for the page cannot be created ({error.strerror}); use another") from None
 
 
 def write(evaluation: Evaluation, directory: Path) -> None:

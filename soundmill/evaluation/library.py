@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from soundmill import hashing, shards
-from soundmill.errors import UserError
+from soundmill import disk, hashing, shards
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.spoilings import SPOILINGS
@@ -43,12 +42,7 @@ class Setup:
 
     def read(self, *roots: Path) -> list[folders.Folder]:
         """The sounds of these folders. If a file cannot be opened, all others are decoded first, so that one error names all."""
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.cache}: embeddings cannot be cached there ({error.strerror}); use another directory with --cache"
-            ) from None
+        disk.make_directory(self.cache)
         read = [folders.read(root, self.workers, self.cache / "files.sqlite") for root in roots]
         if refused := [row for folder in read for row in folder.refused]:
             sounds = [sound for folder in read for sound in folder.sounds]

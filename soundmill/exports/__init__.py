@@ -25,7 +25,7 @@ from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned
 from soundmill.exports.captioned import ExportClip, Files, NotExpressible, Placed, Target
-from soundmill.params import did_you_mean
+from soundmill.params import choose
 
 FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may follow
@@ -276,13 +276,12 @@ def export(
     progress: Callable[[int], None] = lambda n: None,
 ) -> Export:
     """Write all prepared clips (of one split) in a format to an empty or new directory, which appears only when complete."""
-    if name not in FORMATS:
-        raise UserError(f"unknown format {name!r}{did_you_mean(name, list(FORMATS))} (formats: {', '.join(FORMATS)})")
+    format = choose(FORMATS, name, "format")
     rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
     if not rows:
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
     with new_directory(directory) as (partial, final):
-        target, result = FORMATS[name](partial, final), Export(directory)
+        target, result = format(partial, final), Export(directory)
         for stored in clips.with_audio(tables, set(rows)):
             row = rows[stored["clip_id"]]
             clips.check_rate(stored, sample_rate)

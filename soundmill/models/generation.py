@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards, terminal
+from soundmill import disk, manifest, shards, terminal
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, SourceType
@@ -387,7 +387,7 @@ def generate_sounds(
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     requests = of_prompts(model, prompts, count, seed, labels)
     print_matched_labels(model, prompts, labels)
-    make_directory(output_dir)
+    disk.make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
     descriptions = [describe(request) for request in requests]
@@ -429,13 +429,6 @@ def read(checkpoint_dir: Path) -> Loaded:
     model = registry.family(source_facts["family"]).load(checkpoint_dir)
     used = ", ".join([use_weights(model, checkpoint_dir, model.params.use), *remarks_on(model)])
     return Loaded(model, {**source_facts, "weights": used})
-
-
-def make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot create this directory ({error.strerror}); choose another one") from None
 
 
 @contextmanager

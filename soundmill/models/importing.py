@@ -7,13 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from soundmill import hub, params
+from soundmill import disk, hub, params
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models import registry
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import published as diffwave
-from soundmill.models.generation import make_directory
 from soundmill.stage import publish
 
 DIRECTORY = "/"  # in place of a suffix
@@ -43,7 +42,7 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     else:
         model = diffwave.read(path)
         save = partial(save_vocoder, model, source={"kind": "load", "name": path.name, "digest": file_digest(path)})
-    make_directory(output.parent)
+    disk.make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
         save(staged)

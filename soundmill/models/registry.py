@@ -18,7 +18,7 @@ from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_sections
-from soundmill.params import did_you_mean, parse, parse_section
+from soundmill.params import choose, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare, start_directory
 from soundmill.training.params import LoraParams
@@ -40,9 +40,7 @@ FAMILIES = {
 
 
 def family(name: str) -> Family:
-    if name not in FAMILIES:
-        raise UserError(f"no model family {name!r}{did_you_mean(name, list(FAMILIES))} (there are: {', '.join(sorted(FAMILIES))})")
-    return importlib.import_module(FAMILIES[name]).FAMILY
+    return importlib.import_module(choose(FAMILIES, name, "model family")).FAMILY
 
 
 def code_by_name(family: str, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.audio.flac import write_wav, write_wav_blocks
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import Sound, window_starts, windows
@@ -27,7 +27,7 @@ from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
 from soundmill.models.family import Capability, Model, Request, Run, family_of, is_checkpoint, made_by, use_weights
-from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, make_directory, natural_tempo, running
+from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, running
 from soundmill.models.sounds import (
     finite,
     length_in_model_format,
@@ -199,7 +199,7 @@ def interpolate(
             row[:, : wave.shape[1]] = wave
     paths = []
     with running(model, home, settings) as run:
-        make_directory(output)
+        disk.make_directory(output)
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
         about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Prompting(prompts).facts}
         maker = made_by(source_facts, CHANGED if sounds else GENERATED)
@@ -216,7 +216,7 @@ def interpolate(
 
 def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path, **facts: Any) -> list[Path]:
     """Timbre transfer: encode and decode sounds with a codec trained on other sounds. `facts` go into the WAV comments."""
-    make_directory(output)
+    disk.make_directory(output)
 
     def work(name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         for block in source.stream(blocks, length):
@@ -268,7 +268,7 @@ def _each(
     model, source_facts = load(checkpoint, capability)
     check(model)
     with running(model, home, settings) as run:
-        make_directory(output)
+        disk.make_directory(output)
         facts = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **more}
         maker = made_by(source_facts, CHANGED)
         return _write_each(model, partial(work, model, run), sounds, output, verb, source_facts["family"], facts, maker)
@@ -386,7 +386,7 @@ def write_sounds(
     vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path, made_by: MadeBy | None = None
 ) -> tuple[list[Path], Timing]:
     """Write `NAME.wav` for each log-mel, one after another, with tags; returns the paths and the vocoder's timing."""
-    make_directory(output)
+    disk.make_directory(output)
     device, paths, timing = pick_device("auto"), [], Timing()
     for log_mel in log_mels:
         start, path = time.perf_counter(), output / f"{log_mel.name}.wav"

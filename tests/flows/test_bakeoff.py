@@ -114,7 +114,7 @@ def test_a_named_plan_counts_above_that_of_every_bake_off():
     (tango,), _ = bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, "esc10"), [], ["tango"])
     threads = tango.params(ROOT, {}, 0)["tango"]
     assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]
-    with pytest.raises(UserError, match=r"no bake-off 'one_shot' in .*; did you mean 'one_shots'"):
+    with pytest.raises(UserError, match=r"no bake-off 'one_shot'; did you mean 'one_shots'"):
         bakeoff.read_plan(ROOT, "one_shot")
 
 

@@ -180,7 +180,7 @@ def test_points_of_one_training_differ_in_sampling_alone() -> None:
 
 def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
     definition = sweep.read(project, "numbers")
-    with pytest.raises(UserError, match=r"no sweep 'numbrs' .*did you mean 'numbers'\?"):
+    with pytest.raises(UserError, match=r"no sweep 'numbrs'; did you mean 'numbers'\?"):
         sweep.read(project, "numbrs")
     with pytest.raises(UserError, match=r"point 'two': .*first\.numbre"):
         sweep.plan(project, definition, ["first.numbre=3"], [], [])

@@ -5,16 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
 from soundmill import hashing, hub, pretrained
 from soundmill.errors import UserError
-from soundmill.params import did_you_mean
 from soundmill.pretrained import VARIABLE, Weights
 
-Chosen = TypeVar("Chosen")
 Level = Literal["unchanged", "peak", "centred"]  # of the waves; peak: at −1 dBFS, centred: without the mean
 
 
@@ -54,13 +52,6 @@ def in_batches(
             for values, output in zip(made, outputs if isinstance(outputs, tuple) else [outputs], strict=True):
                 values[some] = output.cpu().numpy()
     return made
-
-
-def choice(name: str, what: str, value: str, choices: Mapping[str, Chosen]) -> Chosen:
-    """The choice of that name for an option of the embedder `name`; an unknown one raises UserError."""
-    if value not in choices:
-        raise UserError(f"{name}: unknown {what} {value!r}{did_you_mean(value, list(choices))}; there are {', '.join(choices)}")
-    return choices[value]
 
 
 class Embedder(Protocol):

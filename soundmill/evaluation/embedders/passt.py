@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from soundmill.evaluation.embedders.base import Embeddings, choice, in_batches, split
+from soundmill.evaluation.embedders.base import Embeddings, in_batches, split
+from soundmill.params import choose
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
 
@@ -74,7 +75,7 @@ class PasstEmbedder:
     channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "hear21passt"):
-        self._windows = choice("passt", "front end", front_end, FRONT_ENDS)
+        self._windows = choose(FRONT_ENDS, front_end, "front end of passt")
         self._device = pick_device("auto")
         state = torch_weights.read_state(path, "PaSST")
         with torch.device("meta"):

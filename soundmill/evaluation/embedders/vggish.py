@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from soundmill.evaluation.embedders.base import Embeddings, choice, in_batches
+from soundmill.evaluation.embedders.base import Embeddings, in_batches
+from soundmill.params import choose
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
 from soundmill.training.vggish import BANDS, DIMENSIONS, FRAMES, Vggish
@@ -43,7 +44,7 @@ class VggishEmbedder:
     channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
-        self._front_end = choice("vggish", "front end", front_end, FRONT_ENDS)
+        self._front_end = choose(FRONT_ENDS, front_end, "front end of vggish")
         self._device = pick_device("auto")
         with torch.device("meta"):
             net = Vggish()

@@ -10,7 +10,7 @@ from soundmill import hub
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, LatentsParams, Vocoder
-from soundmill.params import StageParams, did_you_mean, parse_section, section
+from soundmill.params import StageParams, choose, parse_section, section
 from soundmill.training import checkpoint
 
 if TYPE_CHECKING:
@@ -35,17 +35,11 @@ CODECS = {
 
 
 def vocoder(kind: str) -> Kind:
-    return _find(VOCODERS, kind, "vocoder")
+    return choose(VOCODERS, kind, "vocoder")
 
 
 def codec(kind: str) -> Kind:
-    return _find(CODECS, kind, "autoencoder")
-
-
-def _find(kinds: Mapping[str, Kind], kind: str, what: str) -> Kind:
-    if kind not in kinds:
-        raise UserError(f"no {what} {kind!r}{did_you_mean(kind, list(kinds))} (there are: {', '.join(sorted(kinds))})")
-    return kinds[kind]
+    return choose(CODECS, kind, "autoencoder")
 
 
 def code(components: dict[str, Any]) -> list[str]:

@@ -132,7 +132,7 @@ def test_log_mels_of_google_are_of_one_second_each(loudness):
 
 
 def test_an_unknown_embedder_or_front_end_is_refused(tmp_path):
-    with pytest.raises(UserError, match="passt: unknown front end 'hear21pass'; did you mean 'hear21passt'"):
+    with pytest.raises(UserError, match="no front end of passt 'hear21pass'; did you mean 'hear21passt'"):
         passt.PasstEmbedder(tmp_path, front_end="hear21pass")
     with pytest.raises(UserError, match="did you mean 'google-fad'"):
         vggish.VggishEmbedder(tmp_path, front_end="google_fad")
