@@ -61,16 +61,12 @@ def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
     """A line per family and Fréchet distance: between which spoiled real sounds its sounds are."""
-    places = [
-        f"{family}: {text}" if len(scores) > 1 else text
+    return [
+        f"  {family}: {text}" if len(scores) > 1 else f"  {text}"
         for family, metrics in scores.items()
         for key, text in metrics.get("ladder", {}).get("sentences", {}).items()
         if key.startswith("fad_")
     ]
-    heading = (
-        ["", "  Among real sounds spoiled in known ways, by as many sounds of each, so FADs are not those above:"] if places else []
-    )
-    return [*heading, *(f"  {text}" for text in places)]
 
 
 def _protocol_warning(scores: dict[str, dict[str, Any]]) -> list[str]:

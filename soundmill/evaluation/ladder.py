@@ -84,17 +84,18 @@ def _repeated(members: Members, ids: Sequence[str], count: int) -> Members:
 
 @dataclass(frozen=True)
 class Climbed:
-    """One score on the ladder: the model's value, and the rungs' by name."""
+    """One score on the ladder: the model's value, and the rungs' by name, each of so many clips."""
 
     key: str
     metric: str
     embedder: str
+    clips: int
     value: float
     rungs: Mapping[str, float]
 
     @property
     def title(self) -> str:
-        return f"{SHORT_TITLES[self.metric]} ({self.embedder})"
+        return f"{SHORT_TITLES[self.metric]} ({self.embedder}, {self.clips} sounds)"
 
     def worse(self, value: float, than: float) -> float:
         return value - than if BETTER[self.metric] == "lower" else than - value
@@ -135,7 +136,7 @@ def climbed(metrics: Mapping[str, Any]) -> list[Climbed]:
         values = metrics.get("ladder", {}).get("scores", {}).get(row.key)
         if values:
             rungs = {rung: values[rung] for rung in RUNGS if rung in values}
-            found.append(Climbed(row.key, row.metric, row.embedder, values[GENERATED], rungs))
+            found.append(Climbed(row.key, row.metric, row.embedder, metrics["ladder"]["clips"], values[GENERATED], rungs))
     return found
 
 

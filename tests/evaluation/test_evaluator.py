@@ -104,7 +104,7 @@ def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_
     values = found["scores"]["mmd_texture"]
     assert values.keys() == {"generated", *ladder.RUNGS}
     assert values["real"] < values["pieces_50ms"] < values["noise_0db"]
-    assert found["sentences"]["mmd_texture"].startswith(f"MMD (texture) {values['generated']:.3g}: ")
+    assert found["sentences"]["mmd_texture"].startswith(f"MMD (texture, 10 sounds) {values['generated']:.3g}: ")
     without = evaluator.evaluate(replace(setup, ladder=[]), output, real).metrics
     assert {key: metrics[key] for key in without} == without  # no score depends on it
     monkeypatch.setattr(features, "embed", None)

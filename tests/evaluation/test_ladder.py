@@ -79,7 +79,7 @@ def test_what_cannot_be_measured_is_told():
 
 
 def climbed(value: float, metric: str = "fad", **rungs: float) -> Climbed:
-    return Climbed(f"{metric}_yamnet", metric, "yamnet", value, rungs)
+    return Climbed(f"{metric}_yamnet", metric, "yamnet", 32, value, rungs)
 
 
 OF_YAMNET = {"real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "random_phases": 20.6, "bits_8": 3.3}
@@ -88,11 +88,11 @@ OF_YAMNET = {"real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "random_phas
 @pytest.mark.parametrize(
     ("value", "place"),
     [
-        (8.8, "FAD (yamnet) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10)"),
-        (4.4, "FAD (yamnet) 4.4: between pieces of 200 ms (4.4) and pieces of 50 ms (10)"),
-        (3.25, "FAD (yamnet) 3.25: between real sounds (3.2) and pieces of 200 ms (4.4)"),
-        (3.0, "FAD (yamnet) 3: no worse than real sounds (3.2)"),
-        (50.0, "FAD (yamnet) 50: worse than all rungs, the last of them random phases (20.6)"),
+        (8.8, "FAD (yamnet, 32 sounds) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10)"),
+        (4.4, "FAD (yamnet, 32 sounds) 4.4: between pieces of 200 ms (4.4) and pieces of 50 ms (10)"),
+        (3.25, "FAD (yamnet, 32 sounds) 3.25: between real sounds (3.2) and pieces of 200 ms (4.4)"),
+        (3.0, "FAD (yamnet, 32 sounds) 3: no worse than real sounds (3.2)"),
+        (50.0, "FAD (yamnet, 32 sounds) 50: worse than all rungs, the last of them random phases (20.6)"),
     ],
 )
 def test_the_place_of_a_model(value, place):
@@ -105,15 +105,15 @@ def test_what_a_metric_is_deaf_to_is_no_mark():
     """The tagger's FAD rates pieces of 200 ms better than intact sounds."""
     one = climbed(5.0, real=8.9, pieces_200ms=3.4, pieces_50ms=16.8)
     assert one.deaf_to == ["pieces_200ms"]
-    assert one.place() == "FAD (yamnet) 5: no worse than real sounds (8.9)"
+    assert one.place() == "FAD (yamnet, 32 sounds) 5: no worse than real sounds (8.9)"
     assert climbed(5.0, real=-0.001, bits_8=0.002).deaf_to == []  # MMD is unbiased, so it may be below zero
 
 
 def test_more_is_better():
     one = climbed(0.5, "recall", real=0.9, pieces_50ms=0.6, random_phases=0.1)
-    assert one.place() == "Recall (yamnet) 50.0%: between pieces of 50 ms (60.0%) and random phases (10.0%)"
+    assert one.place() == "Recall (yamnet, 32 sounds) 50.0%: between pieces of 50 ms (60.0%) and random phases (10.0%)"
     best = climbed(0.95, "recall", real=0.9, random_phases=0.1)
-    assert best.place() == "Recall (yamnet) 95.0%: no worse than real sounds (90.0%)"
+    assert best.place() == "Recall (yamnet, 32 sounds) 95.0%: no worse than real sounds (90.0%)"
 
 
 def test_sentences_are_about_scores_that_rank():

@@ -76,7 +76,9 @@ def test_the_page_shows_the_ladder(tmp_path):
     files = {path.name: path.read_bytes() for path in write(tmp_path / "report", ladder=ladder).iterdir()}
     page = files["index.html"].decode()
     assert "20 real sounds, spoiled in known ways" in page
-    assert "<p>FAD (yamnet) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10); deaf to 8-bit samples</p>" in page
+    assert (
+        "<p>FAD (yamnet, 20 sounds) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10); deaf to 8-bit samples</p>" in page
+    )
     assert "The missing class is “dog &lt;1&gt;”." in page
     assert page.count("<svg") == 2
     ids = [name for name in re.findall(r'<(?:path|clipPath) id="([^"]+)"', page) if not name.startswith("DejaVu")]
@@ -89,13 +91,20 @@ def test_the_page_shows_the_ladder(tmp_path):
 
 
 def test_a_dot_is_hollow_if_the_metric_is_deaf_to_its_rung():
-    one = Climbed("fad_yamnet", "fad", "yamnet", 8.8, {"real": 3.2, "pieces_50ms": 10.0, "low_pass_4khz": 3.0, "bits_8": 3.3})
+    one = Climbed("fad_yamnet", "fad", "yamnet", 20, 8.8, {"real": 3.2, "pieces_50ms": 10.0, "low_pass_4khz": 3.0, "bits_8": 3.3})
     figure = figures.draw_ladder([one])
     dots = {line.get_xdata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
     assert dots.keys() == {3.2, 10.0, 3.0, 3.3}
     assert {value for value, dot in dots.items() if dot.get_markerfacecolor() == "white"} == {3.0, 3.3}
     texts = {text.get_text(): text for text in figure.axes[0].texts}
-    assert {"real sounds", "pieces of 50 ms", "low-pass at 4 kHz", "8-bit samples", "generated 8.8", "FAD (yamnet)"} < texts.keys()
+    assert {
+        "real sounds",
+        "pieces of 50 ms",
+        "low-pass at 4 kHz",
+        "8-bit samples",
+        "generated 8.8",
+        "FAD (yamnet, 20 sounds)",
+    } < texts.keys()
     assert [texts[value].get_ha() for value in ("10", "3")] == ["left", "right"]  # away from the line of the real sounds
 
 
@@ -390,7 +399,7 @@ def test_all_that_a_paper_needs_is_there(tmp_path):
         "- `fad_vggish`: the model was trained against vggish",
         "- `kl_yamnet`: the folders have no ids in common",
         "24 sounds each",
-        "- FAD (yamnet) 8.8: between one class missing (5) and pieces of 50 ms (10); deaf to 8-bit samples",
+        "- FAD (yamnet, 24 sounds) 8.8: between one class missing (5) and pieces of 50 ms (10); deaf to 8-bit samples",
         "- The missing class is dog.",
         "- 0.6% of the reference sounds are clipped",
         f"## Hardware\n\n{report.hardware()}\n",
