@@ -161,6 +161,11 @@ VOCODERS = {
         "weights.discriminator_width=4",
         other=(".network.layers=3", r"network\.layers is 2 there and 3 here"),
     ),
+    "upscaler": _vocoder(
+        "upscaler",
+        "network={height: 4, columns_per_second: 20.0, exponent: 0.25, channels: 4, layers: 1}",
+        other=(".network.layers=2", r"network\.layers is 1 there and 2 here"),
+    ),
     "diffwave": _vocoder(
         "diffwave_laptop",
         "network={layers: 4, channels: 16, dilation_cycle: 4}",

@@ -24,6 +24,7 @@ VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "istft": Kind("soundmill.models.components.istft.vocoder"),
     "melgan": Kind("soundmill.models.components.melgan.vocoder"),
     "unet1d": Kind("soundmill.models.components.unet1d.vocoder.vocoder"),
+    "upscaler": Kind("soundmill.models.components.upscaler.vocoder"),
 }
 CODECS = {
     "encodec": Kind("soundmill.models.components.encodec.codec", latents=True),
