@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,11 @@ LONGEST_REASON = 300  # characters; a message may quote a whole caption
 
 class UserError(Exception):
     """Something that the user can fix; the message says what and how."""
+
+
+def first_of(names: Sequence[str], most: int = 20, between: str = ", ") -> str:
+    """The first of the names, and how many more there are."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def fault_of_disk(error: OSError, where: Path) -> str:

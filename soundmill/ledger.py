@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, params, provenance
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 
 FILE = "forgotten.yaml"
 GIT_COPY = Path("soundmill") / FILE  # in git's directory
@@ -102,8 +102,7 @@ def check(root: Path) -> None:
 
 def sources(entries: Entries) -> str:
     """The sources of entries, for messages: the first five by name."""
-    more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
-    return ", ".join(str(entry.get("source")) for entry in entries[:5]) + more
+    return first_of([str(entry.get("source")) for entry in entries], 5)
 
 
 def note_outputs(root: Path, project: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from soundmill import terminal
 from soundmill.commands.project import TAKES_IDS, Root, progress_bar, use_recorded_store, writable_file
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -250,8 +250,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
     lists = {"clips": clips, "mixes": list(held.mixes), "shards": list(held.shards), "trained on it": weights, "sounds": held.files}
     for what, names in (lists | {"reports": held.reports}).items():
         if names:
-            more = f" and {len(names) - FIRST} more" if len(names) > FIRST else ""
-            terminal.say(f"{what} ({len(names)}): {', '.join(names[:FIRST])}{more}")
+            terminal.say(f"{what} ({len(names)}): {first_of(names, FIRST)}")
     for model in outcome.marked:
         terminal.say(f"tagged in MLflow: {model.name} version {model.version}")
     for note in dict.fromkeys(outcome.notes):

@@ -17,7 +17,7 @@ from pydantic import Field
 from soundmill import params as parameters
 from soundmill import terminal
 from soundmill.commands.project import Root, use_recorded_store
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 
 app = typer.Typer()
 
@@ -159,6 +159,5 @@ def last_scores(root: Path, named: Mapping[str, Experiment]) -> tuple[dict[str, 
         document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), run.params
         now = {key: str(value) for key, value in tracking.flatten(document).items()}
         keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
-        changed = keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]
-        texts[name] = f"{values} ({run.name}{'; with other ' + ', '.join(changed) if changed else ''})"
+        texts[name] = f"{values} ({run.name}{'; with other ' + first_of(keys, 5) if keys else ''})"
     return texts, ""

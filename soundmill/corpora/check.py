@@ -22,7 +22,7 @@ from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.sources import Sources, split
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding import decode
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.manifest import escape_path, naming_stem
 
 if TYPE_CHECKING:
@@ -355,4 +355,4 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 def _listed(entry: dict[str, Any]) -> str:
     names = entry.get("paths") or entry.get("origins") or []
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return first_of(names, 4)

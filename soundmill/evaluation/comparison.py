@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.metrics import bootstrap, scores
-from soundmill.metrics.divergence import named
 from soundmill.metrics.scores import EmbeddingSet, Metric
 
 ROUNDING = 1e-9  # relative to the largest value; smaller differences count as zero
@@ -36,7 +35,7 @@ def compare(
     kind = scores.METRICS[metric]
     for side, other, name in ((a, b, "a"), (b, a, "b")):
         if unpaired := sorted(set(side.ids) - set(other.ids)):
-            raise UserError(f"only {name} has {named(unpaired)}; a comparison needs equal clip ids, none is skipped")
+            raise UserError(f"only {name} has {first_of(unpaired)}; a comparison needs equal clip ids, none is skipped")
     (a, b), warnings = scores.bounded(metric, [a, b], "generated", seed)
     (reference,), reference_warnings = scores.bounded(metric, [reference], "reference", seed)
     first, second = (kind.statistic(side, reference, seed) for side in (a, b))
@@ -46,7 +45,7 @@ def compare(
     warnings = (*of_sides, *warnings, *reference_warnings)
     values = [dict(sorted((part.of or {}).items())) for part in (first, second)]  # of single clips, if the metric is their mean
     if unpaired := sorted(values[0].keys() ^ values[1].keys()):
-        raise UserError(f"{named(unpaired)}: one of the two sounds is too short for this metric")
+        raise UserError(f"{first_of(unpaired)}: one of the two sounds is too short for this metric")
     progress(1)
     if replicates:
         shifts = (first.influence() - second.influence()).shifts(seed, replicates, progress)

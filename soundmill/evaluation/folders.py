@@ -10,9 +10,8 @@ from typing import Any
 
 from soundmill import manifest
 from soundmill.corpora import inventory
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.evaluation import features
-from soundmill.metrics.divergence import named
 from soundmill.params import parse_json
 
 
@@ -116,7 +115,7 @@ def pairs(generated: Folder, reference: Folder) -> bool:
     if not first & second:
         return False
     problems = [
-        f"{len(unpaired)} of {len(ids)} in {folder.root} have no partner in {other.root}: {named(sorted(unpaired))}"
+        f"{len(unpaired)} of {len(ids)} in {folder.root} have no partner in {other.root}: {first_of(sorted(unpaired))}"
         for unpaired, ids, folder, other in (
             (second - first, second, reference, generated),
             (first - second, first, generated, reference),
@@ -141,5 +140,5 @@ def read_captions(path: Path, generated: Folder) -> dict[str, str]:
         raise UserError(f"{path}: cannot be read as csv in UTF-8 ({error})") from None
     missing = [clip_id for clip_id in generated.ids if not captions.get(clip_id)]
     if missing:
-        raise UserError(f"{path}: no caption for {named(missing)}; every sound needs its prompt")
+        raise UserError(f"{path}: no caption for {first_of(missing)}; every sound needs its prompt")
     return {clip_id: captions[clip_id] for clip_id in generated.ids}

@@ -21,14 +21,13 @@ from typing import Any
 import soundmill
 from soundmill import shards
 from soundmill.audio.resample import QUALITY
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.evaluation import features, protocols, waveforms
 from soundmill.evaluation.cache import shares
 from soundmill.evaluation.ladder import RUNGS, Ladder, Sides, add_sentences
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.metrics import scores
-from soundmill.metrics.divergence import named
 
 FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
@@ -332,7 +331,7 @@ def metrics_of(library: Library, sides: Mapping[str, Members], scored: Scored) -
             short = sorted(clip_id for clip_id, count in patches.items() if not count)
             if short:
                 document["counts"][f"{role}_too_short_{name}"] = len(short)
-                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {named(short)}.")
+                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {first_of(short)}.")
     mean = {role: document["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
     if abs(mean["generated"] - mean["reference"]) > LENGTH_TOLERANCE * mean["reference"]:
         warnings.append(

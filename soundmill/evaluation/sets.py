@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from soundmill import hashing, manifest, params
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.evaluation import probe
 from soundmill.evaluation.features import SYNTHETIC
 from soundmill.evaluation.library import Library, Members
 from soundmill.evaluation.scorer import Comparisons
-from soundmill.metrics.divergence import named
 
 # Words of prompts that describe several events (Ghosal et al. 2023).
 SEVERAL = re.compile(r"\b(while|before|after|then|follow(?:s|ed)?)\b", re.IGNORECASE)
@@ -114,7 +113,7 @@ def _check_ids(what: str, ids: Sequence[str], real: set[str], where: str) -> Non
         raise UserError(f"{len(ids)} {what} sounds; at least 2 are needed for a score")
     unpaired = [clip_id for clip_id in ids if clip_id not in real]
     if unpaired:
-        raise UserError(f"{what} {named(unpaired)}: no real clip of that id in {where}; pairs are never skipped")
+        raise UserError(f"{what} {first_of(unpaired)}: no real clip of that id in {where}; pairs are never skipped")
 
 
 def _partners(

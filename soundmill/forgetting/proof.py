@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from soundmill import hashing, ledger, shards, tracking
 from soundmill.corpora.forgotten import Entry, Forgotten
 from soundmill.decoding import decode
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.forgetting import listing
 from soundmill.forgetting.listing import Progress, Traces, in_force
 from soundmill.lineage import Project, piece_of
@@ -158,11 +158,10 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
         return
     objects = listing.in_cache(cache, traces)
     if objects:
-        first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:LISTED])
-        more = f", and {len(objects) - LISTED} more" if len(objects) > LISTED else ""
+        first = first_of([f"{path.relative_to(cache)}: {why}" for path, why in objects.items()], LISTED, "; ")
         size = sum(path.stat().st_size for path in objects)
         needed = ", except what a checkout needs or another project made"
-        proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}{needed}")
+        proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}); {ERASE}{needed}")
     proof.notes.append("in DVC's cache, sounds were searched by name and table, not by fingerprint; pictures were not searched")
 
 

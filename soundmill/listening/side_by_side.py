@@ -10,7 +10,7 @@ from soundmill import disk, page
 from soundmill.audio import tags
 from soundmill.audio.levels import matching_gains
 from soundmill.audio.resample import resample
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.listening.material import Material, Model, SoundFile, Sounds, Wave
 from soundmill.page.sounds import MIN_RATE, Card, Preview, Sound, draw, preview
 
@@ -170,8 +170,7 @@ def _scores(material: Material, shown: Sequence[str]) -> dict[str, list[str]]:
 def _remarks(material: Material, left_out: Sequence[str]) -> list[str]:
     remarks = []
     if left_out:
-        more = f" and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
-        remarks.append(f"Left out to limit the size of this page: {', '.join(left_out[:MAX_LISTED])}{more}.")
+        remarks.append(f"Left out to limit the size of this page: {first_of(left_out, MAX_LISTED)}.")
     for model in material.models:
         if missing := sum(clip_id not in model.sounds for clip_id in material.requests):
             remarks.append(f"{model.name} has no sound for {missing} of {len(material.requests)} requests.")

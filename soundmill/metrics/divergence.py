@@ -4,10 +4,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.metrics.bootstrap import Influence, SetInfluence
 
-LISTED = 20  # ids named in a message, at most
 EPSILON = 1e-6  # added to the generated sound's probabilities, as in audioldm_eval
 INCEPTION_SPLITS = 10  # of the sounds, as the inception score has them
 FEWEST_IN_SPLIT = 10  # sounds; with fewer, all sounds are one split
@@ -88,15 +87,9 @@ def check_pairs(reference: Collection[str], generated: Collection[str]) -> None:
         raise UserError("no pairs of reference and generated sounds to compare")
 
 
-def named(ids: Sequence[str]) -> str:
-    """Ids in a message."""
-    more = len(ids) - LISTED
-    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
 def names_of(ids: Sequence[str]) -> str:
     """Ids of clips in a message."""
-    return f"{'clip' if len(ids) == 1 else 'clips'} {named(ids)}"
+    return f"{'clip' if len(ids) == 1 else 'clips'} {first_of(ids)}"
 
 
 def inception_influence(logits: Mapping[str, np.ndarray]) -> Influence:

@@ -17,7 +17,7 @@ from typing import Any
 from soundmill import attribution, clips, exports, params
 from soundmill.attribution import UNCLEAR, UNKNOWN, Credit
 from soundmill.corpora.terms import TermsParams
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.exports import new_directory
 from soundmill.publishing import card
 
@@ -61,8 +61,7 @@ def check_allowed(name: str, found: Iterable[Credit], terms: TermsParams | None,
 
 def named(recordings: Sequence[str]) -> str:
     """Their number and the first of them."""
-    more = f" and {len(recordings) - NAMED} more" if len(recordings) > NAMED else ""
-    return f"{len(recordings)} ({', '.join(recordings[:NAMED])}{more})"
+    return f"{len(recordings)} ({first_of(recordings, NAMED)})"
 
 
 def files_below(directory: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from soundmill import disk, hub, manifest, params, shards
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.params import StageParams
 
 if TYPE_CHECKING:
@@ -180,9 +180,8 @@ def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys:
     compared = [key for key in {**here, **there} if keys is None or any(f"{key}.".startswith(f"{part}.") for part in keys)]
     differing = [key for key in compared if there.get(key) != here.get(key)]
     if differing:
-        named = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in differing[:NAMED]]
-        more = [f"and {len(differing) - NAMED} more"] if len(differing) > NAMED else []
-        raise UserError(f"start_from: {where}: {'; '.join([*named, *more])}; {AGREE}")
+        named = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in differing]
+        raise UserError(f"start_from: {where}: {first_of(named, NAMED, '; ')}; {AGREE}")
 
 
 def take_weights(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -55,6 +55,11 @@ class _NetworkParams(StageParams):
     embedding_size: int = Field(ge=2, multiple_of=2)
     channels_last: bool = Field(description="memory layout")
 
+    @property
+    def halvings(self) -> int:
+        """How often the net halves a picture."""
+        return len(self.widths) - 1
+
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
         beyond = [level for level in self.attention_levels if not 0 <= level < len(self.widths)]
@@ -91,10 +96,8 @@ class DiTParams(SizesParams):
     """A transformer over the columns of the picture (components/dit/network.py)."""
 
     kind: Literal["dit"]
-
-    @property
-    def channels_last(self) -> bool:
-        return False
+    channels_last: ClassVar[bool] = False
+    halvings: ClassVar[int] = 0
 
 
 class PictureDiffusionParams(DiffusionParams):
@@ -155,8 +158,7 @@ class TrainParams(BatchedTrainParams):
     def _consistent(self) -> Self:
         if self.by_caption and not self.conditional:
             raise ValueError("text_width is for a conditional model; set it to null")
-        times = 0 if isinstance(self.network, DiTParams) else len(self.network.widths) - 1
-        picture = self.picture
+        times, picture = self.network.halvings, self.picture
         for side, size, patch in zip(("height", "width"), (picture.height, picture.width), picture.patch, strict=True):
             if size // patch % 2**times:
                 raise ValueError(
