@@ -184,7 +184,8 @@ def push_outputs(project: Path) -> remote.Pushed:
     try:
         pushed = remote.push(project)
     except UserError as error:
-        get_run_logger().warning(str(error))
+        if (tries := runtime.task_run.run_count) <= len(PUSH_DELAYS):
+            _say(f"Not pushed: {error}; tries again in {PUSH_DELAYS[tries - 1]} s")
         raise
     create_markdown_artifact(
         f"| remote | objects | bytes | seconds |\n|---|---|---|---|\n"
