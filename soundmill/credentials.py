@@ -12,7 +12,7 @@ _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "azure")  # their hosts have no port
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::\d*)?")
 _SETTING = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 _SECRET_NAME = re.compile(
-    r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|code|bearer|j?session(id)?"
+    r"sig|key|pass|pw|sas|auth|jwt|otp|hmac|bearer|j?session(id)?"
     r"|.*(signature|token|pass(word|wd|phrase)|pwd|secret|(api|access|account|shared|subscription)key|credential).*"
 )
 _KNOWN = re.compile(  # tokens that services name in their documentation
@@ -21,15 +21,20 @@ _KNOWN = re.compile(  # tokens that services name in their documentation
     r"|hooks\.(?:slack(?:-gov)?|zapier)\.com/\S+|(?:Account|SharedAccess)Key=[\w+/]{20,}=*)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
-_HOOK = re.compile(r"(?i)/(?:\w*webhook\w*|hooks|key|bot(?=\d+:))[/\d]\S{0,99}?[\w-]{16}\S*")  # who knows it may post
+# Whoever knows these can post; other parts of paths are words without digits.
+_HOOK = re.compile(r"(?i)/(?:\w*webhook\w*|hooks|key|bot(?=\d+:))[/\d]\S{0,99}?(?=[\w-]*\d)[\w-]{16}\S*")
 _BARE = re.compile(r"(?://)?[^\s/@:]+:(?!/)[^\s@]+@[\w.-]+(:\d+)?(/.*)?")  # USER:PASSWORD@HOST without a scheme
 _NAMED = (
     r"[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|credentials?|authorization"
-    r"|(?:login|auth[_-]?string)(?=[\"'\]]*\s*[:=]\s*[\"']?[^\s:\"'<{$]+:)|(?:api|access|account|private|secret)[_-]?key)"
+    r"|(?:login|auth[_-]?string)(?=[\"'\]]*\s*[:=]\s*[\"']?[^\s:\"'<{$]{1,99}:(?!//))|(?:api|access|account|private|secret)[_-]?key)"
 )
 _QUOTED = re.compile(rf"(?i){_NAMED}[\"']?\]?\s*[:=]\s*[\"'](?![{{$<])[^\"'\s]{{6,}}[\"']")
-_PLAIN = re.compile(rf"(?im)^[ \t+-]*(?:export[ \t]+)?{_NAMED}\s*[:=][\s+|>-]*[^\s\"'#(\[{{$<]{{6,}}[^\S\n]*(?:#.*)?$")
-_RANDOM = re.compile(rf"(?i){_NAMED}(?:[ \"'\]:=|>-]|\n[ +-]*value|bearer|basic)+(?=\S{{0,60}}?\d)[^\s(\[]{{12,99}}+(?![(\[])")
+_BLOCK = r"[ \t]*(?:[|>][+-]?[ \t]*\n[ \t+-]*)?"  # before a value of YAML, which may begin in the next line
+_CODE = r"(?!(?:(?:_*[A-Za-z]+[._]+)+[A-Za-z]*|[A-Z][A-Za-z]+)[^\S\n]*(?:\n|\Z|#))"  # `token: Tensor`, `token = page.token`
+_PLAIN = re.compile(rf"(?m)^[ \t+-]*(?:export[ \t]+)?(?i:{_NAMED})\s*[:=]{_BLOCK}{_CODE}[^\s\"'`#(\[{{$<=]{{6,}}[^\S\n]*(?:#.*)?$")
+_RANDOM = re.compile(
+    rf"(?i){_NAMED}(?! *==)(?:[ \"'\]:=>-]|\n[ +-]*value|bearer|basic)+(?=\S{{0,60}}?\d)[^\s(\[`|]{{12,99}}+(?![(\[])"
+)
 
 
 def has_some(text: str) -> bool:
@@ -91,10 +96,12 @@ def _without(match: re.Match[str]) -> str:
         only_user = "@" in authority and not colon and scheme.lower() not in ("http", "https", *_BUCKETS)  # ssh://user@host
         if not only_user and ("@" in authority or host is None or odd_port):
             rest = f"{user if colon else HIDDEN}@{tail}"
-    return f"{scheme}:{slashes}{_HOOK.sub(f'/{HIDDEN}', _SETTING.sub(_setting_without, rest))}"
+    rest = _HOOK.sub(f"/{HIDDEN}", rest) if scheme.lower().startswith("http") else rest
+    return f"{scheme}:{slashes}{_SETTING.sub(_setting_without, rest)}"
 
 
 def _setting_without(match: re.Match[str]) -> str:
     mark, name, value = match.groups()
-    is_secret = _SECRET_NAME.fullmatch(re.sub(r"[^a-z]", "", unquote(name).lower()))
+    named = re.sub(r"[^a-z]", "", unquote(name).lower())
+    is_secret = _SECRET_NAME.fullmatch(named) or (named == "code" and len(value) > 15)  # a shorter one is of a country
     return f"{mark}{name}={HIDDEN if is_secret else value}"

@@ -88,11 +88,13 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     parts = re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE)[1:]
     if len(parts) != len(changed):  # then which file has a credential is not known
         return b"", (*left_out, "the uncommitted diff: it changed while it was read")
-    files = [top / os.fsdecode(name) for name in changed]
-    coded = [file.suffix in KINDS and b"\nGIT binary patch\n" in part for file, part in zip(files, parts, strict=True)]  # as UTF-16
-    has_secret = [credentials.in_file(read(file) if code else part) for file, part, code in zip(files, parts, coded, strict=True)]
-    left_out += [f"{os.fsdecode(name)}: {SECRET}" for name, secret in zip(changed, has_secret, strict=True) if secret]
-    diff = b"".join(part for part, secret in zip(parts, has_secret, strict=True) if not secret)
+    diff = b""
+    for name, part in zip(map(os.fsdecode, changed), parts, strict=True):
+        binary = b"\nGIT binary patch\n" in part  # as of code in UTF-16
+        if credentials.in_file(part if not binary else read(top / name) if Path(name).suffix in KINDS else b""):
+            left_out.append(f"{name}: {SECRET}")
+        else:
+            diff += part
     if len(diff) > MAX_DIFF:
         return b"", (*left_out, f"the uncommitted diff ({len(diff):,} bytes)")
     return diff, tuple(left_out)

@@ -25,7 +25,7 @@ SECRET = (
     "https://me.blob.core.windows.net/c?sv=1&sig=hush",
     "gs://bucket/x#access_token=hush",
     *(f"https://hooks.slack.com/{rest}hush" for rest in ("services/T0/B0/", "?subscription-key=", ";JSESSIONID=", "?AccountKey=")),
-    *(f"https://h/{at}hushhushhushhush" for at in ("webhooks/1/", "hooks/", "webhookb2/a/b/", "with/key/", "bot12:", "f?code=")),
+    *(f"https://h/{at}hush-12345678901" for at in ("webhooks/1/", "hooks/", "webhookb2/a/b/", "with/key/", "bot12:", "f?code=")),
     "s3%3A%2F%2Fid%3Ahush%40bucket",
     "s3%253A%252F%252Fid%253Ahush%2540bucket",
     "s3://id%3Ahush%40bucket",
@@ -47,6 +47,9 @@ OPEN = (
     "abfss://container@account.dfs.core.windows.net/x",
     "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
     "https://github.com/x/hooks/blob/main/hooks/install.py?mode=code",
+    "https://docs.github.com/en/webhooks/using-webhooks-and-more?code=de",
+    "s3://samples/hooks/melodic-hooks-120bpm",
+    "file:///mnt/loops/key/C_minor_120bpm_pack",
     "sqlite:////home/a@b/mlflow.db",
     "file:///a@b/c",
     "tcp://host:8786",
@@ -54,6 +57,22 @@ OPEN = (
     "a dog: barks @ night",
     "at 12:00:other.wav",
 )
+
+
+SECRET_LINES = (
+    "+    password: swordfish", "+PASSWORD=hunter2hunter", "+  token: |\n+    abcdefgh12345678", '+auth_string = "me:hunter2"',
+    "+login: me:secretpass", "Authorization: Bearer abcdefghijklmnop1234", "dvc remote modify r password hunter2hunter2",
+)  # fmt: skip
+OPEN_LINES = (
+    "+    token: Tensor", "+  token = page.token", "+  eos_token = tokenizer.eos_token  # end", "+if token == other_token_2024:",
+    "see the token `docs/decisions-2024.md`", "+| token | 1234567890123 |", "login: https://github.com/x", "+  num_tokens: 1024",
+    "+    token:\n+      description", "+    token: str = field", "+    credentials: Credentials",
+)  # fmt: skip
+
+
+def test_credentials_of_a_diff_are_told_from_code():
+    assert [line for line in SECRET_LINES if not credentials.in_file(line.encode())] == []
+    assert [line for line in OPEN_LINES if credentials.in_file(line.encode())] == []
 
 
 @pytest.mark.parametrize("url", SECRET)
