@@ -147,8 +147,7 @@ def _tracking(root: Path) -> Finding | list[Finding]:
     works, where = tracking.status(root)
     count, why = tracking.waiting(root)
     if not works:
-        remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; until then runs are kept on disk"
-        return Finding("tracking", "optional", where, remedy)
+        return Finding("tracking", "optional", where, "until then runs are kept on disk; `soundmill sync` uploads them")
     if why:
         found = Finding("tracking", "optional", f"{where}; {count} runs not uploaded yet ({why})", "`soundmill sync` uploads them")
     else:

@@ -153,7 +153,10 @@ def last_scores(root: Path, named: Mapping[str, Experiment]) -> tuple[dict[str, 
     works, where = tracking.status(root)
     if not works:
         return {}, where
-    scored, texts = tracking.last_scores(root), {}
+    try:
+        scored, texts = tracking.last_scores(root), {}
+    except UserError as error:  # as where nothing is recorded yet
+        return {}, str(error)
     for name, run in {name: scored[one.title] for name, one in named.items() if one.title in scored}.items():
         values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(run.scores.items()))
         document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), run.params

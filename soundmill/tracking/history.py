@@ -134,7 +134,7 @@ def last_scores(home: Path) -> dict[str, ScoredRun]:
 def open_client(home: Path) -> tuple[Any, Store]:
     """A client of the store; UserError if it does not exist or answer."""
     where = store(home)
-    if why := where.fault:
+    if not (where.database and where.database.is_file()) and (why := where.fault):  # a file may be there only to be read
         raise UserError(f"{why}, or set MLFLOW_TRACKING_URI to use another store")
     if where.database and not where.database.exists():
         raise UserError(
@@ -153,17 +153,21 @@ def open_client(home: Path) -> tuple[Any, Store]:
 
 
 def status(home: Path) -> tuple[bool, str]:
-    """Whether runs can be recorded and read, and a description of the store."""
+    """Whether runs can be recorded and read, and a description of the store; without importing MLflow for a file or a server."""
     where = store(home)
     if is_off():
         return False, f"off ({SWITCH}={os.environ[SWITCH]})"
-    if where.database and not where.fault and not where.database.exists():
-        return True, f"{where.shown} (created by the first run)"
+    if why := where.fault:
+        return False, why
     try:
-        open_client(home)
+        if where.database:
+            mlflow_runs.check_database(where)
+        elif not where.is_server:
+            open_client(home)
     except UserError as error:
         return False, str(error)
-    return True, where.shown + (" answers" if where.is_server else "")
+    new = " (created by the first run)" if where.database and not where.database.exists() else ""
+    return True, where.shown + (" answers" if where.is_server else new)
 
 
 def check_writing(home: Path) -> str:

@@ -8,7 +8,8 @@ import logging
 import os
 import sqlite3
 from contextlib import closing, suppress
-from importlib import metadata, resources
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,8 +38,8 @@ PLACES = (
 )
 
 
-def open_client(where: Store) -> Any:
-    """A client of the store; UserError if its database is damaged, locked, or of another version of MLflow."""
+def check_database(where: Store) -> None:
+    """UserError if the store is a file that is damaged, locked, or of another program or version of MLflow."""
     if where.database and where.database.exists():
         try:
             with closing(sqlite3.connect(where.database, timeout=LOCKED_SECONDS)) as database, database:
@@ -47,9 +48,13 @@ def open_client(where: Store) -> Any:
         except sqlite3.OperationalError as error:  # in use, or read-only
             raise UserError(f"{where.database}: {error}; wait for what uses it, or make it writable") from None
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{where.database}: no database of MLflow ({error}); move it away, or set MLFLOW_TRACKING_URI"
-            ) from None
+            fault = f"no database of MLflow ({error})"
+            raise UserError(f"{where.database}: {fault}; move it away, or set MLFLOW_TRACKING_URI to use another store") from None
+
+
+def open_client(where: Store) -> Any:
+    """A client of the store; UserError as by `check_database`."""
+    check_database(where)
     for key, value in (HTTP | QUIET).items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -74,11 +79,14 @@ def local_path(place: str) -> Path:
 
 
 def _check_version(where: Store, database: sqlite3.Connection) -> None:
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if "alembic_version" not in tables:
         return  # empty: MLflow makes its tables
+    if "experiment_tags" not in tables:
+        raise sqlite3.DatabaseError("it has the tables of another program")
     (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
     wrote = database.execute("SELECT value FROM experiment_tags WHERE key = ?", [VERSION]).fetchall()
-    known = resources.files("mlflow") / "store" / "db_migrations" / "versions"
+    known = Path(find_spec("mlflow").origin).with_name("store") / "db_migrations" / "versions"  # without importing it
     migrations = [entry.name for entry in known.iterdir()]
     if migrations and not any(name.startswith(f"{schema}_") for name in migrations):
         version = max((row[0] for row in wrote), key=_numbers, default="a newer version")

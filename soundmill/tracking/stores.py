@@ -59,17 +59,16 @@ class Store:
 
     @property
     def fault(self) -> str:
-        """Why no run can be recorded there, as far as that is quickly seen; empty if one can."""
-        kind = urlsplit(self.uri).scheme
+        """Why no run can be recorded there, as far as a quick look shows, and the remedy; empty if one can."""
+        kind, in_memory = urlsplit(self.uri).scheme, not urlsplit(self.uri).path.strip("/")
         if self.is_server and (why := unreachable(self.uri)):
             return f"{self.shown} is unreachable ({why}); start it"
-        is_nothing = kind.startswith("sqlite") or kind == "file" or (not kind and self.uri != "databricks")
+        is_nothing = (kind.startswith("sqlite") and in_memory) or kind == "file" or (not kind and self.uri != "databricks")
         if os.path.isdir(self.database) if self.database else is_nothing:
             return f"{self.shown}: MLflow keeps runs neither in a directory of files nor in memory; use sqlite:////PATH/mlflow.db"
         place = self.database and (self.database if os.path.exists(self.database) else self.database.parent)
-        if place and not os.access(place, os.W_OK):
-            return f"{place} {'is not writable' if place.exists() else 'does not exist'}"
-        return ""
+        writable = not place or os.access(place, os.W_OK)
+        return "" if writable else f"{place} {'is not writable; make it so' if place.exists() else 'does not exist; make it'}"
 
     @property
     def is_server(self) -> bool:

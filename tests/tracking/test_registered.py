@@ -243,6 +243,7 @@ def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring) -> None:
         ("sqlite:///.", ": MLflow keeps runs neither in a directory of files"),
         ("sqlite://", "sqlite://: MLflow keeps runs neither in a directory of files nor in memory"),
         ("nonsense://x", "nonsense://x refuses to be read: UnsupportedModelRegistryStoreURIException"),
+        ("sqlite:///other.db", "other.db: no database of MLflow (it has the tables of another program); move it away"),
         ("sqlite:///damaged.db", "damaged.db: no database of MLflow (file is not a database); move it away"),
         ("sqlite:///locked.db", "locked.db: database is locked; wait for what uses it"),
     ],
@@ -251,6 +252,8 @@ def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(home, monkeypatch, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(mlflow_runs, "LOCKED_SECONDS", 0.1)
     (home / "damaged.db").write_bytes(b"\xff" * 5000)
+    with closing(sqlite3.connect(home / "other.db")) as other:
+        other.executescript("CREATE TABLE alembic_version (version_num)")
     with closing(sqlite3.connect(home / "locked.db")) as other:
         other.executescript("CREATE TABLE one (two); BEGIN EXCLUSIVE")
         works, said = tracking.status(home)
