@@ -400,15 +400,18 @@ def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
     cache, others = dvc.cache_directory(root), [place for place in checkouts if place != root.resolve()]
     for lock in (place / "dvc.lock" for place in checkouts):
         if fault := dvc.fault_of_lock(lock):
-            raise UserError(f"{lock}: damaged ({fault}), so what it needs is not known; `soundmill run` there repairs it")
+            raise UserError(f"{lock}: damaged ({fault}), so what it needs is not known; `python -m flows.run` there repairs it")
     unneeded = {_digest(path): path for path in dvc.unused(root, others) if path.exists()}
     made: set[str] = set()
     for place in checkouts:
         ledger.note_outputs(place, tracking.project_of(place))
         made |= ledger.known_outputs(place)
-    if not made.isdisjoint(unneeded) and (unlocked := [str(place) for place in checkouts if not (place / "dvc.lock").exists()]):
-        remedy = "put it back, as with git, or let `soundmill run` there write it; if nothing there is needed, delete the checkout"
-        raise UserError(f"{', '.join(unlocked)}: no dvc.lock, so what is needed there is not known; {remedy}")
+    # A workspace without one in which no stage has ended needs nothing.
+    ran = [place for place in checkouts if place.parent.name != tracking.WORKSPACES or (place / dvc.LAST_INTACT).exists()]
+    unlocked = [place for place in ran if not (place / "dvc.lock").exists()]
+    if unlocked and not made.isdisjoint(unneeded):
+        remedy = "put it back, as with git, or let `dvc repro` there write it; if nothing there is needed, delete the checkout"
+        raise UserError(f"{', '.join(map(str, unlocked))}: no dvc.lock, so what is needed there is not known; {remedy}")
     made |= {digest for name in made if name in unneeded for digest in _files_of(unneeded[name])}
     objects = [path for digest, path in unneeded.items() if digest in made]
     return Unused(objects, _by_output(cache, objects), list(checkouts), len(unneeded) - len(objects))

@@ -97,6 +97,15 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
             checkout.look(tiny)
         (tiny / "dvc.lock").unlink(missing_ok=True)
     (tiny / "dvc.lock").write_text("schema: '2.0'\n")
+    for name in ("dvc.yaml", ".dvc/config"):  # a workspace whose first stage has not ended needs nothing
+        (tiny / "workspaces/new" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tiny / name, tiny / "workspaces/new" / name)
+    checkout.share(tiny / "workspaces/new", tiny)
+    assert checkout.look(tiny).objects == [tree]
+    (tiny / "workspaces/new" / dvc.LAST_INTACT).touch()
+    with pytest.raises(UserError, match=r"new: no dvc\.lock"):
+        checkout.look(tiny)
+    shutil.rmtree(tiny / "workspaces")
     (store / checkout.USERS).write_bytes(b"/away/\xff\n")
     assert [bytes(place) for place in checkout.away(tiny)] == [b"/away/\xff"]
     unused = checkout.look(tiny)
