@@ -18,7 +18,7 @@ from flows.terminal import tell
 from flows.trials import NAME, Name, run_pipeline
 from soundmill import clips, disk, tracking
 from soundmill import params as parameters
-from soundmill.errors import UserError, report_failure
+from soundmill.errors import UserError, reason, report_failure
 from soundmill.models import registry
 from soundmill.params import Seed, choose
 
@@ -154,7 +154,7 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
             model = Model(**vars(trial), family=family, shares=_shares(trial.document, family, trainings))
             model.params(home, dict.fromkeys(model.shares, TIMED_STEPS), 0)
         except Exception as error:  # a mistake in one family's parameters must not stop the others
-            excluded.append(without_score(name, in_a_line(error)))
+            excluded.append(without_score(name, reason(error)))
             continue
         models.append(model)
     if not models:
@@ -253,7 +253,7 @@ class Contest(trials.Trials):
             row = _row(workspace, self.home, self.directory, model, self.minutes, self.seeds)
         except Exception as error:  # a failure costs only its row
             get_run_logger().exception(model.name)
-            row = without_score(model.name, in_a_line(error))
+            row = without_score(model.name, reason(error))
         if row.why_not:
             tell(f"== {model}: no score: {row.why_not}")
         return row
@@ -464,7 +464,7 @@ def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: i
         found = pairwise.compare(sounds, extra, tables.clips, tables.catalog, first["scores"], embedder, data / "tagger", cache)
     except Exception as error:  # the table is written in any case
         get_run_logger().exception("comparing all rows")
-        return Comparison(without_scores, embedder=embedder, fault=in_a_line(error))
+        return Comparison(without_scores, embedder=embedder, fault=reason(error))
     rows = [Row(name, scores_under(embedder, {seed: metrics}), kind="a folder") for name, metrics in found.others.items()]
     rows += [without_score(name, " ".join(why.split()), kind="a folder") for name, why in found.failed.items()]
     return Comparison(rows, found.differences, embedder, found.unpaired)
@@ -488,8 +488,3 @@ def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list
     if comparison.fault:
         notes.append(f"The models could not be compared: {comparison.fault}.")
     return notes if comparison.embedder else notes[:1]
-
-
-def in_a_line(error: Exception) -> str:
-    """An error's message in one line, with its type unless it is a UserError."""
-    return " ".join(str(error).split()) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -28,11 +28,11 @@ from pydantic import Field
 
 from flows import dvc, locks, remote, scores, server
 from flows.terminal import LOG, Row, duration, tell
-from soundmill import disk, hashing, ledger, tracking
+from soundmill import disk, hashing, ledger, params, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
 from soundmill.evaluation import protocols
 from soundmill.models import registry
-from soundmill.params import check_urls, did_you_mean, parse_section, read_yaml
+from soundmill.params import check_urls, parse_section, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
@@ -185,7 +185,7 @@ def push_outputs(project: Path) -> remote.Pushed:
         pushed = remote.push(project)
     except UserError as error:
         if (tries := runtime.task_run.run_count) <= len(PUSH_DELAYS):
-            _say(f"Not pushed: {error}; tries again in {PUSH_DELAYS[tries - 1]} s")
+            _say(f"Not pushed: {error}; next try in {PUSH_DELAYS[tries - 1]} s")
         raise
     create_markdown_artifact(
         f"| remote | objects | bytes | seconds |\n|---|---|---|---|\n"
@@ -306,8 +306,7 @@ def choose(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
     for name in names:
         matching = [stage for stage in graph if stage.name == name or stage.name.partition("@")[0] == name]
         if not matching:
-            stages = [stage.name for stage in graph]
-            raise UserError(f"no stage {name!r}{did_you_mean(name, stages)} (stages: {', '.join(stages)})")
+            params.choose({stage.name: stage for stage in graph}, name, "stage")
         keep.update(*({stage.name} | stage.needs for stage in matching))
     return [stage for stage in graph if stage.name in keep]
 

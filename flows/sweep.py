@@ -218,3 +218,7 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     prefix = "" if len(definition.points) == 1 and row == run.name else f"{row} "
     shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
+
+
+if __name__ == "__main__":
+    raise SystemExit("sweeps are run by `soundmill sweep`")

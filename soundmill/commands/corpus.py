@@ -26,10 +26,8 @@ def check_corpus(
         ),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
-    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the whole report to this file.")] = None,
-    missing: Annotated[
-        Path | None, typer.Option(callback=project.writable_file, help="Write a csv of the clips without a file, for a downloader.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header to find damage.")] = False,
     follow_links: FollowLinks = False,
 ) -> None:
@@ -42,8 +40,9 @@ def check_corpus(
         raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
     if from_params and place.resolve() in [output.resolve() for output in (json, missing) if output]:
         raise UserError(f"{path}: would be overwritten; choose another file")
-    if missing:
-        check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
+    for output in filter(None, (json, missing)):
+        check.check_outside(output, [part.root for part in check.directories_of(place)] if from_params else [place])
+        project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)
@@ -61,9 +60,7 @@ def corpus_duplicates(
     path: Annotated[
         Path, typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included.")
     ],
-    json: Annotated[
-        Path | None, typer.Option(callback=project.writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the pairs (a, b, score) here.")] = None,
     threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
     follow_links: FollowLinks = False,

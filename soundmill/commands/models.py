@@ -42,10 +42,7 @@ RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, s
 @app.command()
 def families(
     sizes: Annotated[bool, typer.Option("--sizes", help="Also count the parameters of each part at each scale.")] = False,
-    json: Annotated[
-        Path | None,
-        typer.Option(callback=writable_file, help="Write families and sizes to this file: {FAMILY: {SCALE: {PART: parameters}}}."),
-    ] = None,
+    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write families and sizes to this file.")] = None,
     root: Root = None,
 ) -> None:
     """List the model families: title and paper; with `--sizes`, the parameter count of each part at each scale.
@@ -110,9 +107,7 @@ def export(
             help="A RAVE codec (data/rave/autoencoder), a checkpoint with one (data/models/rave), or a checkpoint of adapters."
         ),
     ],
-    streaming: Annotated[
-        bool, typer.Option("--streaming", help="For live use: streaming TorchScript for nn~ (Max, Pure Data).")
-    ] = False,
+    streaming: Annotated[bool, typer.Option("--streaming", help="For live use: TorchScript for nn~ (Max, Pure Data).")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -282,9 +277,7 @@ def prompts(
     settings: Settings = None,
     checkpoint: Checkpoint = None,
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Write an HTML page with a sound of each prompt to this file.")
-    ] = None,
+    page: Annotated[Path | None, typer.Option(callback=writable_file, help="Write a page with a sound of each prompt.")] = None,
     project: Project = None,
 ) -> None:
     """Test whether text steers a text-conditioned model, and how it takes paraphrases, negation, counts, order and more.
@@ -391,9 +384,7 @@ def publish(
 @app.command()
 def pull(
     directory: Annotated[Path, typer.Argument(help="A published model or data set: a directory that `soundmill publish` wrote.")],
-    output: Annotated[
-        Path | None, typer.Option(help="A new or empty directory (default: models/NAME; for data, datasets/NAME).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A new or empty directory (default: models/NAME, datasets/NAME).")] = None,
 ) -> None:
     """Check every file of a published model or data set and copy it.
 

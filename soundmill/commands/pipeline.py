@@ -174,7 +174,7 @@ def sweep(
     name: Annotated[str | None, typer.Argument(help="A file of conf/sweep, without .yaml (default: list them).")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Parameters to change at all points.")] = None,
     points: Annotated[str, typer.Option(help="Only these, comma-separated: `soundmill sweep steps --points 10,50`.")] = "",
-    seeds: Annotated[str, typer.Option(help="Comma-separated; each point runs with each (default: as the file has it).")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each point runs with each of them (default: the file's).")] = "",
     root: Root = None,
 ) -> None:
     """Run the pipeline at every point of conf/sweep/NAME.yaml, and collect the scores in one table and one figure.

@@ -220,9 +220,7 @@ def vocode(
     ],
     checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint with one.")],
     fast: Annotated[bool, typer.Option("--fast", help="Use DiffWave's six published steps.")] = False,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's training timesteps.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's timesteps.")] = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("vocoded"),
 ) -> None:
     """Make sounds from log-mels with a vocoder, and print how long that takes; a recording's log-mel is computed first.

@@ -50,9 +50,7 @@ def evaluate(
     protocol: Protocol = None,
     embedder: Embedders = None,
     training: Annotated[Path | None, typer.Option(help="Folder of training sounds: look for copies of them.")] = None,
-    captions: Annotated[
-        Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
-    ] = None,
+    captions: Annotated[Path | None, typer.Option(help="Prompts for the CLAP score: a csv with columns id and caption.")] = None,
     json: Annotated[
         Path | None,
         typer.Option(callback=writable_file, help="Write the result to this file, with scores at its top level: fad_yamnet …"),
@@ -64,9 +62,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Write what a paper needs into this directory: tables, protocol, digests, figures, command (card.md)."),
     ] = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="For the card: sounds made per prompt, of which one was kept.")
-    ] = None,
+    candidates: Annotated[int | None, typer.Option(min=1, help="For the card: sounds made per prompt, to keep one.")] = None,
     unpaired: Unpaired = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="Sounds reconstruct the reference sounds of the same names: add lsd and mrstft.")
@@ -213,9 +209,7 @@ def compare_spectrograms(
             "family's own and its neighbours.",
         ),
     ] = None,
-    family: Annotated[
-        str, typer.Option(help="The family whose other settings of the spectrogram and of Griffin-Lim are used.")
-    ] = "ddpm_mel",
+    family: Annotated[str, typer.Option(help="The family with the other settings of spectrogram and Griffin-Lim.")] = "ddpm_mel",
     embedder: Annotated[str, typer.Option(help="Measures FAD and classes; `soundmill weights list` names all.")] = "yamnet",
     split: Split = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Compare with at most this many clips.")] = 100,

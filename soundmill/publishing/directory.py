@@ -90,7 +90,7 @@ def pull(directory: Path, output: Path) -> list[Path]:
                 _check_file(directory, name)
                 shutil.copyfile(directory / name, copy)
             except (OSError, ValueError) as error:  # a name may be too long, or below a file's
-                raise UserError(f"{directory / name}: {getattr(error, 'strerror', error)}; download it again") from None
+                raise UserError(f"{directory / name}: {getattr(error, 'strerror', None) or error}; download it again") from None
             if _sha256(copy) != expected:
                 raise UserError(f"{directory / name}: is not the file that was published; download it again")
         shutil.copyfile(directory / SUMS, partial / SUMS)

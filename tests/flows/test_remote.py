@@ -89,7 +89,7 @@ def test_a_push_that_fails_for_good_is_told_and_made_up_by_the_next_run(tiny, tm
     command, variables = [sys.executable, "-c", UNPUSHED], environment(tmp_path, prefect_server)
     done = subprocess.run(command, cwd=tiny, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("; tries again in 10 s") == 1
+    assert done.stdout.count("; next try in 10 s") == 1
     assert done.stdout.count("Not pushed: ") == 2
     assert "Everything is built; run it again to push it." in done.stdout
     assert "Traceback" not in done.stdout

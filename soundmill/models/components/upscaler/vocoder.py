@@ -50,7 +50,7 @@ class UpscalerNet(nn.Module):
         small, size = self.small(picture), picture.shape[2:]
         low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
         stretched = 2 * (small - low) / (high - low).clamp_min(1e-6) - 1
-        return resized(small, size) + (high - low) / 2 * resized(self.layers(stretched), size)
+        return resized(small, size) + (high - low) / 2 * resized(self.layers(stretched).float(), size)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         picture = self.enlarged(self.picture(log_mel))[:, 0].clamp_min(torch.finfo(torch.float32).tiny)
