@@ -26,7 +26,7 @@ def check_corpus(
         ),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the whole report to this file.")] = None,
     missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header to find damage.")] = False,
     follow_links: FollowLinks = False,
@@ -40,9 +40,9 @@ def check_corpus(
         raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
     if from_params and place.resolve() in [output.resolve() for output in (json, missing) if output]:
         raise UserError(f"{path}: would be overwritten; choose another file")
-    for output in filter(None, (json, missing)):
-        check.check_outside(output, [part.root for part in check.directories_of(place)] if from_params else [place])
-        project.writable_file(output)
+    if missing:
+        check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
+        project.writable_file(missing)
     with project.progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)
