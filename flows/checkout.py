@@ -406,7 +406,7 @@ def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
     for place in checkouts:
         ledger.note_outputs(place, tracking.project_of(place))
         made |= ledger.known_outputs(place)
-    # A workspace without one in which no stage has ended needs nothing.
+    # A workspace in which no stage has ended has no dvc.lock yet, and needs nothing.
     ran = [place for place in checkouts if place.parent.name != tracking.WORKSPACES or (place / dvc.LAST_INTACT).exists()]
     unlocked = [place for place in ran if not (place / "dvc.lock").exists()]
     if unlocked and not made.isdisjoint(unneeded):

@@ -250,7 +250,7 @@ def _say(line: str) -> None:
 def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seconds: float, log: TextIO) -> State[Any]:
     if repaired := dvc.keep_lock_intact(root):
         _say(repaired)
-    chosen = choose(dvc.stages(root), names)
+    chosen = select(dvc.stages(root), names)
     for name, section in dvc.sections(root, [stage.name for stage in chosen]).items():
         if name.startswith("evaluate@"):
             protocols.check_weights(section.get("protocols") or [])
@@ -298,7 +298,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
 
 
-def choose(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
+def select(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
     """The stages named (`train@ddpm_mel`, or `train` for all its variants) with their dependencies; none named: all."""
     if not names:
         return graph

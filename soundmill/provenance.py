@@ -88,16 +88,16 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     parts = re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE)[1:]
     if len(parts) != len(changed):  # then which file has a credential is not known
         return b"", (*left_out, "the uncommitted diff: it changed while it was read")
-    diff = b""
+    clean = bytearray()
     for name, part in zip(map(os.fsdecode, changed), parts, strict=True):
         binary = b"\nGIT binary patch\n" in part  # as of code in UTF-16
         if credentials.in_file(part if not binary else read(top / name) if Path(name).suffix in KINDS else b""):
             left_out.append(f"{name}: {SECRET}")
         else:
-            diff += part
-    if len(diff) > MAX_DIFF:
-        return b"", (*left_out, f"the uncommitted diff ({len(diff):,} bytes)")
-    return diff, tuple(left_out)
+            clean += part
+    if len(clean) > MAX_DIFF:
+        return b"", (*left_out, f"the uncommitted diff ({len(clean):,} bytes)")
+    return bytes(clean), tuple(left_out)
 
 
 def without_outer_git() -> dict[str, str]:

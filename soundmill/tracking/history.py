@@ -161,7 +161,7 @@ def status(home: Path) -> tuple[bool, str]:
         return False, why
     try:
         if where.database:
-            mlflow_runs.check_database(where)
+            mlflow_runs.prepare_database(where)
         elif not where.is_server:
             open_client(home)
     except UserError as error:

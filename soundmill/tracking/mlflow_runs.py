@@ -38,8 +38,8 @@ PLACES = (
 )
 
 
-def check_database(where: Store) -> None:
-    """UserError if the store is a file that is damaged, locked, or of another program or version of MLflow."""
+def prepare_database(where: Store) -> None:
+    """If the store is a file, have it say where its files are now; UserError if it is damaged, locked, or not this MLflow's."""
     if where.database and where.database.exists():
         try:
             with closing(sqlite3.connect(where.database, timeout=LOCKED_SECONDS)) as database, database:
@@ -53,8 +53,8 @@ def check_database(where: Store) -> None:
 
 
 def open_client(where: Store) -> Any:
-    """A client of the store; UserError as by `check_database`."""
-    check_database(where)
+    """A client of the store; UserError as by `prepare_database`."""
+    prepare_database(where)
     for key, value in (HTTP | QUIET).items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
