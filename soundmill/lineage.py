@@ -118,13 +118,14 @@ class Project:
 
     @cached_property
     def clips(self) -> dict[str, pa.Table]:
-        """Variant → rows of CLIPS without audio, with `seconds`; `default` first.
+        """Variant → rows of CLIPS without audio, with `seconds`; `default` first, and without `mixed`, which repeats one.
 
         `start` and `seconds` refer to the recording, even for clips cut from its loops.
         """
         names = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
         tables = {}
-        for directory in sorted(self.data.glob("clips/*"), key=lambda path: (path.name != "default", path.name)):
+        cut = (path for path in self.data.glob("clips/*") if path.name != manifest.MIXED)
+        for directory in sorted(cut, key=lambda path: (path.name != "default", path.name)):
             parts = [shards.read_table(path, manifest.CLIPS, names) for path in shards.shard_paths(directory)]
             table = pa.concat_tables(parts)
             seconds = pc.struct_field(table["quality"], "seconds")

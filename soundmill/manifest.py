@@ -189,6 +189,10 @@ CATALOG = _schema(
     group=pa.string(),  # as in RECORDINGS
 )
 
+# Of the variant `mixed`: clips, and mixes of two of them.
+MIXED = "mixed"
+MIXED_CATALOG = CATALOG.append(pa.field(MIXED, pa.list_(pa.string()))).with_metadata({"optional": MIXED})  # ids; null: a clip
+
 # In the metadata of a CATALOG: a JSON list of the clips that only `catalog.only` leaves out.
 LEFT_OUT = b"left_out"
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from soundmill import hashing, manifest, page, shards, stage, terminal
 from soundmill.audio.figures import save_png
-from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
+from soundmill.audio.flac import decode_flac, decode_mono, encode_flac, flac_rate
 from soundmill.audio.levels import FULL_SCALE, join_captions, mix, mix_ratio, pressure_level
 from soundmill.errors import UserError
 from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
@@ -36,7 +36,7 @@ class MixupParams(StageParams):
     partner: Literal["any", "other"] = Field(
         description="other: prefer a clip with different labels (or captions, if it has no labels)"
     )
-    clips: str = Field(min_length=1, description="clip variant; channels are averaged")
+    clips: str = Field(min_length=1, description="clip variant")
     seed: Seed
 
 
@@ -276,8 +276,8 @@ def _key(plan: dict[str, Any]) -> str:
 
 def _mix(plan: dict[str, Any], sounds: dict[str, bytes], report: shards.Report) -> dict[str, Any]:
     sample_rate = flac_rate(sounds[plan["first"]])
-    first, second = decode_mono(sounds[plan["first"]]), decode_mono(sounds[plan["second"]])
-    levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
+    first, second = decode_flac(sounds[plan["first"]]), decode_flac(sounds[plan["second"]])
+    levels = pressure_level(first.mean(0), sample_rate), pressure_level(second.mean(0), sample_rate)
     ratio = 0.5 if plan["difference"] is None else mix_ratio(levels[0] - plan["difference"], levels[1])
     mixed = mix(first, second, ratio)
     peak = float(np.abs(mixed).max(initial=0))
@@ -288,7 +288,7 @@ def _mix(plan: dict[str, Any], sounds: dict[str, bytes], report: shards.Report) 
     report.count("mixes")
     audio = {"bytes": encode_flac(mixed, sample_rate), "path": f"{plan['clip_id']}.flac"}
     kept = {key: plan[key] for key in ("clip_id", "caption", "labels", "first", "second", "digest")}
-    numbers = {"ratio": ratio, "level_first": levels[0], "level_second": levels[1], "num_samples": len(mixed)}
+    numbers = {"ratio": ratio, "level_first": levels[0], "level_second": levels[1], "num_samples": mixed.shape[-1]}
     return {**kept, **numbers, "audio": audio}
 
 

@@ -18,9 +18,9 @@ from soundmill.shards.code import ROOT
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 NAMES = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.tagger": "TAGGER", "item.mel": "SPEC", "tagger.mel": "SPEC"}
 NAMES |= {"item.source": "SOURCE", "compared.scores": "data/zero_shot"}
-NAMES |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
+NAMES |= dict.fromkeys(("item.clips", "item.trained_on", "rename.clips", "mixup.clips"), "VARIANT")
 # Of stages for each of these; else FAMILY.
-KEYS = {"spectrogram": "SPEC", **dict.fromkeys(("clips", "compared.clips", "loops"), "VARIANT")}
+KEYS = {"spectrogram": "SPEC", "mixed": "mixed", **dict.fromkeys(("clips", "compared.clips", "loops"), "VARIANT")}
 # Prefixes of deps that are not code.
 DATA = ("data/", "${compared.scores}", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")
 

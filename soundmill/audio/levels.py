@@ -96,13 +96,14 @@ def mix_ratio(first_level: float, second_level: float) -> float:
 
 
 def mix(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
-    """(p·x1 + (1 - p)·x2) / √(p² + (1 - p)²) of waves [T1], [T2] → [max(T1, T2)] float32; the shorter is zero-padded.
+    """(p·x1 + (1 - p)·x2) / √(p² + (1 - p)²) of waves [..., T1], [..., T2] → [..., max(T1, T2)] float32.
 
-    The root preserves the power of uncorrelated sounds of equal power; a mix of loud sounds can exceed 1.
+    The shorter is zero-padded. The root preserves the power of uncorrelated sounds of equal power; a mix of loud sounds can
+    exceed 1.
     """
-    mixed = np.zeros(max(len(first), len(second)), np.float64)
-    mixed[: len(first)] += ratio * np.asarray(first, np.float64)
-    mixed[: len(second)] += (1 - ratio) * np.asarray(second, np.float64)
+    mixed = np.zeros((*first.shape[:-1], max(first.shape[-1], second.shape[-1])), np.float64)
+    mixed[..., : first.shape[-1]] += ratio * np.asarray(first, np.float64)
+    mixed[..., : second.shape[-1]] += (1 - ratio) * np.asarray(second, np.float64)
     return (mixed / math.hypot(ratio, 1 - ratio)).astype(np.float32)
 
 

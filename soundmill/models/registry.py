@@ -17,7 +17,7 @@ from soundmill.models import adapted
 from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
-from soundmill.models.params import FamilyTrainParams, read_sections
+from soundmill.models.params import FamilyTrainParams, read_clip_plan, read_sections
 from soundmill.params import choose, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare, start_directory
@@ -89,12 +89,17 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             if home:
                 components.check_weights(components.codec(codec.kind), codec, spec, home)
         if home:
-            rate = document["clips"][item["clips"]]["sample_rate"]
+            rate = read_clip_plan(document, name)["sample_rate"]
             _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=rate)
     for name, item in document["text"].items() if home else ():
         with _named(f"text.{name}.encoder: "):
             text.check(item["encoder"], item["revision"], home)
-    for name in document["families"]:
+    for name, item in document["families"].items():
+        if (variant := item["trained_on"]) != item["clips"]:
+            if variant not in document["mixed"]:
+                raise UserError(f"params.yaml: families.{name}.trained_on: no {variant!r}: take `mixing=on`, which makes `mixed`")
+            if document["mixed"][variant]["clips"] != item["clips"]:
+                raise UserError(f"params.yaml: mixup.clips: the mixes must be of families.{name}.clips: set it to {item['clips']}")
         train, _, _ = read_sections(document, name, family(name).train_params, family(name).generate_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from soundmill import hashing, manifest, terminal
+from soundmill import hashing, manifest, shards, terminal
 from soundmill.audio import figures
 from soundmill.audio.resample import resample
 from soundmill.audio.tags import CHANGED, GENERATED, SourceType
@@ -64,7 +64,9 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     if params.lora:
         prepared.module.adapt(params.lora, params.hardware)
     module, steps = prepared.module, prepared.module.steps
-    counts = {"clips": len(prepared.clip_ids), **prepared.counts}
+    rows = shards.read_table(catalog, manifest.MIXED_CATALOG, ["clip_id", manifest.MIXED]).to_pylist()
+    mixes = len({row["clip_id"] for row in rows if row[manifest.MIXED]} & set(prepared.clip_ids))
+    counts = {"clips": len(prepared.clip_ids) - mixes, **({"mixes": mixes} if mixes else {}), **prepared.counts}
     sizes = _announce(ctx, prepared, counts, catalog)
     hardware, device = params.hardware, pick_device(params.hardware.accelerator)
     run = Run(params.sampling, device, hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests)

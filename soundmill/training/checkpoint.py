@@ -210,12 +210,17 @@ def write_trained_on(
 ) -> None:
     """Write the table of manifest.TRAINED_ON into a directory of weights: the clips, both clips of each of the `mixes` (by id).
 
+    The catalog may know more mixes among the clips.
+
     `start` is the directory of weights that the training started from; the rows of its tables are added, and the attribution that
     was published with it is kept.
     """
-    catalogued = {row["clip_id"]: row for row in shards.read_table(catalog, manifest.CATALOG, FROM_CATALOG).to_pylist()}
-    clips = [(None, clip_id) for clip_id in sorted(clip_ids)]
-    clips += [(mix, clip_id) for mix, both in sorted((mixes or {}).items()) for clip_id in both]
+    table = shards.read_table(catalog, manifest.MIXED_CATALOG, [*FROM_CATALOG, manifest.MIXED]).to_pylist()
+    both_of = {row["clip_id"]: both for row in table if (both := row.pop(manifest.MIXED))}
+    catalogued = {row["clip_id"]: row for row in table}
+    known = dict(mixes or {}) | {clip_id: both_of[clip_id] for clip_id in clip_ids if clip_id in both_of}
+    clips = [(None, clip_id) for clip_id in sorted(set(clip_ids) - both_of.keys())]
+    clips += [(mix, clip_id) for mix, both in sorted(known.items()) for clip_id in both]
     rows = ({"clip_id": clip_id, **catalogued.get(clip_id, {}), "mix": mix, "earlier": False} for mix, clip_id in clips)
     with shards.ShardWriter(directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON) as writer:
         for row in (*rows, *_earlier(start)):

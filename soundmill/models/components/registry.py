@@ -139,7 +139,7 @@ def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str
     """The nets of a family's codec and vocoder, newly initialised, by the content of a params.yaml; empty if it has neither."""
     made = {}
     if item := document["latent_families"].get(family):
-        params, channels = codec_params(document, family), document["clips"][item["clips"]]["channels"]
+        params, channels = codec_params(document, family), document["clips"][document["families"][family]["clips"]]["channels"]
         made[codec_name] = codec(params.kind).module.network(params, _spec(document, item["mel"]), channels)
     if item := document["vocoder_families"].get(family):
         params = parse_section(document, "vocoder", params_of_vocoder(document["vocoder"]))
