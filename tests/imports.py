@@ -29,6 +29,7 @@ def families() -> list[Path]:
 
 
 EVERY_FAMILY = f"model=[{','.join(path.name for path in families())}]"  # of `soundmill params`
+VOCODED = "model=[audio_dit,ddpm_mel,projected_gan,tango,upsampler]"  # all of log-mels, and one of none: composed sooner
 
 
 def components_of(family: Path, by_name: Sequence[str]) -> set[str]:

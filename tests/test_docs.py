@@ -296,12 +296,16 @@ def check_soundmill(command: Command) -> None:
         chosen = ["corpus=auto", *([f"model={given['model']}"] if given["model"] else [])]
         registry.check(composed(*chosen, *overrides))
     elif name == "bakeoff":
-        named = [family for family in given["families"].split(",") if family]
-        bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, given["plan"]), overrides, named)
+        named = trials.comma_separated(given["families"]) or [family for family in registry.FAMILIES if family in str(overrides)]
+        _, excluded = bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, given["plan"]), overrides, named or ["ddpm_mel"])
+        assert not excluded, excluded
     elif name == "sweep" and given["name"]:
         definition = sweep.read(ROOT, given["name"])  # its own points are planned in tests/flows/test_sweep.py
-        chosen = trials.comma_separated(given["points"]) or list(definition.points)[:1]
-        sweep.plan(ROOT, definition, overrides, chosen, trials.numbers(given["seeds"]) if given["seeds"] else [])
+        chosen = trials.comma_separated(given["points"]) or list(definition.points)
+        assert definition.points.keys() >= set(chosen)
+        seeds = trials.numbers(given["seeds"] or "0")
+        if overrides:
+            sweep.plan(ROOT, definition, overrides, chosen[:1], seeds[:1])
 
 
 def check_make(command: Command) -> None:
