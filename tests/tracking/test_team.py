@@ -94,14 +94,8 @@ def train(environment: dict[str, str], home: Path, number: int, written: Any, ga
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("count", "killed", "outage"),
-    [
-        pytest.param(8, 2, True, marks=pytest.mark.slow(minutes=1)),
-        pytest.param(64, 8, True, marks=pytest.mark.attack),
-        pytest.param(64, 8, False, marks=pytest.mark.attack),
-    ],
-)
+@pytest.mark.attack
+@pytest.mark.parametrize(("count", "killed", "outage"), [(64, 8, True), (64, 8, False)])
 def test_many_runs_at_once_some_of_them_killed(server, postgres, bucket, machines, count, killed, outage):
     """Half of the killed die while all run, half later, after a random step. Both servers may be killed and start again, too."""
     chance = random.Random(0)
