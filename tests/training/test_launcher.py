@@ -344,9 +344,7 @@ def cluster(directory: Path, ports: list[int]):
             daemon.wait()
 
 
-SCRIPT = re.search(
-    r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", (ROOT / "docs" / "orchestration.md").read_text(encoding="utf-8"), re.DOTALL
-)
+SCRIPT = re.search(r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", (ROOT / "docs/orchestration.md").read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.slow(minutes=2)
