@@ -1,13 +1,15 @@
 """Paths from sound to noise: at time t, xt = alpha·x0 + sigma·noise, and a net learns the path's target from (xt, t).
 
-Three paths: the timesteps of a noise schedule (`Discrete`), the circle of v-diffusion (`Velocity`), straight lines (`Flow`). A
-schedule is a table of alpha_bar over the training timesteps, in float64.
+Three paths: the timesteps of a noise schedule (`Discrete`), the circle of v-diffusion (`Velocity`), straight lines (`Flow`). Of
+each, `alpha_sigma` gives the scales of signal and noise at times, as numbers or tensors [B] like these, `target` what a net learns,
+and `x0` the sound that an output of it implies. Times of the last two go from 0, the sound, to 1, pure noise. A schedule is a table
+of alpha_bar over the training timesteps, in float64.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,38 +25,26 @@ def linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
     return betas_to_alpha_bar(torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64))
 
 
-def scaled_linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """alpha_bar [T] of betas whose square roots are evenly spaced (Rombach et al. 2022)."""
-    roots = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps, dtype=torch.float64)
-    return betas_to_alpha_bar(roots.square())
-
-
-def cosine(num_timesteps: int) -> Tensor:
-    """alpha_bar [T] of a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
-    time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
-    level = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2).square()
-    return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
-
-
-def shifted_cosine(num_timesteps: int, shift: float) -> Tensor:
-    """alpha_bar [T] of a cosine schedule whose log-SNR is moved by 2·ln(shift) (Hoogeboom et al. 2023, eq. 9).
-
-    `shift` < 1 spends more of the schedule at high noise, as large smooth pictures need.
-    """
-    time = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
-    log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(shift)
-    return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
-
-
 def alpha_bar(params: DiffusionParams) -> Tensor:
-    """alpha_bar [T] of the schedule in `params`, whose unused parameters are ignored."""
+    """alpha_bar [T] of the schedule in `params`, whose unused parameters are ignored.
+
+    Of `scaled_linear`, the square roots of betas are evenly spaced (Rombach et al. 2022). `cosine` is a squared cosine (Nichol &
+    Dhariwal 2021, eq. 17); of `shifted_cosine`, the log-SNR of a cosine is moved by 2·ln(shift) (Hoogeboom et al. 2023, eq. 9): a
+    shift below 1 spends more of the schedule at high noise, as large smooth pictures need. Betas of both are at most 0.999.
+    """
+    count = params.num_timesteps
     if params.schedule == "linear":
-        return linear(params.num_timesteps, params.beta_start, params.beta_end)
+        return linear(count, params.beta_start, params.beta_end)
     if params.schedule == "scaled_linear":
-        return scaled_linear(params.num_timesteps, params.beta_start, params.beta_end)
+        roots = torch.linspace(math.sqrt(params.beta_start), math.sqrt(params.beta_end), count, dtype=torch.float64)
+        return betas_to_alpha_bar(roots.square())
     if params.schedule == "cosine":
-        return cosine(params.num_timesteps)
-    return shifted_cosine(params.num_timesteps, params.shift)
+        time = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+        level = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2).square()
+        return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
+    time = torch.arange(1, count + 1, dtype=torch.float64) / count
+    log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(params.shift)
+    return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
 
 
 def betas_to_alpha_bar(betas: Tensor) -> Tensor:
@@ -70,21 +60,6 @@ def alpha_bar_to_betas(table: Tensor) -> Tensor:
 Objective = Literal["eps", "x0", "v"]
 Weighting = Literal["none", "min_snr", "min_snr_tango"]
 Net = Callable[[Tensor, Tensor], Tensor]
-
-
-class Path(Protocol):
-    """A path; alpha and sigma are numbers, or tensors that broadcast over x0."""
-
-    def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
-        """Signal and noise scale at times, [B] or a number."""
-
-    def times(self, shares: Tensor) -> Tensor:
-        """The times [B] below which these shares, in [0, 1), of a training's times are."""
-
-    def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor: ...
-
-    def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
-        """The sound that an output of the net implies."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +79,7 @@ class Discrete:
         return math.sqrt(level), math.sqrt(1 - level)
 
     def times(self, shares: Tensor) -> Tensor:
+        """The times [B] below which these shares, in [0, 1), of a training's times are."""
         span = len(self.table) - self.first
         return self.first + (shares * span).long().clamp(max=span - 1)
 
@@ -131,15 +107,8 @@ class Discrete:
         return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[self.objective]
 
 
-class _Continuous:
-    """Times from 0, the sound, to 1, pure noise; all are trained on alike."""
-
-    def times(self, shares: Tensor) -> Tensor:
-        return shares
-
-
 @dataclass(frozen=True)
-class Velocity(_Continuous):
+class Velocity:
     """v-diffusion (Salimans & Ho 2022, appendix D): alpha and sigma are cosine and sine of tπ/2, the target alpha·noise − sigma·x0.
 
     The net works on x0 of unit variance: half of the times then have more signal than noise (`Deviation`).
@@ -165,7 +134,7 @@ class Velocity(_Continuous):
 
 
 @dataclass(frozen=True)
-class Flow(_Continuous):
+class Flow:
     """Rectified flow (Liu et al. 2022; Lipman et al. 2022): xt = (1 − t)·x0 + t·noise; the target is its derivative, noise − x0."""
 
     def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
@@ -178,6 +147,7 @@ class Flow(_Continuous):
         return xt - sigma * output
 
 
+Path = Discrete | Velocity | Flow
 PATHS: dict[str, Path] = {"v": Velocity(), "rectified_flow": Flow()}  # of continuous times
 
 

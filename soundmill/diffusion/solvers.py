@@ -17,6 +17,12 @@ PASSES: dict[Solver, int] = {"euler": 1, "midpoint": 2, "pingpong": 1}  # evalua
 Sampler = Literal["ddpm", "ddim", "dpm++", "unipc"]
 Spacing = Literal["trailing", "leading"]
 Variance = Literal["large", "small"]
+SCHEDULERS: dict[Sampler, tuple[str, dict[str, Any]]] = {  # of diffusers
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
+}
 TOLERANCE = 1e-9  # for comparing noise levels
 STABLE_AUDIO = read_yaml(Path(__file__).with_name("stable_audio.yaml"))  # of its scheduler, as published
 
@@ -208,28 +214,18 @@ def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
 
     This way all samplers use our spacing; the schedulers' rules differ, and some are wrong if num_steps does not divide T.
     """
+    import diffusers  # which imports a scheduler only when it is asked for: some need scipy.stats, which takes a second
+
     common = {
         "num_train_timesteps": len(visited),
         "trained_betas": alpha_bar_to_betas(visited).numpy(),
         "prediction_type": "sample",
         "timestep_spacing": "trailing",
     }
-    if sampler == "ddpm":  # separate imports: the solvers import scipy.stats, which takes a second
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        scheduler = DDPMScheduler(**common, variance_type=f"fixed_{variance}", clip_sample=False)
-    elif sampler == "ddim":
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-        scheduler = DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
-    elif sampler == "dpm++":
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-        scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=2)
-    else:
-        from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-
-        scheduler = UniPCMultistepScheduler(**common, solver_order=2, solver_type="bh2")
+    name, options = SCHEDULERS[sampler]
+    if sampler == "ddpm":
+        options = options | {"variance_type": f"fixed_{variance}"}
+    scheduler = getattr(diffusers, name)(**common, **options)
     # diffusers computes it in float32, which rounds a beta of 1 − 1e-9 to 1 and so loses all signal.
     scheduler.alphas_cumprod = visited.float()
     return scheduler

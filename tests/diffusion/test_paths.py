@@ -15,13 +15,16 @@ from soundmill.diffusion.paths import Discrete, Flow, Net, Path, Velocity, alpha
 from soundmill.diffusion.sampling import Draw, Steps, sample
 from soundmill.errors import UserError
 
-# Every way from noise to sound, with the path that its net is trained on.
 CPU = torch.device("cpu")
-TABLES = {
-    "linear": paths.linear(1000, 1e-4, 0.02),
-    "cosine": paths.cosine(1000),
-    "tango": paths.scaled_linear(1000, 0.00085, 0.012),
-}
+
+
+def named(schedule: str, **changes: float) -> DiffusionParams:
+    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 0.5, "min_snr_gamma": 5.0} | changes
+    return DiffusionParams(schedule=schedule, objective="eps", weighting="none", stratified=True, **numbers)
+
+
+TABLES = {name: paths.alpha_bar(named(name)) for name in ("linear", "cosine")}
+TABLES["tango"] = paths.alpha_bar(named("scaled_linear", beta_start=0.00085, beta_end=0.012))
 SAMPLERS = ["ddpm", "ddim", "dpm++", "unipc"]
 FAST = torch.tensor([1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], dtype=torch.float64)
 
@@ -30,6 +33,7 @@ def scheduled(path: Discrete, sampler: str, **more: object) -> Callable[[int], S
     return lambda num_steps: solvers.scheduled(path, sampler, num_steps, CPU, **more)
 
 
+# Every way from noise to sound, with the path that its net is trained on.
 CONTINUOUS: dict[str, tuple[Path, Callable[[int], Steps]]] = {
     "velocity": (Velocity(), solvers.velocity),
     **{solver: (Flow(), lambda num_steps, solver=solver: solvers.flow(num_steps, solver)) for solver in solvers.PASSES},
@@ -68,11 +72,15 @@ ALL: dict[str, Path] = {
 MEAN, DEVIATION = 0.7, 0.3
 
 
+def times_of(path: Path, shares: torch.Tensor) -> torch.Tensor:
+    return path.times(shares) if isinstance(path, Discrete) else shares
+
+
 def items(path: Path, count: int, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x0, evenly spread times, noise."""
     rng = torch.Generator().manual_seed(0)
     x0 = spread * torch.randn(count, 2, 400, generator=rng)
-    return x0, path.times((torch.arange(count) + 0.5) / count), torch.randn(x0.shape, generator=rng)
+    return x0, times_of(path, (torch.arange(count) + 0.5) / count), torch.randn(x0.shape, generator=rng)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -99,7 +107,7 @@ def test_the_loss_of_a_net_that_knows_nothing(name, expected):
 @pytest.mark.parametrize("name", ALL)
 def test_the_scales_of_numbers_and_tensors_agree(name):
     path, shares = ALL[name], torch.linspace(0, 0.999, 7)
-    times = path.times(shares)
+    times = times_of(path, shares)
     for t, alpha, sigma in zip(times.tolist(), *path.alpha_sigma(times), strict=True):
         assert path.alpha_sigma(t) == pytest.approx((float(alpha), float(sigma)), abs=1e-6)
         total = alpha + sigma if isinstance(path, Flow) else alpha**2 + sigma**2
@@ -229,21 +237,16 @@ def test_schedules_of_ddpm_and_of_latent_diffusion(table, expected):
 
 
 def test_cosine_halves_the_signal_in_the_middle():
-    table = paths.cosine(1000)
+    table = TABLES["cosine"]
     assert table[499].item() == pytest.approx(0.4938, abs=1e-3)  # cos²((0.5 + 0.008) / 1.008 · π/2) / cos²(0.008 / 1.008 · π/2)
     assert table[-1] < 1e-8
 
 
 def test_shift_moves_the_log_snr_by_a_constant():
-    plain, shifted = paths.shifted_cosine(1000, 1.0), paths.shifted_cosine(1000, 0.5)
+    plain, shifted = (paths.alpha_bar(named("shifted_cosine", shift=shift)) for shift in (1.0, 0.5))
     middle = slice(100, 900)
     difference = torch.logit(shifted[middle]) - torch.logit(plain[middle])
     torch.testing.assert_close(difference, torch.full_like(difference, 2 * torch.tensor(0.5).log().item()))
-
-
-def named(schedule: str) -> DiffusionParams:
-    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 0.5, "min_snr_gamma": 5.0}
-    return DiffusionParams(schedule=schedule, objective="eps", weighting="none", stratified=True, **numbers)
 
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "shifted_cosine"])
