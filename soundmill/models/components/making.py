@@ -101,10 +101,17 @@ def size(net: nn.Module) -> int:
     return sum(weight.numel() for weight in net.parameters())
 
 
-def starting(where: Path, params: Any, ctx: Any) -> str:
-    """Print that a training starts from the component in `where`; returns the digest of its weights."""
+def started(params: Any, ctx: Any, load: Callable[[Path], Any], **data: Any) -> tuple[Any, str | None]:
+    """The component `weights.start_from`, which is printed, and the digest of its weights; (None, None) if none is named.
+
+    UserError and `data` as for `params.check_start`.
+    """
+    if params.weights.start_from is None:
+        return None, None
+    where = params.check_start(ctx.home, **data)
+    start = load(where)
     terminal.say(f"{ctx.name}: starts from {params.weights.start_from}")
-    return hashing.file_digest(where / checkpoint.WEIGHTS)
+    return start, hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 def held_out(splits: Splits, weights: Any) -> list[str]:

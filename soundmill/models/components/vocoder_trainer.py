@@ -29,7 +29,7 @@ from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
-from soundmill.models.components.making import MadeComponent, Samples, Splits, fit_crops, size, starting
+from soundmill.models.components.making import MadeComponent, Samples, Splits, fit_crops, size, started
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.training import module as modules
 from soundmill.training.device import pick_device, use_threads
@@ -162,8 +162,8 @@ class VocoderModule(modules.PhasedModule):
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
-        discriminator_loss: Callable[[Scores, Scores], Tensor] = modules.discriminator_loss,
-        generator_loss: Callable[[Scores], Tensor] = modules.generator_loss,
+        discriminator_loss: Callable[[Scores, Scores], Tensor],
+        generator_loss: Callable[[Scores], Tensor],
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise = LogMel(spec), synthesise
@@ -201,7 +201,24 @@ def _rebuilt(params: Any, build: Callable[[], nn.Module], *others: Any) -> Vocod
     return VocoderModule(params, build(), build, *others)
 
 
-def normed(build: Callable[[], nn.Module]) -> nn.Module:
+def against_discriminators(
+    params: Any,
+    model: Any,
+    build: Callable[[], nn.Module],
+    periods: Sequence[int] = PERIODS,
+    norms: bool = True,
+    hinge: bool = True,
+) -> VocoderModule:
+    """The training of `model.net`, by hinge losses or least squares, with or without weight norms; `build` makes another net."""
+    losses = modules.discriminator_loss, modules.generator_loss
+    if hinge:
+        losses = modules.hinge_discriminator_loss, modules.hinge_generator_loss
+    net, build = (with_norms(model.net), partial(_normed, build)) if norms else (model.net, build)
+    discriminators = Discriminators(params.discriminator_width, periods)
+    return VocoderModule(params, net, build, model.spec, model.synthesise, discriminators, *losses)
+
+
+def _normed(build: Callable[[], nn.Module]) -> nn.Module:
     return with_norms(build())
 
 
@@ -261,44 +278,31 @@ class VocoderTrainer:
 
         Copies the attributes `kept` of that, too. UserError as `params.check_start`.
         """
-        started_from = self._start(model, load, kept)
-        fitted, facts = self._train(module(), model, started_from)
-        without_norms(model.net).eval()
-        return self.result(model, facts, fitted)
-
-    def _start(self, model: Any, load: Callable[[Path, None], Any], kept: Sequence[str]) -> str | None:
-        """Print what is trained, and load weights into `model.net`; returns their digest, or None."""
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
+        clips, seconds = len(self.splits["train"]), weights.crop_frames * spec.hop_length / spec.sample_rate
         terminal.say(
-            f"{ctx.name}: {len(self.splits['train'])} clips, {size(model.net):,} parameters, {weights.steps} steps of "
-            f"{weights.batch_size} crops of {weights.crop_frames * spec.hop_length / spec.sample_rate:g} s"
+            f"{ctx.name}: {clips} clips, {size(model.net):,} parameters, {weights.steps} steps of {weights.batch_size} crops of "
+            f"{seconds:g} s"
         )
-        if weights.start_from is None:
-            return None
-        where = self.params.check_start(ctx.home, mel_spec=spec)
-        start = load(where, None)
-        model.net.load_state_dict(start.net.state_dict())
-        for name in kept:
-            setattr(model, name, getattr(start, name))
-        return starting(where, self.params, ctx)
-
-    def _train(self, module: modules.TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
-        """Its training, and facts for the config."""
-        weights = self.params.weights
+        start, started_from = started(self.params, ctx, partial(load, spec=None), mel_spec=spec)
+        if start:
+            model.net.load_state_dict(start.net.state_dict())
+            for name in kept:
+                setattr(model, name, getattr(start, name))
         fitted = fit_crops(
-            module,
+            module(),
             self.training_pairs(),
             self._pairs,
             self.splits,
             self.params,
-            self.ctx,
+            ctx,
             lambda pairs: self._draw(model, pairs.log_mels),
-            item_seconds=weights.crop_frames * self.spec.hop_length / self.spec.sample_rate,
+            item_seconds=seconds,
             started_from=started_from,
         )
-        start = {"started_from": started_from} if started_from else {}
-        facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
-        return fitted, facts | start
+        without_norms(model.net).eval()
+        facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": clips}
+        return self.result(model, facts | ({"started_from": started_from} if started_from else {}), fitted)
 
     def result(self, model: Any, facts: Mapping[str, Any], fitted: Fitted | None = None) -> MadeComponent:
         """The vocoder for its stage to publish; `facts` are for its config, and `fitted` is None if it was loaded."""

@@ -133,7 +133,7 @@ def test_vocos_trains_against_discriminators(root):
     params = weights_of("vocos", root, "vocoder.weights.discriminator_width=4").weights
     torch.manual_seed(0)
     net = build(WAVES, TANGO)
-    module = make.against_discriminators(params, net, partial(build, WAVES, TANGO), TANGO)
+    module = make.against_discriminators(params, Istft(WAVES, TANGO, net, None), partial(build, WAVES, TANGO), norms=False)
     before = module.valid_loss(0, batch())
     optimiser = torch.optim.AdamW(net.parameters(), 0.01)
     for _ in range(4):
@@ -147,7 +147,8 @@ def test_vocos_trains_against_discriminators(root):
 
 def test_other_processes_get_the_same_module(root):
     params = weights_of("vocos", root, "vocoder.weights.discriminator_width=4").weights
-    module = make.against_discriminators(params, build(WAVES, TANGO), partial(build, WAVES, TANGO), TANGO)
+    model = Istft(WAVES, TANGO, build(WAVES, TANGO), None)
+    module = make.against_discriminators(params, model, partial(build, WAVES, TANGO), norms=False)
     again = pickle.loads(pickle.dumps(module)).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in module.state_dict().items())
 

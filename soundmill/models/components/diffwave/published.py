@@ -78,15 +78,14 @@ def read(path: Path) -> DiffWave:
 
 
 def renamed(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors with our names; UserError for a network without mels."""
+    """The tensors with our names; unknown ones stay and fail when the weights are loaded. UserError for a network without mels."""
     if not any(name.startswith("spectrogram_upsampler.") for name in state):
         raise UserError(f"{path}: an unconditional network, not a vocoder; only vocoders can be imported")
-    return {_renamed(name): value for name, value in state.items()}
-
-
-def _renamed(name: str) -> str:
-    """Our name of a tensor; unknown names stay unchanged and fail when the weights are loaded."""
-    module, _, kind = name.rpartition(".")
-    if layer := re.fullmatch(r"residual_layers\.(\d+)\.(\w+)", module):
-        return f"layers.{layer[1]}.{FACTS['layer'].get(layer[2], layer[2])}.{kind}"
-    return f"{FACTS['names'].get(module, module)}.{kind}"
+    named = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        if layer := re.fullmatch(r"residual_layers\.(\d+)\.(\w+)", module):
+            named[f"layers.{layer[1]}.{FACTS['layer'].get(layer[2], layer[2])}.{kind}"] = value
+        else:
+            named[f"{FACTS['names'].get(module, module)}.{kind}"] = value
+    return named

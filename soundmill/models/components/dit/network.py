@@ -47,10 +47,7 @@ class Transformer(nn.Module):
             global_states_input_dim=overall,
             time_proj_dim=TIME_WIDTH,
         )
-        self._start_as_identity()
-
-    def _start_as_identity(self) -> None:
-        """Set the last layer of every residual branch to zero, as the authors' code does: training is steadier from there."""
+        # The last layer of every residual branch is zero, as in the authors' code: training is steadier from there.
         for block in self.transformer.transformer_blocks:
             for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]):
                 nn.init.zeros_(last.weight)

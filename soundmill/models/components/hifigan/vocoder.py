@@ -12,14 +12,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.making import LICENCE, MadeComponent, compare, find, locate, pretrained
-from soundmill.models.components.vocoder_trainer import (
-    Discriminators,
-    VocoderModule,
-    VocoderTrainer,
-    convolutions,
-    normed,
-    with_norms,
-)
+from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators, convolutions
 from soundmill.models.components.vocoding import FrameVocoder
 
 
@@ -29,8 +22,6 @@ class HifiGanConfig(VocoderConfig):
 
 
 class HifiGan(FrameVocoder):
-    """A `Vocoder` (components/contracts.py)."""
-
     config = HifiGanConfig
 
     network: NetworkParams
@@ -83,12 +74,7 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     model = HifiGan(params.network, spec, build())
     for layer in convolutions(model.net):  # transformers' scale suits 512 channels, and a narrow network would start silent
         layer.reset_parameters()
-
-    def module() -> VocoderModule:
-        net, discriminators = with_norms(model.net), Discriminators(weights.discriminator_width)
-        return VocoderModule(weights, net, partial(normed, build), spec, model.synthesise, discriminators)
-
-    return trainer.made(model, load, module)
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, build, hinge=False))
 
 
 def load_published(

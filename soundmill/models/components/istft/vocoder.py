@@ -5,7 +5,7 @@ Magnitudes are trained by maximum likelihood, waves against discriminators. A pu
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, edge
 from soundmill.models.components.making import MadeComponent, compare
-from soundmill.models.components.vocoder_trainer import Discriminators, VocoderModule, VocoderTrainer
+from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint, torch_weights
 from soundmill.training.loader import Batch
-from soundmill.training.module import TrainingModule, hinge_discriminator_loss, hinge_generator_loss
+from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
 KERNEL = 7  # frames
@@ -145,8 +145,6 @@ class IstftConfig(VocoderConfig):
 
 @dataclass
 class Istft(FrameVocoder):
-    """A `Vocoder` (components/contracts.py)."""
-
     config = IstftConfig
 
     network: NetworkParams
@@ -229,7 +227,8 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
     model = Istft(params.network, spec, make_net(), params.sampling)
     if params.sampling:
         return trainer.made(model, load, lambda: LikelihoodModule(weights, model.net, spec))
-    return trainer.made(model, load, lambda: against_discriminators(weights, model.net, make_net, spec))
+    # By hinge, feature maps and log-mels, against HiFi-GAN's discriminators (Siuzdak 2024, sec. 3.3).
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, make_net, norms=False))
 
 
 class LikelihoodModule(TrainingModule):
@@ -253,13 +252,6 @@ class LikelihoodModule(TrainingModule):
         counted = (real > QUIETEST) & (median > 0)
         distance = (real.clamp_min(QUIETEST).log() - median.clamp_min(1e-12).log()).abs() / spread + spread.log()
         return torch.where(counted, distance, 0).sum() / counted.sum().clamp_min(1)
-
-
-def against_discriminators(params: Any, net: nn.Module, build: Callable[[], nn.Module], spec: MelSpec) -> VocoderModule:
-    """Hinge, feature maps and log-mels (Siuzdak 2024, sec. 3.3), against HiFi-GAN's discriminators; `build` makes another `net`."""
-    discriminators = Discriminators(params.discriminator_width)
-    losses = hinge_discriminator_loss, hinge_generator_loss
-    return VocoderModule(params, net, build, spec, Istft.synthesise, discriminators, *losses)
 
 
 def load_published(

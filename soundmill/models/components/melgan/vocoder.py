@@ -13,9 +13,8 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import VocoderConfig, restore_vocoder
 from soundmill.models.components.making import MadeComponent
 from soundmill.models.components.melgan import MelGanParams, NetworkParams
-from soundmill.models.components.vocoder_trainer import Discriminators, VocoderModule, VocoderTrainer, normed, with_norms
+from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators
 from soundmill.models.components.vocoding import FrameVocoder
-from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 
 SLOPE = 0.2  # of the leaky ReLUs
 ENDS = 7  # kernel size of the first and the last convolution
@@ -76,8 +75,6 @@ class MelGanConfig(VocoderConfig):
 
 
 class MelGan(FrameVocoder):
-    """A `Vocoder` (components/contracts.py)."""
-
     config = MelGanConfig
 
     network: NetworkParams
@@ -95,10 +92,4 @@ def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path)
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
     build = partial(MelGanNet, params.network, trainer.spec.n_mels)
     model = MelGan(params.network, trainer.spec, build())
-
-    def module() -> VocoderModule:
-        net, discriminators = with_norms(model.net), Discriminators(weights.discriminator_width, periods=())
-        losses = hinge_discriminator_loss, hinge_generator_loss
-        return VocoderModule(weights, net, partial(normed, build), trainer.spec, model.synthesise, discriminators, *losses)
-
-    return trainer.made(model, load, module)
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, build, periods=()))

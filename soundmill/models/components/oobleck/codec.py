@@ -23,7 +23,6 @@ from soundmill.models.components.contracts import CodecConfig, LoadedParams, res
 from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.waves.source import NetworkCodec, check_waves, crops_of, fit_codec, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
-from soundmill.training.fitting import Fitted
 from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 
@@ -121,36 +120,27 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     splits, network, weights = read_weights(catalog), params.network, params.weights
     use_threads(params.hardware.threads)
     check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
-    device = pick_device(params.hardware.accelerator)
-    shown = list(splits["valid"] or splits["train"])
+    device, fitted = pick_device(params.hardware.accelerator), None
     if weights.kind == "load":
-        (model, facts), fitted = load_published(weights, network, ctx.home, ctx.digests), None
+        model, facts = load_published(weights, network, ctx.home, ctx.digests)
         terminal.say(f"{ctx.name}: {LICENCE}")
-    elif weights.steps:
-        model, fitted, facts = _train(params, ctx, clips, splits, device)
+    elif not weights.steps:
+        model, facts = load(params.check_start(ctx.home)), {"taken_from": weights.start_from}
     else:
-        model, fitted, facts = load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
+        torch.manual_seed(weights.seed)
+        model = OobleckCodec(network, build(network))
+        module = OobleckModule(weights, model.net)
+        start, started_from = making.started(params, ctx, load)
+        if start:
+            module.start_from(start.net.state_dict(), weights.start_from)
+        source_of = partial(crops_of, clips, ctx.scratch, network.audio_channels, weights.num_samples)
+        draw = partial(of_clips, model, clips, making.held_out(splits, weights) or list(splits["train"]), device)
+        fitted, facts = fit_codec(model, module, source_of, splits, params, ctx, draw, started_from)
     model.to(device)
     metrics = {"parameters": making.size(model.net), "scaling_factor": model.scaling_factor, **model.metrics}
     save = partial(save_codec, model, source={"kind": weights.kind, **facts})
-    return making.MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
-
-
-def _train(
-    params: OobleckParams, ctx: Any, clips: Path, splits: making.Splits, device: torch.device
-) -> tuple[OobleckCodec, Fitted, dict[str, Any]]:
-    network, weights = params.network, params.weights
-    torch.manual_seed(weights.seed)
-    model = OobleckCodec(network, build(network))
-    module = OobleckModule(weights, model.net)
-    started_from = None
-    if weights.start_from:
-        where = params.check_start(ctx.home)
-        module.start_from(load(where).net.state_dict(), weights.start_from)
-        started_from = making.starting(where, params, ctx)
-    source_of = partial(crops_of, clips, ctx.scratch, network.audio_channels, weights.num_samples)
-    draw = partial(of_clips, model, clips, making.held_out(splits, weights) or list(splits["train"]), device)
-    return model, *fit_codec(model, module, source_of, splits, params, ctx, draw, started_from)
+    draw = partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device)
+    return making.MadeComponent(save, metrics, draw, fitted)
 
 
 def load_published(

@@ -22,7 +22,7 @@ from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components import rave
 from soundmill.models.components.contracts import CodecConfig, restore_codec, save_codec
-from soundmill.models.components.making import MadeComponent, fit_crops, held_out, size, starting
+from soundmill.models.components.making import MadeComponent, fit_crops, held_out, size, started
 from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.phases import AugmentedCrops, RaveModule, describe_training, draw_crops, phase_of
@@ -163,14 +163,21 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
     splits, weights = read_weights(catalog), params.weights
     use_threads(params.hardware.threads)
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
+    device = pick_device(params.hardware.accelerator)
     if not weights.steps:
-        return _taken(params, rate, ctx, clips, list(splits["valid"] or splits["train"]))
+        model = load(params.check_start(ctx.home, sample_rate=rate))
+        draw = partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device)
+        save = partial(save_codec, model, source={"taken_from": weights.start_from})
+        return MadeComponent(save, {"parameters": size(model.net), **model.metrics}, draw)
 
     source_of = partial(crops_of, clips, ctx.scratch, None, weights.num_samples)
     torch.manual_seed(weights.seed)
     net = RaveNet(params.network)
     model = RaveCodec(params.network, rate, net, 2, params.fidelity, params.network.latent_channels)
-    started_from = _start(net, params, rate, ctx) if weights.start_from else None
+    start, started_from = started(params, ctx, load, sample_rate=rate)
+    if start:
+        net.load_state_dict(start.net.state_dict())
+        net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     module = RaveModule(weights, net.with_norms())
     if params.network.pca and not started_from:
         net.start_from_components(source_of(list(splits["train"])).whole(), "autoencoder.network.pca")
@@ -180,7 +187,7 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
     terminal.say(f"{ctx.name}: {parameters:,} parameters, discriminators {discriminator_parameters:,}")
     for line in describe_training(minutes, len(train), weights, rate):
         terminal.say(f"{ctx.name}: {line}")
-    draw = partial(of_clips, model, clips, held_out(splits, weights) or train, pick_device(params.hardware.accelerator))
+    draw = partial(of_clips, model, clips, held_out(splits, weights) or train, device)
     fitted = fit_crops(
         module,
         AugmentedCrops(source_of(train), rate, weights.augmentation),
@@ -194,7 +201,7 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
         draw_items=draw_crops,
     )
     net.without_norms().eval()
-    model.to(pick_device(params.hardware.accelerator))
+    model.to(device)
     model.phase = phase_of(weights, fitted.facts)
     # The encoder is frozen since the end of phase 1 and nothing is averaged, so these components stay valid.
     latent_components = components(means(model, source_of(choose_by_hash(train, COMPONENT_CLIPS))))
@@ -212,22 +219,6 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
         **{f"rank_{fidelity:g}": latent_components.rank(fidelity) for fidelity in FIDELITIES},
     }
     return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
-
-
-def _taken(params: rave.RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
-    """The codec `weights.start_from`."""
-    model = load(params.check_start(ctx.home, sample_rate=rate))
-    draw = partial(of_clips, model, clips, shown, pick_device(params.hardware.accelerator))
-    source = {"taken_from": params.weights.start_from}
-    return MadeComponent(partial(save_codec, model, source=source), {"parameters": size(model.net), **model.metrics}, draw)
-
-
-def _start(net: RaveNet, params: rave.RaveParams, rate: int, ctx: Any) -> str:
-    """Load the weights of the codec `weights.start_from`; returns their digest."""
-    where = params.check_start(ctx.home, sample_rate=rate)
-    net.load_state_dict(load(where).net.state_dict())
-    net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
-    return starting(where, params, ctx)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, waves_of
-from soundmill.models.components.contracts import LatentCodec, Saved, Vocoder
+from soundmill.models.components.contracts import Saved, Vocoder
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.models.components.making import Samples, Splits, fit_crops, size
 from soundmill.training.checkpoint import compare
@@ -179,19 +179,11 @@ def gather_waves(
     return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")
 
 
-class WaveCodec(LatentCodec, Protocol):
-    def encode(self, waves: Tensor) -> Tensor:
-        """Scaled latents [N, latent channels, frames] of waves [N, channels, frames · samples_per_frame]."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Waves in [−1, 1] of scaled latents."""
-
-
 @dataclass(frozen=True)
 class Sounding:
     """A `Codec` (components/contracts.py): latents [N, latent channels, frames, 1], scaled; waves of `frames` latents."""
 
-    codec: WaveCodec
+    codec: Any  # encodes waves [N, channels, T] as scaled latents [N, latent channels, frames], and decodes these
     frames: int
     device: torch.device
 
@@ -220,7 +212,7 @@ def padded(waves: Sequence[np.ndarray], num_samples: int, samples_per_frame: int
 
 
 class SavedWaveCodec(Saved):
-    """The part of a `WaveCodec` that follows from the sizes of its network."""
+    """What codecs of waves share, and the part of a `LatentCodec` that follows from the sizes of its network."""
 
     scaling_factor: float  # x0 = scaling_factor · latent
 
@@ -320,7 +312,7 @@ def deviation(model: Any, source: WaveCrops) -> float:
 
 
 def of_clips(model: Any, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
-    """The first `SHOWN` clips beside what the codec, a `WaveCodec` with a `net`, makes of them."""
+    """The first `SHOWN` clips beside what the codec makes of them."""
     waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
     waves = waves.mean(1, keepdim=True) if model.channels == 1 else waves
     padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))

@@ -7,10 +7,9 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_overlap
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import ComponentParams
+from soundmill.models.components.contracts import ComponentParams, WaveCodecTrainingParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.params import StageParams
-from soundmill.training.params import TrainingParams
 
 
 class EncoderParams(StageParams):
@@ -34,13 +33,10 @@ class EncoderParams(StageParams):
         return self
 
 
-class WeightsParams(TrainingParams):
+class WeightsParams(WaveCodecTrainingParams):
     """Train the autoencoder on the training clips."""
 
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1, le=65_536)
     steps: int = Field(ge=1, le=100_000_000)
-    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     unit_variance: UnitVariance = False
 
 

@@ -20,7 +20,7 @@ from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, read_weights, waves_of
 from soundmill.models.components.contracts import CodecConfig, restore_codec, save_codec
-from soundmill.models.components.making import MadeComponent, Samples, held_out, size, starting
+from soundmill.models.components.making import MadeComponent, Samples, held_out, size, started
 from soundmill.models.components.pca import Pca
 from soundmill.models.components.unet1d.codec import AutoencoderParams, EncoderParams
 from soundmill.models.components.unet1d.network import PathModule, UNet1d, convolutions
@@ -237,13 +237,10 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     net = AutoencoderNet(params, spec, len(wave))
     model = DiffusionCodec(params, spec, len(wave), net)
     module = AutoencoderModule(net, weights, weights.steps)
-    started_from = None
-    if weights.start_from:
-        where = params.check_start(ctx.home, mel_spec=spec)
-        start = load(where)
+    start, started_from = started(params, ctx, load, mel_spec=spec)
+    if start:
         module.start_from(start.net.state_dict(), weights.start_from)
         model.sigma_data = start.sigma_data
-        started_from = starting(where, params, ctx)
     train = list(splits["train"])
     if weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
