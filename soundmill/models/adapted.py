@@ -55,11 +55,10 @@ def read(directory: Path) -> Adapters:
             continue
         if key not in (*ABOUT, *OURS) and value and value != plain.get(key):
             raise UserError(f"{path}: {key} is {value!r}, which is not supported")
-    alpha, dropout = config.get("lora_alpha"), config.get("lora_dropout", 0.0)
     values = {
         "rank": config.get("r"),
-        "alpha": float(alpha) if isinstance(alpha, int) else alpha,
-        "dropout": float(dropout) if isinstance(dropout, int) else dropout,
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout", 0.0),
         "targets": config.get("target_modules"),
         "dora": config.get("use_dora", False),
     }

@@ -39,10 +39,7 @@ def track_sounds(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None
 
 def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
     """Sampling weights: split → clip id (sorted) → weight. UserError if the training split is empty."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"])
-    splits: dict[str, dict[str, float]] = {split: {} for split in manifest.SPLITS}
-    for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
-        splits[row["split"]][row["clip_id"]] = row["weight"]
+    splits = _by_split(catalog, "weight")
     if not splits["train"]:
         raise no_training_clip(catalog)
     return splits
@@ -59,12 +56,15 @@ def no_training_clip(where: Path) -> UserError:
 
 
 def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
-    """Sorted labels: split → clip id → labels."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])
-    splits: dict[str, dict[str, list[str]]] = {split: {} for split in manifest.SPLITS}
-    for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
-        splits[row["split"]][row["clip_id"]] = sorted(set(row["labels"] or []))
-    return splits
+    """Labels, sorted: split → clip id (sorted) → labels."""
+    splits = _by_split(catalog, "labels").items()
+    return {split: {clip_id: sorted(set(labels or [])) for clip_id, labels in found.items()} for split, found in splits}
+
+
+def _by_split(catalog: Path, column: str) -> dict[str, dict[str, Any]]:
+    """A column of the catalog: split → clip id (sorted) → value."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", column]).sort_by("clip_id").to_pylist()
+    return {split: {row["clip_id"]: row[column] for row in rows if row["split"] == split} for split in manifest.SPLITS}
 
 
 def durations_of(clips: Path, clip_ids: Iterable[str]) -> dict[str, float]:

@@ -104,11 +104,9 @@ def run(
     A family that cannot generate reconstructs the test clips instead, and has no codec line.
     """
     use_threads(params.threads)
-    kind = registry.family(ctx.family)
-    trained = kind.load(model)
-    used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
-    terminal.say(f"{ctx.name}: {used}")
-    facts = origin(model)
+    loaded = read(model, params.use)
+    kind, trained, facts = registry.family(ctx.family), loaded.model, loaded.facts
+    terminal.say(f"{ctx.name}: {facts['weights']}")
     settings = Settings(params, params.sampling_of(trained.params, ctx.family), ctx.home, ctx.scratch, ctx.digests, facts)
     labels = catalogs.read_labels(catalog)
     judged = _judged(params, ctx, labels)
@@ -136,8 +134,7 @@ def run(
     about = {
         **facts,
         "made_by": "generate" if requests else "reconstruct",
-        "weights": used,
-        "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
+        "trained_against": list(getattr(trained, "trained_against", ())),
         "chosen_by": chosen_by(model, params.use),
         "loops": kind.loops,
     }
@@ -178,7 +175,7 @@ def _generate(
         jobs = []  # each makes a whole batch, as one process would: same bytes
         for batch in (clip_ids[first : first + size] for first in range(0, len(clip_ids), size)):
             wanted, cut = ({clip_id: one[clip_id] for clip_id in batch} for one in (requests, lengths))
-            jobs.append(shards.Job(f"{len(jobs):06d}", (ctx.family, model, wanted, cut, settings), len(batch)))
+            jobs.append(shards.Job(f"{len(jobs):06d}", (model, wanted, cut, settings), len(batch)))
         shared = replace(ctx, workers=processes, cluster=None)
         report, directory = shared.make_shards(_generate_batch, jobs, "generated")
         generated.mkdir(parents=True)
@@ -213,10 +210,8 @@ def _write_base(
     """
     if (where := base_of(ctx.name, model, ctx.home)) is None:
         return
-    source, seed, own = origin(where), settings.params.seed, codec / manifest.OWN
-    base = registry.family(source["family"]).load(where)
-    use_weights(base, where, base.params.use)
-    base_made = made_by(source, GENERATED)
+    loaded, seed, own = read(where), settings.params.seed, codec / manifest.OWN
+    base, base_made = loaded.model, made_by(loaded.facts, GENERATED)
     with ctx.progress(len(lengths) + 3 * OWN_SOUNDS, f"{ctx.name}: base") as tick:
         run = settings.run(tick)
         _write_generated(base, of_clips(base, catalog, list(lengths), seed), lengths, run, codec / manifest.BASE, base_made)
@@ -262,9 +257,9 @@ def _show_spectrograms(
 
 
 def _generate_batch(
-    family: str, model: Path, requests: Mapping[str, Request], lengths: Mapping[str, int], settings: Settings, output: Path
+    model: Path, requests: Mapping[str, Request], lengths: Mapping[str, int], settings: Settings, output: Path
 ) -> shards.Report:
-    trained = _loaded(family, model, settings.params.use, settings.params.threads)
+    trained = _loaded(model, settings.params.use, settings.params.threads)
     own = replace(settings, scratch=settings.scratch / f"process-{os.getpid()}")
     report = shards.Report()
     report.count("samples", _write_generated(trained, requests, lengths, own.run(), output, settings.maker(GENERATED)))
@@ -272,12 +267,10 @@ def _generate_batch(
 
 
 @lru_cache(maxsize=1)
-def _loaded(family: str, directory: Path, use: Use, threads: int) -> Model:
+def _loaded(directory: Path, use: Use, threads: int) -> Model:
     """Load a checkpoint, once per process."""
     use_threads(threads)
-    trained = registry.family(family).load(directory)
-    use_weights(trained, directory, use)
-    return trained
+    return read(directory, use).model
 
 
 def _write_generated(
@@ -308,11 +301,6 @@ def _transferred(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int
         source = torch.from_numpy(in_model_format(wave, rate, model))[:, : model.num_samples]
         yield f"{name}{manifest.INPUT}", source
         yield name, finite(model.transform(source[None], [Request()], run), run)[0]
-
-
-def remarks_on(model: Model) -> list[str]:
-    """Further notes on a checkpoint for reports."""
-    return [model.remark] if hasattr(model, "remark") else []
 
 
 # (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.
@@ -423,12 +411,13 @@ def load(checkpoint: Path | Loaded, what: Capability) -> tuple[Model, dict[str, 
     return loaded.model, loaded.facts
 
 
-def read(checkpoint_dir: Path) -> Loaded:
-    """A checkpoint with the weights that its params select."""
+def read(checkpoint_dir: Path, use: Use | None = None) -> Loaded:
+    """A checkpoint with the weights `use`, or those that its params select."""
     source_facts = origin(checkpoint_dir)
     model = registry.family(source_facts["family"]).load(checkpoint_dir)
-    used = ", ".join([use_weights(model, checkpoint_dir, model.params.use), *remarks_on(model)])
-    return Loaded(model, {**source_facts, "weights": used})
+    used = use_weights(model, checkpoint_dir, use or model.params.use)
+    remark = f", {model.remark}" if hasattr(model, "remark") else ""
+    return Loaded(model, {**source_facts, "weights": used + remark})
 
 
 @contextmanager

@@ -235,16 +235,8 @@ def read(path: Path, edits: Sequence[str], trust: bool, sample_rate: int | None,
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read as TorchScript ({reason})") from None
-    rate = sample_rate or _rate_of(model)
-    if rate is None:
+    stated = getattr(model, "sr", getattr(model, "sampling_rate", None))
+    rate = sample_rate or int((model.get_sample_rate() if hasattr(model, "get_sample_rate") else stated) or 0)
+    if rate <= 0:
         raise UserError(f"{path}: the file does not state its sample rate; give --sample-rate")
     return Published(path, model, edits, rate, seed)
-
-
-def _rate_of(model: torch.jit.ScriptModule) -> int | None:
-    rate = (
-        model.get_sample_rate()
-        if hasattr(model, "get_sample_rate")
-        else getattr(model, "sr", getattr(model, "sampling_rate", None))
-    )
-    return int(rate) if rate is not None and int(rate) > 0 else None

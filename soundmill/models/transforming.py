@@ -26,8 +26,8 @@ from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
-from soundmill.models.family import Capability, Model, Request, Run, family_of, is_checkpoint, made_by, use_weights
-from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, running
+from soundmill.models.family import Capability, Model, Request, Run, is_checkpoint, made_by
+from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running
 from soundmill.models.sounds import (
     finite,
     length_in_model_format,
@@ -348,10 +348,8 @@ def load_vocoder(directory: Path, spec: MelSpec | None, steps: int | None, fast:
 
 def _of_family(directory: Path, spec: MelSpec | None) -> Vocoder:
     """The vocoder in the checkpoint of a family."""
-    family = family_of(directory)
-    model = registry.family(family).load(directory)
-    use_weights(model, directory, model.params.use)
-    vocoder = getattr(model, "vocoder", None)
+    loaded = read(directory)
+    vocoder, family = getattr(loaded.model, "vocoder", None), loaded.facts["family"]
     if vocoder is None:
         raise UserError(f"{directory}: this checkpoint of the family {family!r} has no vocoder; name another directory")
     if spec:

@@ -131,7 +131,7 @@ class Short(Model):
 def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     """A family that makes a second for a clip of five is not five times as fast."""
     tables = prepare(tmp_path)
-    kind = SimpleNamespace(load=lambda path: Short(num_samples=1600), trained_against=(), loops=False, longer=False)
+    kind = SimpleNamespace(load=lambda path: Short(num_samples=1600), loops=False, longer=False)
     monkeypatch.setattr(generation.registry, "family", lambda name: kind)
     monkeypatch.setattr(generation, "use_weights", lambda *_: "last")
     monkeypatch.setattr(generation, "chosen_by", lambda *_: [])
