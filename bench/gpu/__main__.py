@@ -287,7 +287,7 @@ def diffwave_factors(document: dict[str, Any], seconds: int) -> dict[str, float]
     for channels in (64, 128):
         document["diffwave"]["train"]["network"]["channels"] = channels
         train = params.parse_section(document, "diffwave.train", TrainParams)
-        net = build_net(train, 0).eval().to(device())
+        net = build_net(train, 1, 0).eval().to(device())
         log_mels = torch.full((1, train.mel.n_mels, seconds * train.mel.sample_rate // train.mel.hop_length), -3.0)
         sound = log_mels.shape[2] * train.mel.hop_length / train.mel.sample_rate
         for steps, betas in (("6", FAST), ("50", "trained")):

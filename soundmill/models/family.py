@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.models import adapted
 from soundmill.models.components import registry as components
-from soundmill.models.params import FamilyGenerateParams, read_sections
+from soundmill.models.params import FamilyGenerateParams, read_clip_plan, read_sections
 from soundmill.params import parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
@@ -148,8 +148,8 @@ class Rehearsal:
 class Family:
     """A family; its package defines it as `FAMILY`.
 
-    The package's module `model` has `load`, `net_in`, `prepare` and `rehearse`. It is not imported with the package: parameters are
-    read without torch.
+    The package's module `model` has `load`, `build_net`, `prepare` and `rehearse`. It is not imported with the package: parameters
+    are read without torch.
     """
 
     name: str
@@ -166,7 +166,6 @@ class Family:
     tagger: bool = False  # its training uses the project's tagger
     longer: bool = False  # it also makes sounds longer than `num_samples`
     loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
-    trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses, so they do not rank it
 
     @property
     def module(self) -> ModuleType:
@@ -183,8 +182,7 @@ class Family:
         size is unknown without its files.
         """
         params = parse_section(document, f"{self.name}.train", self.train_params)
-        net = self.module.net_in(document, params, 0)
-        return {self.part: net, **components.networks(document, self.name, self.codec)}
+        return {self.part: self._net(document, params, 0), **components.networks(document, self.name, self.codec)}
 
     def prepare(
         self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, tagger: Path, catalog: Path, start: Model | None
@@ -200,7 +198,13 @@ class Family:
         """A training on noise, for the content of a params.yaml and a number of labels."""
         params, _, sampling = read_sections(document, self.name, self.train_params, self.generate_params)
         labels = num_labels if params.by_label else 0
-        return self.module.rehearse(document, params, sampling, self.module.net_in(document, params, labels), labels)
+        return self.module.rehearse(document, params, sampling, self._net(document, params, labels), labels)
+
+    def _net(self, document: dict[str, Any], params: FamilyTrainParams, num_labels: int) -> nn.Module:
+        """Its net, newly initialised, over latents of the shape or waves of the channels that the document describes."""
+        of_latents = self.name in document["latent_families"]
+        form = components.latent_shape(document, self.name) if of_latents else read_clip_plan(document, self.name)["channels"]
+        return self.module.build_net(params, form, num_labels)
 
 
 def can(model: Model, what: Capability) -> bool:

@@ -225,13 +225,17 @@ class Clips:
 
 
 def rehearsal(
-    module: TrainingModule, values: Callable[[torch.Generator], tuple[Tensor, ...]], passes: float, clips: int | None = None
+    module: TrainingModule, noise: Sequence[tuple[int, ...]], told: Sequence[Tensor], passes: float, clips: int | None = None
 ) -> Rehearsal:
-    """A training on batches that `values` draws, of `clips` each (None: as many as items); a sound takes `passes` of the net."""
+    """A training on batches of noise of these shapes and what is `told`, of `clips` each (None: as many as items).
+
+    A sound takes `passes` of the net.
+    """
     items = module.params.items
 
     def batch(step: int) -> Batch:
-        return Batch(step, np.zeros(items, np.int64), values(torch.Generator().manual_seed(step)))
+        rng = torch.Generator().manual_seed(step)
+        return Batch(step, np.zeros(items, np.int64), (*(torch.randn(shape, generator=rng) for shape in noise), *told))
 
     return Rehearsal(module, batch, clips or items, round(passes))
 

@@ -72,7 +72,7 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     run = Run(params.sampling, device, hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests)
     draw = partial(draw_samples, ctx.family, prepared, run)
     scored = scoring(params, ctx, prepared, run, material)
-    if scored and JUDGE in (*family.trained_against, *getattr(prepared.model, "trained_against", ())):
+    if scored and JUDGE in getattr(prepared.model, "trained_against", ()):
         terminal.say(f"{ctx.name}: the model is trained against the tagger, so the tagger's scores flatter it")
     fitted = fit_averaged(
         module,

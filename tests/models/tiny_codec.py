@@ -96,7 +96,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     )
 
 
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> Net:
+def build_net(params: TrainParams, channels: int, num_labels: int) -> Net:
     return Net(params.width)
 
 

@@ -257,10 +257,6 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_label
     return DiT(params.network, channels * bands, frames, num_labels)
 
 
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> DiT:
-    return build_net(params, registry.latent_shape(document, FAMILY), num_labels)
-
-
 load = AudioDiT.load
 
 
@@ -373,16 +369,15 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: DiT, labels: int) -> Rehearsal:
-    shape, items = registry.latent_shape(document, FAMILY), params.batch_size
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        network = params.network
-        states = torch.randn(items, network.text_tokens, network.text_width, generator=rng)
-        told = torch.ones(items, 2, dtype=torch.bool)
-        conditions = Conditions(states, states[..., 0] > 0, torch.zeros(items, labels), torch.zeros(items, 2), told)
-        return torch.randn(items, 2, *shape, generator=rng), *conditions
-
+    shape, items, network = registry.latent_shape(document, FAMILY), params.batch_size, params.network
+    noise = (items, 2, *shape), (items, network.text_tokens, network.text_width)
+    told = (
+        torch.ones(items, network.text_tokens).bool(),
+        torch.zeros(items, labels),
+        torch.zeros(items, 2),
+        torch.ones(items, 2).bool(),
+    )
     solver = sampling.solver
     passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else solvers.PASSES[solver]
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
-    return rehearsal(module, values, passes_per_step * guided_passes(sampling, True))
+    return rehearsal(module, noise, told, passes_per_step * guided_passes(sampling, True))

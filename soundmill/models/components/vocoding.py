@@ -12,6 +12,7 @@ from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Codec, LatentCodec, Saved, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.training.device import evaluating
 
 PIECE_FRAMES = 1024  # that the net processes at once
 WINDOW_SECONDS = 10.0
@@ -88,6 +89,7 @@ class ByLogMels:
     """What models share that reconstruct a sound from log-mels of `params.mel` by their own net; `run` is of models/family.py."""
 
     params: Any
+    net: nn.Module
     sample_rate: int
     vocoder: Any  # with the net
 
@@ -101,6 +103,12 @@ class ByLogMels:
 
     def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
         return torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
+
+    def reconstruct(self, waves: Tensor, run: Any) -> Tensor:
+        """Wave → log-mel → wave, one channel at a time."""
+        with evaluating(self.net):
+            rebuilt = to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
+        return rebuilt.reshape(waves.shape)
 
 
 class OfLatents:

@@ -256,7 +256,7 @@ class DdpmMel(TrainedModel):
         config = family.read_config(directory, Config)
         params, spec, labels = config.params, config.mel_spec, config.labels
         path, levels = directory / checkpoint.WEIGHTS, ("levels", "level_labels")
-        made = checkpoint.built(lambda: _nets(build_net(params, len(labels)), PictureCodec(params.picture, spec)), path, levels)
+        made = checkpoint.built(lambda: _nets(build_net(params, 1, len(labels)), PictureCodec(params.picture, spec)), path, levels)
         nets, tensors = made.eval(), checkpoint.read_weights(path)
         with checkpoint.must_fit(path):
             drawn = [tensors.pop(name) for name in levels]
@@ -302,7 +302,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
         return picture.from_picture(pictures, torch.stack(levels))
 
 
-def build_net(params: TrainParams, num_labels: int) -> nn.Module:
+def build_net(params: TrainParams, channels: int, num_labels: int) -> nn.Module:
     """The network, initialised from torch's global generator: (xt, t, label weights or vectors of captions) → prediction."""
     network, picture = params.network, params.picture
     conditions = params.text_width or num_labels if params.conditional else 0
@@ -316,10 +316,6 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
     else:
         net = ResidualUNet((channels, rows, columns), *sizes, blocks=network.blocks, dropout=network.dropout)
     return net.to(memory_format=torch.channels_last) if network.channels_last else net
-
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> nn.Module:
-    return build_net(params, num_labels)
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
@@ -411,7 +407,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
         picture.fit(log_mels.beginnings(picture.frames, picture.silence))
 
     torch.manual_seed(params.seed)
-    net = build_net(params, len(known.labels))
+    net = build_net(params, 1, len(known.labels))
     levels = torch.cat([picture.level(batch) for batch in log_mels.beginnings(picture.frames, picture.silence)])
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, params.text_width or len(known.labels))
@@ -431,9 +427,5 @@ def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingPa
     spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     picture = PictureCodec(params.picture, spec)
     module = DdpmModule(params, DdpmMel(params, net, spec, picture, torch.zeros(1), torch.zeros(1, labels)), steps=1)
-
-    def values(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
-        return noise, torch.zeros(params.batch_size, params.text_width or labels)
-
-    return rehearsal(module, values, guided_passes(sampling, bool(labels or params.text_width)))
+    noise, told = (params.batch_size, spec.n_mels, picture.frames), torch.zeros(params.batch_size, params.text_width or labels)
+    return rehearsal(module, [noise], [told], guided_passes(sampling, bool(labels or params.text_width)))

@@ -32,7 +32,7 @@ class DiffusionAE(LatentPrior):
         return sampling.decoding.num_steps
 
 
-net_in, load = DiffusionAE.net_in, DiffusionAE.load
+build_net, load = DiffusionAE.build_net, DiffusionAE.load
 
 
 prepare, rehearse = partial(training.prepare, DiffusionAE), partial(training.rehearse, DiffusionAE)

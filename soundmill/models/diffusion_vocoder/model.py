@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from soundmill.audio import mel
 from soundmill.errors import UserError
@@ -21,11 +20,10 @@ from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder,
 from soundmill.models.components.vocoding import ByLogMels
 from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffusion_vocoder import TrainParams
-from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Run
+from soundmill.models.family import FamilyConfig, Prepared, Rehearsal
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.trained import TrainedModel
-from soundmill.training.device import evaluating
 from soundmill.training.loader import crop_places
 
 FAMILY = "diffusion_vocoder"
@@ -59,15 +57,8 @@ class VocodingModel(ByLogMels, TrainedModel):
     def vocoder(self) -> DiffusionVocoder:
         return DiffusionVocoder(self.params.network, self.params.sampling, self.params.mel, self.net, self.sigma_data)
 
-    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → log-mel → wave."""
-        vocoder = self.vocoder_for(run).to(run.device)
-        with torch.no_grad(), evaluating(self.net):
-            rebuilt = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in self.rebuilt(waves, run)])
-        return rebuilt[..., : waves.shape[2]].reshape(waves.shape).clamp(-1, 1)
 
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> VocoderNet:
+def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> VocoderNet:
     return VocoderNet(params.network, params.mel)
 
 
@@ -95,10 +86,6 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: VocoderNet, labels: int) -> Rehearsal:
     length, items = params.crop_frames * params.mel.hop_length, params.batch_size
-
-    def values(rng: torch.Generator) -> tuple[torch.Tensor, ...]:
-        log_mels = torch.randn(items, params.mel.n_mels, params.crop_frames, generator=rng)
-        return log_mels, torch.randn(items, length, generator=rng)
-
+    noise = (items, params.mel.n_mels, params.crop_frames), (items, length)  # log-mels and waves
     crops = read_clip_plan(document, FAMILY)["clip_seconds"] * params.mel.sample_rate / length  # in a sound
-    return rehearsal(VocoderModule(net, params, steps=1), values, sampling.num_steps * crops)
+    return rehearsal(VocoderModule(net, params, steps=1), noise, (), sampling.num_steps * crops)

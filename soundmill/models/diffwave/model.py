@@ -32,7 +32,6 @@ from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
 from soundmill.training.checkpoint import compare
-from soundmill.training.device import evaluating
 from soundmill.training.loader import Source, crop_places
 from soundmill.training.seeds import seed_of
 
@@ -50,8 +49,6 @@ class Config(FamilyConfig):
 
 @dataclass
 class _DiffWaveModel(TrainedModel):
-    """A `Model` (models/family.py)."""
-
     config, channels = Config, 1
 
     sample_rate: int
@@ -59,7 +56,7 @@ class _DiffWaveModel(TrainedModel):
 
     @classmethod
     def build(cls, config: Config) -> DiffWaveNet:
-        return build_net(config.params, len(config.labels))
+        return build_net(config.params, cls.channels, len(config.labels))
 
 
 class Vocoding(vocoding.ByLogMels, _DiffWaveModel):
@@ -69,11 +66,6 @@ class Vocoding(vocoding.ByLogMels, _DiffWaveModel):
     def vocoder(self) -> DiffWave:
         params = self.params
         return DiffWave(params.network, params.noise, params.sampling, params.mel, self.net)
-
-    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → log-mel → wave."""
-        with evaluating(self.net):
-            return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
 
 
 class Generating(_DiffWaveModel):
@@ -107,17 +99,13 @@ class Generating(_DiffWaveModel):
         return self.vectors(requests, run).to(run.device)
 
 
-def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
+def build_net(params: TrainParams, channels: int, num_labels: int) -> DiffWaveNet:
     spec = params.mel if params.condition == "mel" else None
     return DiffWaveNet(params.network, spec, {"label": num_labels, "caption": params.text_width}.get(params.condition))
 
 
 def kind_of(params: TrainParams) -> type[Vocoding] | type[Generating]:
     return Vocoding if params.condition == "mel" else Generating
-
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> DiffWaveNet:
-    return build_net(params, num_labels)
 
 
 def load(directory: Path) -> Vocoding | Generating:
@@ -158,7 +146,7 @@ def prepare(
 
     sigma_data = deviation_of(params, start, lambda: gather_waves(clips, list(known.train), ctx.scratch), FAMILY)
     torch.manual_seed(params.seed)
-    net = build_net(params, len(known.labels))
+    net = build_net(params, 1, len(known.labels))
     model = kind_of(params)(params, net, rate, sigma_data, **known.conditions)
     spec = params.mel if params.condition == "mel" else None
     return known.prepared(
@@ -186,12 +174,9 @@ def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingPa
     clips = read_clip_plan(document, FAMILY)
     mels, length = params.condition == "mel", params.crop_samples(clips["sample_rate"])
     module = DiffWaveModule(params, net, params.noise, steps=1, spec=params.mel if mels else None)
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        waves = torch.randn(params.batch_size, 1, length, generator=rng)
-        condition = torch.randn(params.batch_size, params.mel.n_mels, params.crop_frames, generator=rng)
-        told = (waves, torch.zeros(params.batch_size, params.text_width or labels))
-        return {"mel": (condition, waves[:, 0]), "none": (waves,)}.get(params.condition, told)
-
+    items, told = params.batch_size, ()
+    noise = [(items, params.mel.n_mels, params.crop_frames), (items, length)] if mels else [(items, 1, length)]
+    if params.condition in ("label", "caption"):
+        told = (torch.zeros(items, params.text_width or labels),)
     crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
-    return rehearsal(module, values, len(schedule(params.noise, sampling)[0]) * crops)
+    return rehearsal(module, noise, told, len(schedule(params.noise, sampling)[0]) * crops)

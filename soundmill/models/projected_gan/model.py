@@ -29,10 +29,10 @@ from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, places_of, rehearsal
 from soundmill.models.projected_gan import SamplingParams, TrainParams
 from soundmill.models.projected_gan.networks import Chosen, Discriminators, Generator, choose
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare
-from soundmill.training.device import autocast, evaluating
 from soundmill.training.loader import Batch, Source
 from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss
 from soundmill.training.seeds import seed_of
@@ -185,17 +185,15 @@ class ProjectedGan(TrainedModel):
 
     def _log_mels(self, styles: Sequence[Tensor], seeds: Sequence[int], run: Run) -> Tensor:
         """Generated log-mels, on the CPU, each with the noise of its seed."""
-        outputs = []
-        net = self.net.to(run.device)
-        with torch.no_grad(), evaluating(net):
-            for start in range(0, len(styles), run.batch_size):
-                part = torch.stack(list(styles[start : start + run.batch_size])).to(run.device)
-                rngs = [torch.Generator().manual_seed(seed_of(seed, "noise")) for seed in seeds[start : start + run.batch_size]]
-                noise = [torch.cat(layer).to(run.device) for layer in zip(*(net.noise(1, rng) for rng in rngs), strict=True)]
-                with autocast(run.device, run.precision):
-                    outputs.append(net(part[:, None].expand(-1, net.layers, -1), noise).float().cpu())
-                run.progress(len(part))
-        return self.picture.cpu().decode(torch.cat(outputs))
+        net = self.net
+
+        def work(items: slice) -> Tensor:
+            part = torch.stack(list(styles[items])).to(run.device)
+            rngs = [torch.Generator().manual_seed(seed_of(seed, "noise")) for seed in seeds[items]]
+            noise = [torch.cat(layer).to(run.device) for layer in zip(*(net.noise(1, rng) for rng in rngs), strict=True)]
+            return in_precision(net, run)(part[:, None].expand(-1, net.layers, -1), noise)
+
+        return self.picture.cpu().decode(sampled(net, len(styles), run, work))
 
     def _to_waves(self, log_mels: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
         """Seamless loops: log-mels are padded circularly before vocoding."""
@@ -214,19 +212,15 @@ class ProjectedGan(TrainedModel):
 
         def made() -> nn.ModuleDict:
             picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
-            return nn.ModuleDict({"net": build_net(params, len(config.labels)), "picture": picture})
+            return nn.ModuleDict({"net": build_net(params, 1, len(config.labels)), "picture": picture})
 
         nets = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
         more = config.projectors, config.trained_against, registry.vocoder_in(directory, spec)
         return cls(params, nets["net"], spec, nets["picture"], *more, labels=config.labels)
 
 
-def build_net(params: TrainParams, num_labels: int) -> Generator:
+def build_net(params: TrainParams, channels: int, num_labels: int) -> Generator:
     return Generator(params.generator, num_labels, looped=params.fit == "resize")
-
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> Generator:
-    return build_net(params, num_labels)
 
 
 load = ProjectedGan.load
@@ -310,7 +304,7 @@ def prepare(
         return known.labelled(Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence), clip_ids)
 
     torch.manual_seed(params.seed)
-    net = build_net(params, len(known.labels))
+    net = build_net(params, 1, len(known.labels))
     chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: terminal.say(f"{ctx.name}: {text}"))
     against = sorted({*(name for name in chosen[1] if name in EMBEDDERS), *(start.trained_against if start else ())})
     vocoder = registry.vocoder_in(parts, spec)
@@ -341,9 +335,6 @@ def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingPa
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
     stand_in = params.discriminators.model_copy(update={"missing": "random"})
     chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, report=lambda text: None)
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
-        return noise, *((torch.zeros(params.batch_size, labels),) if labels else ())
-
-    return rehearsal(ProjectedGanModule(params, net, picture, chosen, labels, steps=1), values, 1)
+    module = ProjectedGanModule(params, net, picture, chosen, labels, steps=1)
+    told = [torch.zeros(params.batch_size, labels)] if labels else []
+    return rehearsal(module, [(params.batch_size, spec.n_mels, picture.frames)], told, 1)

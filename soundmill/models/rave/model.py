@@ -36,7 +36,7 @@ class Rave(LatentPrior):
         return torch.cat([codec.edit(wave[None].to(run.device), edits, run.sampling.seed).cpu() for wave in waves])
 
 
-net_in, load = Rave.net_in, Rave.load
+build_net, load = Rave.build_net, Rave.load
 
 
 prepare, rehearse = partial(training.prepare, Rave), partial(training.rehearse, Rave)

@@ -139,7 +139,7 @@ def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray,
     return sampled(model.net, len(seeds), run, work)
 
 
-def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUNet:
+def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int = 0) -> TextUNet:
     """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
     channels, *sides = latent_shape
     halvings = len(params.network.widths) - 1
@@ -149,10 +149,6 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
             "change latents.num_samples or the number of widths"
         )
     return TextUNet(params.network, channels)
-
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> TextUNet:
-    return build_net(params, registry.latent_shape(document, FAMILY))
 
 
 load = Tango.load
@@ -289,11 +285,6 @@ def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: TextUNet, labels: int) -> Rehearsal:
     shape, items = registry.latent_shape(document, FAMILY), params.items
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        posteriors = torch.randn(items, 2, *shape, generator=rng)
-        states = torch.randn(items, TIMED_TOKENS, params.network.text_width, generator=rng)
-        return posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)
-
+    noise, mask = [(items, 2, *shape), (items, TIMED_TOKENS, params.network.text_width)], torch.ones(items, TIMED_TOKENS).bool()
     module = TangoModule(params, net, 1.0, items, steps=1)
-    return rehearsal(module, values, guided_passes(sampling, True), params.real_items)
+    return rehearsal(module, noise, [mask], guided_passes(sampling, True), params.real_items)

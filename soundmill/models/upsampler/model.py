@@ -79,12 +79,8 @@ def without_upper_band(waves: Tensor, factor: int) -> Tensor:
     return resample(resample(waves, factor, 1), 1, factor)
 
 
-def build_net(params: TrainParams, channels: int) -> UNet1d:
+def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> UNet1d:
     return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
-
-
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
-    return build_net(params, read_clip_plan(document, FAMILY)["channels"])
 
 
 load = Upsampler.load
@@ -119,4 +115,4 @@ def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingPa
     shape = params.batch_size, clips["channels"], params.num_samples
     windows = max(1.0, clips["clip_seconds"] * clips["sample_rate"] / params.num_samples)
     module = UpsamplerModule(net, params, steps=1)
-    return rehearsal(module, lambda rng: (torch.randn(shape, generator=rng),), sampling.num_steps * windows)
+    return rehearsal(module, [shape], (), sampling.num_steps * windows)

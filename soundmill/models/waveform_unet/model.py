@@ -42,8 +42,6 @@ class Config(FamilyConfig):
 
 @dataclass
 class WaveformUNet(TrainedModel):
-    """A `Model` (models/family.py)."""
-
     config, weights = Config, "unet.safetensors"
 
     sample_rate: int
@@ -135,10 +133,6 @@ def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
     return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
 
 
-def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
-    return build_net(params, read_clip_plan(document, FAMILY)["channels"], num_labels)
-
-
 load = WaveformUNet.load
 
 
@@ -198,12 +192,12 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: UNet1d, labels: int) -> Rehearsal:
     channels = read_clip_plan(document, FAMILY)["channels"]
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        items = params.batch_size
-        waves = torch.randn(items, channels, params.num_samples, generator=rng)
-        states = torch.randn(items, TIMED_TOKENS, params.text.width, generator=rng)
-        mask, without = torch.ones(items, TIMED_TOKENS, dtype=torch.bool), torch.zeros(items, dtype=torch.bool)
-        return waves, *{"label": (torch.zeros(items, labels),), "caption": (states, mask, without), "none": ()}[params.condition]
-
-    return rehearsal(WaveformModule(params, net, steps=1), values, guided_passes(sampling, params.condition != "none"))
+    items, told = params.batch_size, ()
+    noise = [(items, channels, params.num_samples)]
+    if params.condition == "label":
+        told = (torch.zeros(items, labels),)
+    elif params.condition == "caption":
+        noise.append((items, TIMED_TOKENS, params.text.width))
+        told = torch.ones(items, TIMED_TOKENS).bool(), torch.zeros(items).bool()
+    module = WaveformModule(params, net, steps=1)
+    return rehearsal(module, noise, told, guided_passes(sampling, params.condition != "none"))

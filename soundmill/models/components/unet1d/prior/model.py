@@ -96,21 +96,16 @@ class LatentPrior(TrainedModel, ABC):
         return torch.cat(waves_out)[..., :length]
 
     @classmethod
-    def build_net(cls, params: PriorTrainParams, latent_channels: int, frames: int, num_labels: int) -> UNet1d:
-        """The network on latents [channels, frames], initialised from torch's global generator."""
+    def build_net(cls, params: PriorTrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> UNet1d:
+        """The network on latents of (channels, frames, 1), initialised from torch's global generator."""
+        channels, frames, _ = latent_shape
         if frames % params.network.stride:
             raise UserError(
                 f"a sound has {frames} latents, and {cls.family}.train.network needs a multiple of {params.network.stride}: change "
                 f"{cls.family}.latents.num_samples, or the network's factors"
             )
         labels = {} if params.condition == "none" else {"num_labels": params.text_width or num_labels}
-        return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
-
-    @classmethod
-    def net_in(cls, document: dict[str, Any], params: PriorTrainParams, num_labels: int) -> UNet1d:
-        """See models/family.py."""
-        channels, frames, _ = registry.latent_shape(document, cls.family)
-        return cls.build_net(params, channels, frames, num_labels)
+        return UNet1d(params.network, NO_TRANSFORM, channels, channels, **labels)
 
     @classmethod
     def components(cls, config: PriorConfig, directory: Path, whole: Path) -> dict[str, Any]:
@@ -118,7 +113,7 @@ class LatentPrior(TrainedModel, ABC):
 
     @classmethod
     def build(cls, config: PriorConfig, codec: Any) -> UNet1d:
-        return cls.build_net(config.params, codec.latent_channels, config.frames, len(config.labels))
+        return cls.build_net(config.params, codec.latent_shape(config.frames), len(config.labels))
 
 
 class LatentModule(PathModule):
@@ -168,7 +163,7 @@ def prepare(
 
     torch.manual_seed(params.seed)
     frames = about.num_samples // codec.samples_per_frame
-    net = kind.build_net(params, codec.latent_channels, frames, len(known.labels))
+    net = kind.build_net(params, codec.latent_shape(frames), len(known.labels))
     model = kind(params, net, codec, frames, **known.conditions)
     module = LatentModule(params, net, about.scaling_factor, known.steps)
     draw, seconds = (
@@ -188,10 +183,6 @@ def rehearse(
 ) -> Rehearsal:
     """See models/family.py. All latents of RAVE are kept here: fidelity leaves some out after the codec is trained."""
     channels, frames, _ = registry.latent_shape(document, kind.family)
-
-    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
-        latents = torch.randn(params.batch_size, channels, frames, generator=rng)
-        return latents, *(() if params.condition == "none" else (torch.zeros(params.batch_size, params.text_width or labels),))
-
+    told = () if params.condition == "none" else (torch.zeros(params.batch_size, params.text_width or labels),)
     passes = guided_passes(sampling, params.condition != "none") + kind.decoding_passes(sampling)
-    return rehearsal(LatentModule(params, net, 1.0, steps=1), values, passes)
+    return rehearsal(LatentModule(params, net, 1.0, steps=1), [(params.batch_size, channels, frames)], told, passes)
