@@ -337,7 +337,7 @@ def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
 class Kind:
     """A kind of vocoder or codec. Its module is named, not imported: parameters are read without torch.
 
-    Its package has the type of its parameters as `PARAMS`. The module has
+    The module has
     make(params, ctx, clips, mels, catalog): the MadeComponent (making.py) that its stage publishes
     load(directory, spec): what was saved; UserError if weights do not fit, or a vocoder is for another spec (None: any);
       a codec's has no `spec`
@@ -347,15 +347,12 @@ class Kind:
     """
 
     component: str  # its module
+    of_params: str  # name of the type of its parameters, in its package
     latents: bool = False  # whether `load` returns a LatentCodec
 
     @property
-    def package(self) -> str:
-        return self.component.rpartition(".")[0]
-
-    @property
     def params(self) -> type[ComponentParams]:
-        return import_module(self.package).PARAMS
+        return getattr(import_module(self.component.rpartition(".")[0]), self.of_params)
 
     @property
     def module(self) -> ModuleType:

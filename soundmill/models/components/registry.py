@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
 AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
-    "diffwave": Kind("soundmill.models.components.diffwave.vocoder"),
-    "hifigan": Kind("soundmill.models.components.hifigan.vocoder"),
-    "istft": Kind("soundmill.models.components.istft.vocoder"),
-    "melgan": Kind("soundmill.models.components.melgan.vocoder"),
-    "unet1d": Kind("soundmill.models.components.unet1d.vocoder.vocoder"),
-    "upscaler": Kind("soundmill.models.components.upscaler.vocoder"),
+    "diffwave": Kind("soundmill.models.components.diffwave.vocoder", "DiffWaveParams"),
+    "hifigan": Kind("soundmill.models.components.hifigan.vocoder", "HifiGanParams"),
+    "istft": Kind("soundmill.models.components.istft.vocoder", "IstftParams"),
+    "melgan": Kind("soundmill.models.components.melgan.vocoder", "MelGanParams"),
+    "unet1d": Kind("soundmill.models.components.unet1d.vocoder.vocoder", "DiffusionVocoderParams"),
+    "upscaler": Kind("soundmill.models.components.upscaler.vocoder", "UpscalerParams"),
 }
 CODECS = {
-    "encodec": Kind("soundmill.models.components.encodec.codec", latents=True),
-    "mel_autoencoder": Kind("soundmill.models.components.mel_autoencoder.autoencoder", latents=True),
-    "oobleck": Kind("soundmill.models.components.oobleck.codec", latents=True),
-    "rave": Kind("soundmill.models.components.rave.codec", latents=True),
-    "unet1d": Kind("soundmill.models.components.unet1d.codec.codec"),
+    "encodec": Kind("soundmill.models.components.encodec.codec", "EncodecParams", latents=True),
+    "mel_autoencoder": Kind("soundmill.models.components.mel_autoencoder.autoencoder", "AutoencoderParams", latents=True),
+    "oobleck": Kind("soundmill.models.components.oobleck.codec", "OobleckParams", latents=True),
+    "rave": Kind("soundmill.models.components.rave.codec", "RaveParams", latents=True),
+    "unet1d": Kind("soundmill.models.components.unet1d.codec.codec", "AutoencoderParams"),
 }
 
 

@@ -57,6 +57,3 @@ class DiffWaveParams(NetVocoderParams):
     @property
     def fixed(self) -> tuple[str, ...]:
         return ("network", "noise")
-
-
-PARAMS = DiffWaveParams

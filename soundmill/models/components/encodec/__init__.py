@@ -45,6 +45,3 @@ class EncodecParams(WaveCodecParams):
         if self.bandwidth not in self.network.bandwidths:
             raise ValueError(f"bandwidth {self.bandwidth} must be one of network.bandwidths {self.network.bandwidths}")
         return self
-
-
-PARAMS = EncodecParams

@@ -57,6 +57,3 @@ class HifiGanParams(NetVocoderParams):
                 f"the loaded vocoder expects windows as long as n_fft ({spec.n_fft}), but win_length of its spectrogram is "
                 f"{spec.win_length}; set win_length to {spec.n_fft}, or add `latents=audioldm`"
             )
-
-
-PARAMS = HifiGanParams

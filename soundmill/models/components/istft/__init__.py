@@ -76,6 +76,3 @@ class IstftParams(NetVocoderParams):
         if of_magnitudes == (self.sampling is None):
             raise ValueError(f"network.head {self.network.head!r} {'needs' if of_magnitudes else 'has no'} sampling")
         return self
-
-
-PARAMS = IstftParams

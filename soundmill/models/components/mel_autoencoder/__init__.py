@@ -75,6 +75,3 @@ class AutoencoderParams(ComponentParams):
         if weights.kind == "train" and weights.crop_frames % factor:
             raise ValueError(f"weights.crop_frames {weights.crop_frames} must be a multiple of {factor}, 2^(levels − 1)")
         return self
-
-
-PARAMS = AutoencoderParams

@@ -36,6 +36,3 @@ class MelGanParams(NetVocoderParams):
     def check_spec(self, spec: MelSpec) -> None:
         super().check_spec(spec)
         check_hop(self.network.rates, spec)
-
-
-PARAMS = MelGanParams

@@ -51,6 +51,3 @@ class OobleckParams(WaveCodecParams):
         if weights.kind == "train" and weights.num_samples < 4096:
             raise ValueError(f"weights.num_samples {weights.num_samples} must be 4096 or more, for the windows of the distance")
         return self
-
-
-PARAMS = OobleckParams

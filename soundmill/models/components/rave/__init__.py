@@ -163,6 +163,3 @@ class RaveParams(WaveCodecParams):
         if weights.ema is not None:
             raise ValueError("weights.ema must be null: an average would keep changing the encoder after phase 1")
         return self
-
-
-PARAMS = RaveParams

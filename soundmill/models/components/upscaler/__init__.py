@@ -22,6 +22,3 @@ class UpscalerParams(NetVocoderParams):
     kind: Literal["upscaler"]
     network: NetworkParams
     weights: CropsParams
-
-
-PARAMS = UpscalerParams

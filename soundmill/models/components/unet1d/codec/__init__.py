@@ -88,6 +88,3 @@ class AutoencoderParams(ComponentParams):
     def samples_per_latent(self) -> int:
         """Samples per frame of the level that the latents join."""
         return math.prod(self.network.factors[: self.latents_at + 1])
-
-
-PARAMS = AutoencoderParams

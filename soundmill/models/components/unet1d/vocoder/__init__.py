@@ -15,6 +15,3 @@ class DiffusionVocoderParams(NetVocoderParams):
     network: UNet1dParams
     weights: WeightsParams
     sampling: SamplingParams
-
-
-PARAMS = DiffusionVocoderParams
