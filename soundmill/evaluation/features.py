@@ -120,16 +120,11 @@ def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, Sound]:
     return {name: clip(name, shard, digest) for shard, digest in digests.items() for name in sorted(clips[shard])}
 
 
-def silence(facts: Facts) -> Sound:
-    """Silence as long as a sound; all silence of one length is one sound."""
-    key = hashing.digest("silence", facts.num_samples, facts.sample_rate)
-    return Sound("silence", key, synthetic="silence", num_samples=facts.num_samples, sample_rate=facts.sample_rate)
-
-
-def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
-    """Noise as long as a sound, different for each id and seed."""
-    key = hashing.digest("noise", seed, clip_id, facts.num_samples, facts.sample_rate)
-    return Sound(clip_id, key, synthetic="noise", num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
+def synthetic(kind: str, clip_id: str, facts: Facts, seed: int) -> Sound:
+    """Silence or noise as long as a sound: all silence of one length is one sound; noise differs for each id and seed."""
+    which = ("noise", seed, clip_id) if kind == "noise" else ("silence",)
+    key = hashing.digest(*which, facts.num_samples, facts.sample_rate)
+    return Sound(clip_id, key, synthetic=kind, num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
 def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
@@ -176,9 +171,9 @@ class View:
         embedded = self.open()
         return {clip_id: embedded.facts[key] for clip_id, key in self.keys.items()}
 
-    def means(self) -> dict[str, np.ndarray]:
-        """Mean embedding [D] float64 of every sound that has patches, by id, sorted."""
-        return {clip_id: patches.mean(axis=0, dtype=np.float64) for clip_id, patches in self.frames() if len(patches)}
+    def means(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, mean embedding [D] float64) of every sound that has patches, sorted by id."""
+        return ((clip_id, patches.mean(axis=0, dtype=np.float64)) for clip_id, patches in self.frames() if len(patches))
 
 
 def view(config: EmbedderConfig, sounds: Iterable[Sound], cache: Path) -> View:
@@ -287,7 +282,7 @@ def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.
             if np.isfinite(frames).all() and np.isfinite(logits).all():
                 yield Embedding(sound.key, facts_of(wave if wave.ndim == 1 else wave.mean(axis=0), rate), frames, logits)
             else:
-                report.reject(sound.shown, "not finite", f"output of {embedder.name}")
+                report.reject(sound.shown, "not finite", f"output of {config.name}")
 
 
 def prepared(sound: Sound, wave: np.ndarray, rate: int, level: Level, sample_rate: int) -> np.ndarray:

@@ -139,8 +139,8 @@ def embed(
         for role, of in sounds.items():
             library.facts[role] = features.view(configs[0], of.values(), setup.cache).facts()
         facts = library.facts[reference.role]
-        library.sounds["silence"] = {clip_id: features.silence(facts[clip_id]) for clip_id in sorted(ranked)}
-        library.sounds["noise"] = {clip_id: features.noise(clip_id, facts[clip_id], seed) for clip_id in sorted(ranked)}
+        for role in features.SYNTHETIC:
+            library.sounds[role] = {name: features.synthetic(role, name, facts[name], seed) for name in sorted(ranked)}
         synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
         library.damaged += setup.embed(configs, synthetic, tick)
         if spoiled and of_spoiled:

@@ -3,10 +3,8 @@
 Held-out real clips, which a model cannot have memorised, are compared with the training clips in the same way; their rate of
 near-copies is the baseline.
 
-by embedding    cosine of mean embeddings, centred on the training clips' mean, to the nearest training clip. A near-copy is
-                nearer than all but CLOSEST of the held-out clips, whose own rate is therefore CLOSEST
-by fingerprint  share of the shorter sound that is found in the other, even after gain, cuts, resampling or lossy coding. A
-                near-copy reaches the threshold for duplicates in a corpus
+By embedding, a near-copy is nearer (by the cosine of mean embeddings, centred on the training clips' mean) than all but CLOSEST of
+them; by fingerprint, it reaches the threshold for duplicates in a corpus.
 """
 
 import itertools
@@ -23,7 +21,7 @@ from soundmill.audio import fingerprint
 from soundmill.corpora import fingerprint_index
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embedder, Embeddings
 from soundmill.evaluation.library import Setup, rounded
 
 CLOSEST = 0.05  # share of held-out clips that counts as near-copies of training clips
@@ -31,12 +29,10 @@ FEWEST = 20  # held-out clips; with fewer this share is inaccurate
 BLOCK = 1024  # clips compared in one product
 
 
-class Fingerprinter:
+class Fingerprinter(Embedder):
     """Fingerprints in the form of embeddings, so that they are computed and cached in the same way; each number holds 16 bits."""
 
-    name = "fingerprint"
     sample_rate = fingerprint.SAMPLE_RATE
-    channels = 1
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames = [fingerprint.fingerprint(wave).view("<u2").astype(np.float32) for wave in waves]
@@ -181,7 +177,12 @@ def search(
 
 def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
     """(similarity, id) of the nearest training clip of each sound; training clips are read block by block."""
-    centre = _mean(training)
+    total, count = 0.0, 0
+    for _, mean in training.means():
+        total, count = total + mean, count + 1
+    if not count:
+        raise UserError("every training clip is too short for a patch of the embedder")
+    centre = total / count
     ids, queries = _stacked(list(_units(sounds, centre)))
     if not ids:
         return {}
@@ -197,22 +198,11 @@ def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[
     return {clip_id: (float(value), name) for clip_id, value, name in zip(ids, best, neighbours, strict=True)}
 
 
-def _mean(view: features.View) -> np.ndarray:
-    total, count = 0.0, 0
-    for _, frames in view.frames():
-        if len(frames):
-            total, count = total + frames.mean(axis=0, dtype=np.float64), count + 1
-    if not count:
-        raise UserError("every training clip is too short for a patch of the embedder")
-    return total / count
-
-
 def _units(view: features.View, centre: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """(id, mean embedding [D], centred and of unit length) of every sound that has patches."""
-    for clip_id, frames in view.frames():
-        if len(frames):
-            mean = frames.mean(axis=0, dtype=np.float64) - centre
-            yield clip_id, mean / max(np.linalg.norm(mean), 1e-12)
+    for clip_id, mean in view.means():
+        centred = mean - centre
+        yield clip_id, centred / max(np.linalg.norm(centred), 1e-12)
 
 
 def _blocks(rows: Iterator[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:

@@ -1,7 +1,7 @@
 """A linear probe on embeddings: to which of the real clips' classes does a sound belong?"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +25,11 @@ class Probe:
     weights: np.ndarray  # [d, classes]
     bias: np.ndarray  # [classes]
 
-    def predict(self, embeddings: np.ndarray) -> list[str]:
-        """The class of each embedding [n, d]."""
-        scores = (np.asarray(embeddings, dtype=np.float64) - self.mean) / self.scale @ self.weights + self.bias
-        return [self.classes[index] for index in scores.argmax(axis=1)]
+    def predict(self, embeddings: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+        """The class of each embedding [d], by id."""
+        rows = dict(embeddings)
+        scores = (np.reshape([*rows.values()], (-1, len(self.mean))) - self.mean) / self.scale @ self.weights + self.bias
+        return {name: self.classes[index] for name, index in zip(rows, scores.argmax(axis=1), strict=True)}
 
 
 def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
@@ -85,7 +86,7 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
     """Fit probes to real clips (id, label, fold) and classify all sounds; no clip is classified by a probe fitted to its fold."""
     label_of = {clip_id: label for clip_id, label, _ in clips}
     fold_of = {clip_id: fold for clip_id, _, fold in clips}
-    means, codec_means = real.means(), codec.means()
+    means, codec_means = dict(real.means()), dict(codec.means())
     if len({label_of[clip_id] for clip_id in means}) < 2:
         return Guesses({}, {}, {})
     of_real: dict[str, str] = {}
@@ -96,13 +97,9 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
             continue
         model = fit(np.stack([means[clip_id] for clip_id in others]), [label_of[clip_id] for clip_id in others])
         for rows, guesses in ((means, of_real), (codec_means, of_codec)):
-            guesses |= _predict(model, {clip_id: row for clip_id, row in rows.items() if fold_of.get(clip_id) == fold})
+            guesses |= model.predict((clip_id, row) for clip_id, row in rows.items() if fold_of.get(clip_id) == fold)
     model = fit(np.stack(list(means.values())), [label_of[clip_id] for clip_id in means])
-    return Guesses(_predict(model, generated.means()), of_real, of_codec)
-
-
-def _predict(model: Probe, means: Mapping[str, np.ndarray]) -> dict[str, str]:
-    return dict(zip(means, model.predict(np.stack(list(means.values()))), strict=True)) if means else {}
+    return Guesses(model.predict(generated.means()), of_real, of_codec)
 
 
 def label_accuracy(

@@ -1,15 +1,7 @@
 """Scores of folders and of the pipeline's families: a protocol's metrics of generated sounds, with baselines.
 
-A baseline is the same measurement with other sounds in place of the generated ones:
-
-floor    real sounds against real ones. The Fréchet distance of two sets from one distribution is pure bias, proportional to
-         1/n + 1/m, so it is scaled to the sizes of the sets at hand
-silence  digital silence, and
-noise    white noise: as many sounds as the reference has (BASELINE_SOUNDS at most) and as long
-codec    (families only) real sounds encoded and decoded by the family's codec; codec_floor is these sounds before that
-
-A metric by which silence or noise is as good as the floor is unfit for these sets and ranks no models. Neither does a metric of an
-embedder that the training used, in a loss or to choose the weights. Fréchet distances from few reference sounds are not reported.
+A baseline is the same measurement with other sounds in place of the generated ones. docs/evaluation.md describes all of them
+(`codec_floor` is what the codec was given), and which scores rank no models.
 """
 
 import operator
@@ -33,10 +25,9 @@ FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
 BIASED = ("fad", "fd")  # pure bias between sets from one distribution
 PER_CLIP = "fad_per_clip"  # ranks the clips on the report page
-LADDER = "ladder"  # role of the values of all rungs of a score
+LADDER = "ladder "  # begins the role of a rung's value
 RANKING = "ranking"  # role of PER_CLIP if the protocol does not score it
 LENGTH_TOLERANCE = 0.05  # relative difference of mean lengths above which a warning is given
-Rungs = Mapping[str, tuple[features.View, features.View]]  # by rung: sounds, and what they are compared with
 FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
 
 
@@ -122,15 +113,15 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
         if spec.key in scored.left_out and spec.metric in FRECHET:
             scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
-    climbs, waves = [*_climbs(protocol, library, comparisons, scored.left_out)], [*_waves(library, comparisons)]
-    results = _measure_all(setup, tasks, climbs, waves)
-    if comparisons.ladder:
-        climbs = {key: result for (key, role), result in results.items() if role == LADDER}
-        scored.ladder = comparisons.ladder.document({key: result["values"] for key, result in climbs.items()})
-        for key, result in climbs.items():
-            scored.warnings += [f"{key}: the ladder has no {RUNGS[rung]}: {why}." for rung, why in result["unmeasured"].items()]
-    for (key, role), result in results.items():
-        if "missing" in result and role == "generated":
+    rungs: dict[str, dict[str, float]] = defaultdict(dict)
+    for (key, role), result in _measure_all(setup, tasks, [*_waves(library, comparisons)]).items():
+        if role.startswith(LADDER):
+            rung = role.removeprefix(LADDER)
+            if "value" in result:
+                rungs[key][rung] = rounded(result["value"])
+            else:
+                scored.warnings.append(f"{key}: the ladder has no {RUNGS.get(rung, rung)}: {result['missing']}.")
+        elif "missing" in result and role == "generated":
             scored.left_out[key] = result["missing"]
         elif role == "generated" and "value" in result:
             scored.add(key, result)
@@ -138,6 +129,7 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             scored.of[key] = result["of"]
         elif "value" in result:
             scored.baselines[key][role] = rounded(result["value"])
+    scored.ladder = comparisons.ladder.document(rungs) if comparisons.ladder else {}
     if all(spec.key in scored.left_out for spec in protocol.scores) and not comparisons.waves:
         raise none_measured(protocol, scored.left_out)
     if comparisons.ladder and not scored.ladder:
@@ -177,9 +169,12 @@ def unfit(metric: str, baselines: Mapping[str, float]) -> str | None:
 
 
 def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]) -> list[Measurement]:
-    protocol, tasks = setup.protocol, []
+    """The measurements of every score, of the rungs of the ladder, and those that the report ranks single clips by."""
+    protocol, ladder, tasks = setup.protocol, comparisons.ladder, []
     for spec in protocol.scores:
-        roles = {} if spec.key in left_out else comparisons.of(spec.metric)[1]
+        if spec.key in left_out:
+            continue
+        kind, roles = comparisons.of(spec.metric)
         for role, sides in roles.items():
             replicates = protocol.replicates if role == "generated" else 0
             scale = 1.0
@@ -188,26 +183,16 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Ma
                 scale = bias / floor_bias
             views = (library.view(spec.embedder, side) for side in sides)
             tasks.append(Measurement(spec.key, spec.metric, role, *views, protocol.seed, replicates, scale))
+        if ladder and ladder.clips.ids and spec.metric in ladder.metrics and "floor" in roles:
+            for rung, sides in ladder.sides(roles["floor"], roles["generated"], paired=kind != "sets"):
+                views = (library.view(spec.embedder, side) for side in sides)
+                tasks.append(Measurement(spec.key, spec.metric, LADDER + rung, *views, protocol.seed, 0))
     first = setup.configs[0].name
     ranking = f"{PER_CLIP}_{first}"
     if all(task.key != ranking for task in tasks) and protocols.supports(first, PER_CLIP):
         views = (library.view(first, side) for side in comparisons.sets["generated"])
         tasks.append(Measurement(ranking, PER_CLIP, RANKING, *views, protocol.seed, 0))
     return tasks
-
-
-def _climbs(
-    protocol: protocols.Protocol, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]
-) -> Iterator[tuple[str, str, Rungs, int]]:
-    """(key, metric, views by rung, seed) of the scores that are also measured on the ladder."""
-    ladder = comparisons.ladder
-    for spec in protocol.scores if ladder and ladder.clips.ids else ():
-        kind, roles = comparisons.of(spec.metric)
-        if spec.metric in ladder.metrics and spec.key not in left_out and "floor" in roles:
-            sides = dict(ladder.sides(roles["floor"], roles["generated"], paired=kind != "sets"))
-            compared_with = {id(real): library.view(spec.embedder, real) for _, real in sides.values()}
-            rungs = {rung: (library.view(spec.embedder, own), compared_with[id(real)]) for rung, (own, real) in sides.items()}
-            yield spec.key, spec.metric, rungs, protocol.seed
 
 
 def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, str, Sequence[waveforms.Pair]]]:
@@ -217,11 +202,10 @@ def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, st
     reconstructions, originals = comparisons.waves
     sounds = {clip_id: library.sounds[originals.role][name] for clip_id, name in originals.ids.items()}
     facts = {clip_id: library.facts[originals.role][name] for clip_id, name in originals.ids.items()}
-    roles = {
-        "generated": {clip_id: library.sounds[reconstructions.role][name] for clip_id, name in reconstructions.ids.items()},
-        "silence": {clip_id: features.silence(of) for clip_id, of in facts.items()},
-        "noise": {clip_id: features.noise(clip_id, of, library.setup.protocol.seed) for clip_id, of in facts.items()},
-    }
+    roles = {"generated": {clip_id: library.sounds[reconstructions.role][name] for clip_id, name in reconstructions.ids.items()}}
+    for role in features.SYNTHETIC:
+        seed = library.setup.protocol.seed
+        roles[role] = {clip_id: features.synthetic(role, clip_id, of, seed) for clip_id, of in facts.items()}
     for role, of in roles.items():
         pairs = [(clip_id, of[clip_id], sounds[clip_id]) for clip_id in sorted(sounds)]
         for start in range(0, len(pairs), waveforms.TASK_SIZE):
@@ -229,20 +213,15 @@ def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, st
 
 
 def _measure_all(
-    setup: Setup,
-    tasks: Sequence[Measurement],
-    climbs: Sequence[tuple[str, str, Rungs, int]],
-    waves: Sequence[tuple[str, str, Sequence[waveforms.Pair]]],
+    setup: Setup, tasks: Sequence[Measurement], waves: Sequence[tuple[str, str, Sequence[waveforms.Pair]]]
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of all metrics by (key, role)."""
     calls = [((measure, task), 1 + task.replicates) for task in tasks]
-    calls += [((climb, *one), len(one[1])) for _, *one in climbs]
     calls += [((waveforms.measure, pairs), len(pairs)) for *_, pairs in waves]
     jobs = [shards.Job(str(number), call, weight) for number, (call, weight) in enumerate(calls)]
     with setup.progress(sum(job.weight for job in jobs), "score", "resample") as tick:
         made = iter(shards.map_values(operator.call, jobs, workers=setup.workers, progress=tick))
     results = {(task.key, task.role): next(made) for task in tasks}
-    results |= {(key, LADDER): next(made) for key, *_ in climbs}
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for prefix, role, _ in waves:
         pairs[prefix, role] += next(made)
@@ -258,23 +237,6 @@ def measure(task: Measurement) -> dict[str, Any]:
     if "value" in result and task.scale != 1:
         result["value"] *= task.scale
     return result
-
-
-def climb(metric: str, rungs: Rungs, seed: int) -> dict[str, dict[str, Any]]:
-    """One metric on every rung of the ladder, whose reference is read once: values by rung, and why others are missing."""
-    values: dict[str, float] = {}
-    missing: dict[str, str] = {}
-    compared_with: dict[int, scores.EmbeddingSet] = {}
-    for rung, (sounds, real) in rungs.items():
-        if id(real) not in compared_with:
-            compared_with[id(real)] = side(real, metric)
-        own = side(sounds, metric)
-        try:
-            result = scores.compute(metric, own, compared_with[id(real)], seed=seed, replicates=0)
-            values[rung] = rounded(result["value"])
-        except UserError as error:  # e.g. too few sounds
-            missing[rung] = str(error)
-    return {"values": values, "unmeasured": missing}
 
 
 def _of_waves(

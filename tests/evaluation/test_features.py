@@ -81,7 +81,7 @@ def test_clips_of_a_shard(shard, tmp_path):
 def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     facts = Facts(20_000, 16_000, False, False, "", 1)
     report = shards.Report()
-    noises = [features.noise(name, facts, 1) for name in "ab"]
+    noises = [features.synthetic("noise", name, facts, 1) for name in "ab"]
     waves = {sound.clip_id: wave for sound, wave, _ in features.waves(noises, None, report)}
     assert {len(wave) for wave in waves.values()} == {20_000}
     assert waves["a"].std() == pytest.approx(features.NOISE_LEVEL, rel=0.05)
@@ -89,8 +89,8 @@ def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     ((_, alone, rate),) = features.waves(noises[1:], None, report)
     np.testing.assert_array_equal(alone, waves["b"])
     assert rate == 16_000
-    assert noises[0].key != noises[1].key != features.noise("b", facts, 2).key
-    ((_, silence, _),) = features.waves([features.silence(facts)], None, report)
+    assert noises[0].key != noises[1].key != features.synthetic("noise", "b", facts, 2).key
+    ((_, silence, _),) = features.waves([features.synthetic("silence", "a", facts, 0)], None, report)
     assert len(silence) == 20_000
     assert not silence.any()
 
@@ -112,7 +112,7 @@ def test_a_stereo_embedder_hears_both_channels(shard, tmp_path):
     ((_, wave, _),) = features.waves([features.clip("clip3", shard, "digest")], None, report, channels=2)
     np.testing.assert_array_equal(wave[0], wave[1])
     facts = Facts(20_000, 16_000, False, False, "", 1)
-    ((_, wave, _),) = features.waves([features.noise("a", facts, 1)], None, report, channels=2)
+    ((_, wave, _),) = features.waves([features.synthetic("noise", "a", facts, 1)], None, report, channels=2)
     assert wave.shape == (2, 20_000)
     assert not report.quarantine
 
@@ -186,7 +186,7 @@ def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path
     assert by_8_khz.frames["clip0"].shape == (1, 1024)
     assert not np.array_equal(by_8_khz.frames["clip0"], result.frames["clip0"])
     view = features.view(config, clips, tmp_path / "cache")
-    np.testing.assert_allclose(view.means()["clip2"], result.frames["clip2"].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(dict(view.means())["clip2"], result.frames["clip2"].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="clip clip9 missing, but listed in"):
         features.embed_all([config], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 
@@ -246,7 +246,7 @@ def test_batches_are_bounded_by_samples():
 def test_a_cache_that_is_emptied_meanwhile_is_named(config, tmp_path):
     view = features.View(tmp_path / "gone", {"a": "key"})
     with pytest.raises(UserError, match="embedding of a has disappeared"):
-        view.means()
+        dict(view.means())
     assert not os.path.exists(tmp_path / "gone")
 
 

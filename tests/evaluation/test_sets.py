@@ -193,7 +193,7 @@ def blobs(seed: int) -> tuple[np.ndarray, list[str]]:
 def test_recovers_classes_of_unseen_rows():
     rows, labels = blobs(0)
     other, expected = blobs(1)
-    assert probe.fit(rows, labels).predict(other) == expected
+    assert [*probe.fit(rows, labels).predict(enumerate(other)).values()] == expected
 
 
 def test_agrees_with_scikit_learn():
@@ -210,7 +210,7 @@ def test_agrees_with_scikit_learn():
 def test_fit_has_no_chance_in_it_and_survives_constant_embeddings():
     rows, labels = blobs(3)
     np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
-    assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(np.ones((2, 3)))) == {"a"}
+    assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(enumerate(np.ones((2, 3)))).values()) == {"a"}
     with pytest.raises(UserError, match="two classes"):
         probe.fit(np.ones((3, 2)), ["a"] * 3)
 
