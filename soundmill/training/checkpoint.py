@@ -101,7 +101,7 @@ def load_config(directory: Path, model: type[C], what: str = "checkpoint") -> C:
         ) from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, remedy: str = "remake them with `dvc repro`") -> dict[str, Tensor]:
     """Tensors of a safetensors file; UserError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -109,7 +109,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
+        raise UserError(f"{path}: weights cannot be read ({error}); {remedy}") from None
 
 
 def built(make: Callable[[], nn.Module], path: Path, beside: Collection[str] = ()) -> nn.Module:

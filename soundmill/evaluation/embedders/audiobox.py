@@ -9,16 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import WavLMConfig, WavLMModel
 
-from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings, split
+from soundmill.evaluation.embedders.base import Embedder, Embeddings, split
 from soundmill.params import read_yaml
-from soundmill.training import torch_weights
+from soundmill.training import checkpoint, torch_weights
 from soundmill.training.device import full_precision, pick_device
 
 SAMPLE_RATE = 16_000
@@ -32,21 +29,16 @@ AXES = {"CE": (5.06865, 1.93029), "CU": (5.73633, 1.75669), "PC": (3.18591, 1.86
 NAMES = read_yaml(Path(__file__).with_name("wavlm.yaml"))["names"]  # of WavLM's tensors → of transformers'
 
 
-class Audiobox:
+class Audiobox(Embedder):
     """The four ratings [1, 4] of a sound, about 1 to 10, in place of an embedding: means over windows of ten seconds.
 
     Windows count by their length. A sound without a sample has none. It is not a classifier, so logits are [N, 0].
     """
 
-    name = "audiobox"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def __init__(self, path: Path):
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {error}); fetch it again") from None
+        state = checkpoint.read_weights(path, "fetch it again")
         with torch.device("meta"):
             self._net = nn.ModuleDict(
                 {

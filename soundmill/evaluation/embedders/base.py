@@ -34,17 +34,26 @@ def split(together: np.ndarray, by_wave: Sequence[Sequence[Any]]) -> list[np.nda
     return np.split(together, np.cumsum([len(parts) for parts in by_wave])[:-1]) if by_wave else []
 
 
-def in_batches(
-    net: Callable[..., Any], windows: Sequence[np.ndarray], size: int | Callable[[int], int], widths: Sequence[int], device: Any
-) -> list[np.ndarray]:
-    """What `net` makes of windows on `device`: arrays [n, width] float32.
+def mel_filters(hertz: np.ndarray, lowest: float, highest: float, bands: int) -> np.ndarray:
+    """Filters [bins, bands] float64 of bins at these frequencies, triangular on HTK's mel scale, not in Hz."""
 
-    Batches as of `training.device.of_equal_length`.
-    """
+    def mel(hertz: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
+
+    bins, edges = mel(hertz)[:, None], np.linspace(mel(lowest), mel(highest), bands + 2)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    return np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
+
+
+def in_batches(
+    net: Any, windows: Sequence[np.ndarray], size: int | Callable[[int], int], widths: Sequence[int]
+) -> list[np.ndarray]:
+    """What a torch module makes of windows: arrays [n, width] float32. Batches as of `training.device.of_equal_length`."""
     import torch
 
     from soundmill.training.device import full_precision, of_equal_length
 
+    device = next(net.parameters()).device
     made = [np.zeros((len(windows), width), np.float32) for width in widths]
     with torch.inference_mode(), full_precision():
         for some in of_equal_length([len(window) for window in windows], size):
@@ -55,11 +64,10 @@ def in_batches(
 
 
 class Embedder(Protocol):
-    """A loaded embedder; metrics carry its name (`fad_<name>`, `kl_<name>`)."""
+    """A loaded embedder."""
 
-    name: str
     sample_rate: int  # of the waves it takes
-    channels: int  # of the waves it takes, 1 or 2
+    channels: int = 1  # of the waves it takes, 1 or 2
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         """Embed waves float32 in [−1, 1] at `sample_rate`: [T] if `channels` is 1, else [2, T], mono sounds on both channels.

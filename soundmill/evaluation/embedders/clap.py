@@ -21,7 +21,7 @@ from transformers import ClapConfig, ClapModel, ClapProcessor
 from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embeddings
+from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embedder, Embeddings
 from soundmill.params import read_yaml
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
@@ -40,7 +40,8 @@ HTSAT_UNUSED = re.compile(r"(tscam_conv|head)\.|.*\.attn_mask$")
 COUNTED = re.compile(r".*\.(num_batches_tracked|relative_position_index|position_ids|token_type_ids)$")  # by any net of these sizes
 NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))  # of their tensors → of transformers'
 
-# Of the checkpoint of clap_music_speech.
+# Of the checkpoint of clap_music_speech, whose other sizes are transformers' defaults.
+HTSAT_BASE = {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "hidden_size": 1024}
 AUDIO_BRANCH = "audio_branch."
 LAION_UNUSED = re.compile(r"(audio|text)_transform\.")  # of a checkpoint: layers that only its training used
 # NumPy objects in the checkpoint: the best scores of its training.
@@ -51,12 +52,10 @@ LAION_NUMPY = (
 )
 
 
-class ClapEmbedder:
+class ClapEmbedder(Embedder):
     """Embeddings of unit length, one per window of at most ten seconds, and of texts; not a classifier, so logits are [N, 0]."""
 
-    name = "clap"
     sample_rate = SAMPLE_RATE
-    channels = 1
     longest_text: int | None = None  # tokens, if fewer than the network's input
 
     def __init__(self, directory: Path):
@@ -82,7 +81,8 @@ class ClapEmbedder:
                 sounds = torch.cat([one["input_features"] for one in some]).to(self._net.device)
                 # With feature fusion the processor marks a random sound as longer than a window; none is.
                 longer = torch.zeros_like(torch.cat([one["is_longer"] for one in some])).to(self._net.device)
-                embeddings.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
+                output = self._net.get_audio_features(input_features=sounds, is_longer=longer)
+                embeddings.append(output.pooler_output.cpu().numpy())
         return Embeddings.of_parts(np.concatenate(embeddings), by_wave)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -93,7 +93,7 @@ class ClapEmbedder:
             tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
             inputs = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
             with torch.inference_mode(), full_precision():
-                by_text[text] = _embeddings(self._net.get_text_features(**inputs))[0]
+                by_text[text] = self._net.get_text_features(**inputs).pooler_output[0].cpu().numpy()
         return np.stack([by_text[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
 
     def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
@@ -114,10 +114,6 @@ def load_processor(directory: Path) -> Any:
             f"not {WINDOW} at {SAMPLE_RATE} Hz: this is not {NAME}"
         )
     return processor
-
-
-def _embeddings(output: Any) -> np.ndarray:
-    return output.pooler_output.cpu().numpy()
 
 
 def windows(wave: np.ndarray, length: int = WINDOW) -> Iterator[np.ndarray]:
@@ -165,14 +161,13 @@ def counted(net: Any) -> dict[str, Any]:
 class MusicSpeechClap(ClapEmbedder):
     """As `ClapEmbedder`; texts are truncated to 77 tokens, as in laion_clap."""
 
-    name = "clap_music_speech"
     longest_text = 77
 
     def __init__(self, path: Path):
         self._processor = load_processor(CLAP_PROCESSOR.find())
         state = torch_weights.read_state(path, "laion_clap", "state_dict", LAION_NUMPY)
         with init_empty_weights(include_buffers=False):
-            net = ClapModel(config())
+            net = ClapModel(ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=HTSAT_BASE))
         torch_weights.load_state(net, {**counted(net), **dict(self._renamed(state, path))}, path)
         self._net = net.eval().to(pick_device("auto"))
 
@@ -189,9 +184,3 @@ class MusicSpeechClap(ClapEmbedder):
         for key, values in named.items():
             if not (key.startswith(AUDIO_BRANCH) or LAION_UNUSED.match(key) or COUNTED.match(key)):
                 yield torch_weights.renamed(key, NAMES["laion"]), values
-
-
-def config() -> Any:
-    """The sizes of HTSAT-base and RoBERTa-base."""
-    audio = {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "hidden_size": 1024}
-    return ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=audio)

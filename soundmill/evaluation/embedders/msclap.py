@@ -17,7 +17,7 @@ from transformers import ClapAudioConfig, ClapAudioModel, GPT2Config, GPT2Model,
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import GPT2_TOKENIZER, Embeddings, in_batches
+from soundmill.evaluation.embedders.base import GPT2_TOKENIZER, Embedder, Embeddings, in_batches
 from soundmill.evaluation.embedders.panns import BANDS, log_mel
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
@@ -39,15 +39,13 @@ NAMES = {
 }
 
 
-class MsClapEmbedder:
+class MsClapEmbedder(Embedder):
     """1024-d embeddings, not of unit length, one per window of seven seconds, and of texts; no classifier, so logits are [N, 0].
 
     A shorter sound is repeated until it fills a window.
     """
 
-    name = "msclap"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def __init__(self, path: Path):
         self._tokenizer = load_tokenizer(GPT2_TOKENIZER.find())
@@ -55,13 +53,12 @@ class MsClapEmbedder:
         with init_empty_weights(include_buffers=False):
             net = MsClap()
         torch_weights.load_state(net, {**clap.counted(net), **dict(_renamed(state, path))}, path)
-        self._device = pick_device("auto")
-        self._net = net.eval().to(self._device)
+        self._net = net.eval().to(pick_device("auto"))
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         by_wave = [[np.resize(part, WINDOW) for part in clap.windows(wave, WINDOW)] for wave in waves]
         windows = [window for parts in by_wave for window in parts]
-        (embeddings,) = in_batches(self._net.of_sounds, windows, WINDOWS_AT_ONCE, [DIMENSIONS], self._device)
+        (embeddings,) = in_batches(self._net, windows, WINDOWS_AT_ONCE, [DIMENSIONS])
         return Embeddings.of_parts(embeddings, by_wave)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -70,7 +67,7 @@ class MsClapEmbedder:
         with torch.inference_mode(), full_precision():
             for text in sorted(set(texts)):
                 tokens = self._tokenizer(f"{text} {END}")["input_ids"]
-                cut = torch.tensor([*tokens[:-1][: LONGEST_TEXT - 1], END_TOKEN], device=self._device)
+                cut = torch.tensor([*tokens[:-1][: LONGEST_TEXT - 1], END_TOKEN], device=self._net.filters.device)
                 by_text[text] = self._net.of_text(cut).cpu().numpy()
         return np.stack([by_text[text] for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
 
@@ -108,7 +105,7 @@ class MsClap(nn.Module):
         self.text_model = GPT2Model(GPT2Config())
         self.audio_projection, self.text_projection = Projection(), Projection()
 
-    def of_sounds(self, waves: Tensor) -> Tensor:
+    def forward(self, waves: Tensor) -> Tensor:
         """Embeddings [N, 1024] of waves [N, T] of at most 1024 hops."""
         log_mels = log_mel(waves, self.filters, HOP)[:, None]
         return self.audio_projection(self.audio_model(input_features=log_mels).pooler_output)

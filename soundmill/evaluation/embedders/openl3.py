@@ -13,7 +13,7 @@ from torch.nn.functional import max_pool2d, pad, relu
 from torch.nn.utils import fuse_conv_bn_eval
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings, in_batches
+from soundmill.evaluation.embedders.base import Embedder, Embeddings, in_batches
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
 
@@ -31,7 +31,7 @@ AMIN = 1e-10  # smallest amplitude that the logarithm is taken of
 RANGE = 80.0  # below the window's maximum; quieter values are raised to it
 
 
-class OpenL3Embedder:
+class OpenL3Embedder(Embedder):
     """512-d embeddings per window of one second every `hop` seconds; not a classifier, so logits are [N, 0].
 
     With two channels they are 1024-d: those of the left and of the right channel.
@@ -44,14 +44,13 @@ class OpenL3Embedder:
             raise UserError(f"{name}: a hop of {hop} seconds; it is between {1 / SAMPLE_RATE:.2g} and 60")
         if channels not in (1, 2):
             raise UserError(f"{name}: {channels} channels; it has 1 (sounds are mixed down) or 2")
-        self.name, self.channels = name, channels
+        self.channels = channels
         self._hop = int(hop * SAMPLE_RATE)
-        self._device = pick_device("auto")
         state = torch_weights.read_state(path, "torchopenl3")
         with torch.device("meta"):
             net = OpenL3()
         torch_weights.load_state(net, torch_weights.without_transform(state, TRANSFORM, FFT, path), path)
-        self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
+        self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames = []
@@ -59,7 +58,7 @@ class OpenL3Embedder:
             channels = [wave] if self.channels == 1 else list(wave)
             distinct = channels[:1] if len(channels) == 2 and np.array_equal(*channels) else channels
             cut = [windows(one, self._hop) for one in distinct]
-            rows = [in_batches(self._net, some, WINDOWS_AT_ONCE, [DIMENSIONS], self._device)[0] for some in cut]
+            rows = [in_batches(self._net, some, WINDOWS_AT_ONCE, [DIMENSIONS])[0] for some in cut]
             frames.append(np.concatenate(rows * (len(channels) // len(rows)), axis=1))
         return Embeddings(frames, np.zeros((len(waves), 0), np.float32))
 

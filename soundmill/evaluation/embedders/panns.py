@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool1d, relu
 from torch.nn.utils import fuse_conv_bn_eval
 
-from soundmill.evaluation.embedders.base import Embeddings, in_batches
+from soundmill.evaluation.embedders.base import Embedder, Embeddings, in_batches
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
 
@@ -49,27 +49,23 @@ VARIANTS = {
 }
 
 
-class Cnn14Embedder:
+class Cnn14Embedder(Embedder):
     """One 2048-d embedding per wave, after the first fully connected layer and its ReLU, and 527 logits before the sigmoid."""
 
-    channels = 1
-
     def __init__(self, name: str, path: Path):
-        self.name = name
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
-        self._device = pick_device("auto")
         state = torch_weights.read_state(path, "PANNs", "model", NUMPY)
         state = torch_weights.without_transform(state, TRANSFORM, self._variant.window, path)
         with torch.device("meta"):
             net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)
         torch_weights.load_state(net, state, path)
-        self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
+        self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         shortest = round(SHORTEST * self.sample_rate)
         padded = [np.pad(np.asarray(wave, np.float32), (0, max(0, shortest - len(wave)))) for wave in waves]
-        embeddings, logits = in_batches(self._net, padded, self._at_once, (DIMENSIONS, CLASSES), self._device)
+        embeddings, logits = in_batches(self._net, padded, self._at_once, (DIMENSIONS, CLASSES))
         return Embeddings([embedding[None] for embedding in embeddings], logits)
 
     def _at_once(self, length: int) -> int:

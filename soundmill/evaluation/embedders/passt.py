@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from soundmill.evaluation.embedders.base import Embeddings, in_batches, split
+from soundmill.evaluation.embedders.base import Embedder, Embeddings, in_batches, mel_filters, split
 from soundmill.params import choose
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
@@ -64,29 +64,26 @@ FRONT_ENDS: dict[str, Callable[[np.ndarray], list[np.ndarray]]] = {
 }
 
 
-class PasstEmbedder:
+class PasstEmbedder(Embedder):
     """One 768-d embedding and 527 logits before the sigmoid per wave, means over its windows of at most ten seconds.
 
     A wave shorter than 0.15 s has no patch, so no embedding.
     """
 
-    name = "passt"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "hear21passt"):
         self._windows = choose(FRONT_ENDS, front_end, "front end of passt")
-        self._device = pick_device("auto")
         state = torch_weights.read_state(path, "PaSST")
         with torch.device("meta"):
             net = Passt()
         torch_weights.load_state(net, {key: value for key, value in state.items() if key not in UNUSED}, path)
-        self._net = net.eval().to(self._device)
+        self._net = net.eval().to(pick_device("auto"))
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         cut = [[part for part in self._windows(np.asarray(wave, np.float32)) if len(part) >= SHORTEST] for wave in waves]
         windows = [window for parts in cut for window in parts]
-        embeddings, logits = in_batches(self._net, windows, WINDOWS_AT_ONCE, (DIMENSIONS, CLASSES), self._device)
+        embeddings, logits = in_batches(self._net, windows, WINDOWS_AT_ONCE, (DIMENSIONS, CLASSES))
         frames = [_mean(part)[None] if len(part) else part for part in split(embeddings, cut)]
         means = [_mean(part) if len(part) else np.zeros(CLASSES, np.float32) for part in split(logits, cut)]
         return Embeddings(frames, np.reshape(means, (len(waves), CLASSES)).astype(np.float32))
@@ -141,17 +138,5 @@ def log_mel(waves: Tensor) -> Tensor:
     window = torch.hann_window(FRAME, periodic=False, device=waves.device)
     spectra = torch.stft(emphasised, FFT, HOP, FRAME, window, pad_mode="reflect", return_complex=True)
     powers = spectra.real**2 + spectra.imag**2
-    return (torch.log(mel_filters().to(waves.device) @ powers + OFFSET) + 4.5) / 5
-
-
-def mel_filters() -> Tensor:
-    """Kaldi's filters [128, 513], triangular on the mel scale, not in Hz; the highest bin has weight zero."""
-
-    def mel(hertz: Tensor) -> Tensor:
-        return 1127 * torch.log1p(hertz / 700)
-
-    bins = mel(torch.arange(FFT // 2, dtype=torch.float64) * SAMPLE_RATE / FFT)
-    edges = torch.linspace(0, float(mel(torch.tensor(HIGHEST, dtype=torch.float64))), BANDS + 2, dtype=torch.float64)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    filters = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0)
-    return nn.functional.pad(filters, (0, 1)).float()
+    filters = torch.from_numpy(mel_filters(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT, 0, HIGHEST, BANDS)).float()
+    return (torch.log(filters.T.contiguous().to(waves.device) @ powers + OFFSET) + 4.5) / 5

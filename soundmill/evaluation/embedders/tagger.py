@@ -5,15 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embedder, Embeddings
 from soundmill.training.tagger import load_tagger
 
 
-class TaggerEmbedder:
+class TaggerEmbedder(Embedder):
     """Patches of about one second, from the classifier trained on this corpus's training split."""
-
-    name = "tagger"
-    channels = 1
 
     def __init__(self, directory: Path):
         self._model = load_tagger(directory)

@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 from scipy import fft
 
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 32_000, 16_000  # samples
@@ -53,12 +53,10 @@ COUNTS = {
 SIZE = sum(COUNTS.values())
 
 
-class TextureEmbedder:
+class TextureEmbedder(Embedder):
     """Statistics of windows of two seconds every second."""
 
-    name = "texture"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         return Embeddings([statistics(wave) for wave in waves], np.zeros((len(waves), 0), np.float32))

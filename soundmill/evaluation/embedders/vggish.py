@@ -1,14 +1,13 @@
 """VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the network of the original FAD, with torchvggish's weights."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from soundmill.evaluation.embedders.base import Embeddings, in_batches
+from soundmill.evaluation.embedders.base import Embedder, Embeddings, in_batches, mel_filters
 from soundmill.params import choose
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
@@ -36,25 +35,22 @@ FRONT_ENDS = {
 }
 
 
-class VggishEmbedder:
+class VggishEmbedder(Embedder):
     """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; not a classifier, so logits are [N, 0]."""
 
-    name = "vggish"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
         self._front_end = choose(FRONT_ENDS, front_end, "front end of vggish")
-        self._device = pick_device("auto")
         with torch.device("meta"):
             net = Vggish()
         torch_weights.load_state(net, torch_weights.read_checkpoint(path), path)
-        self._net = net.eval().to(self._device, memory_format=torch.channels_last)
+        self._net = net.eval().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         by_wave = [patches(wave, self._front_end) for wave in waves]
         together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])[:, None]
-        (embeddings,) = in_batches(self._net, together, PATCHES_AT_ONCE, [DIMENSIONS], self._device)
+        (embeddings,) = in_batches(self._net, together, PATCHES_AT_ONCE, [DIMENSIONS])
         return Embeddings.of_parts(embeddings, by_wave)
 
 
@@ -72,21 +68,6 @@ def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
     step = front_end.step // HOP
     frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[::HOP][: (count - 1) * step + FRAMES]
     window = 0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW))
-    log_mel = np.log(np.abs(np.fft.rfft(frames * window, FFT)) @ mel_filters() + OFFSET).astype(np.float32)
+    filters = mel_filters(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1), LOWEST, HIGHEST, BANDS)
+    log_mel = np.log(np.abs(np.fft.rfft(frames * window, FFT)) @ filters + OFFSET).astype(np.float32)
     return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(log_mel, FRAMES, axis=0)[::step].transpose(0, 2, 1))
-
-
-@cache
-def mel_filters() -> np.ndarray:
-    """Filters [257, 64] float64, triangular on HTK's mel scale, not in Hz; the constant component has weight zero."""
-
-    def mel(hertz: np.ndarray | float) -> np.ndarray:
-        return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
-
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
-    edges = np.linspace(mel(LOWEST), mel(HIGHEST), BANDS + 2)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    filters = np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
-    filters[0] = 0
-    filters.flags.writeable = False
-    return filters

@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 CLASSES = "yamnet_label_list.txt"  # in the zip archive at the end of a TensorFlow Lite model
 
@@ -63,12 +63,10 @@ EMBEDDING = Tensor("/layer28/reduce_mean", 1024, 0.0223283507, -128)
 LOGITS = Tensor("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
 
 
-class YamnetEmbedder:
+class YamnetEmbedder(Embedder):
     """1024-d average-pooled embeddings per window of 0.975 s, and logits averaged over a clip's windows."""
 
-    name = "yamnet"
     sample_rate = SAMPLE_RATE
-    channels = 1
 
     def __init__(self, path: Path):
         with zipfile.ZipFile(path) as metadata:
