@@ -11,7 +11,7 @@ import typer
 from soundmill import disk, terminal
 from soundmill.commands.project import Project, Root, Split, given, progress_bar, project_if_any, tables, writable_file
 from soundmill.errors import UserError, reason, report_failure
-from soundmill.params import MAX_SEED
+from soundmill.params import MAX_SEED, choose
 
 if TYPE_CHECKING:
     from soundmill.audio.mel import MelSpec
@@ -90,11 +90,15 @@ def evaluate(
     """
     from soundmill.evaluation import evaluator, folders
     from soundmill.evaluation import report as reports
+    from soundmill.metrics import scores
 
     if paired and unpaired:
         raise UserError("--paired and --unpaired exclude each other; give one")
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
-    setup = replace(setup, ladder=_metrics(ladder))
+    metrics = [] if ladder == ["none"] else ladder
+    for name in metrics:
+        choose(scores.METRICS, name, "metric of --ladder")
+    setup = replace(setup, ladder=metrics)
     for directory in filter(None, (report, card)):
         disk.make_directory(directory)  # before scoring starts
     candidates = candidates or folders.about(generated).candidates
@@ -155,15 +159,6 @@ def _again(context: typer.Context) -> str:
         else:
             words += [word for one in (value if isinstance(value, list | tuple) else [value]) for word in (*option, str(one))]
     return shlex.join(words)
-
-
-def _metrics(names: list[str]) -> list[str]:
-    from soundmill.evaluation import protocols
-
-    try:
-        return [] if names == ["none"] else [protocols.check_metric(name) for name in names]
-    except ValueError as error:
-        raise UserError(f"--ladder: {error}") from None
 
 
 def scoring_setup(

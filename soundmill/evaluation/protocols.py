@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from soundmill import params
 from soundmill.errors import UserError
@@ -26,12 +26,7 @@ PROJECT = "project"  # the one whose embedders the stage `evaluate` chooses
 CLAP_SCORE = "clap_score"  # its key in results names no embedder if that is clap
 
 
-def check_metric(name: str) -> str:
-    """The name, if there is such a metric; else ValueError."""
-    return _one_of(name, scores.METRICS, "metric")
-
-
-MetricName = Annotated[str, AfterValidator(check_metric)]
+MetricName = Annotated[str, embedders.one_of(scores.METRICS, "metric")]
 
 
 class ScoreSpec(StageParams):
@@ -60,7 +55,7 @@ class Protocol(StageParams):
     label: str = Field(description="carried by results; ends with the version")
     description: str
     sample_rate: SampleRate | None = Field(description="sounds are resampled to it first; null: directly to the embedder's rate")
-    resampler: str = Field(description="soxr HQ is the only one")
+    resampler: Literal["soxr HQ"]
     level: Level = Field("unchanged", description="peak: every sound's peak is scaled to −1 dBFS; centred: its mean is subtracted")
     embedders: dict[EmbedderName, dict[str, str | int | float]] = Field(min_length=1, description="options of each embedder")
     scores: list[ScoreSpec] = Field(min_length=1)
@@ -68,11 +63,6 @@ class Protocol(StageParams):
     seed: Seed
     comparable: list[str] = Field([], description="which published scores each score may be compared with; printed below the table")
     parity: list[str] = Field(min_length=1, description="differences from the tool it is named after, and why")
-
-    @field_validator("resampler")
-    @classmethod
-    def _check_resampler(cls, name: str) -> str:
-        return _one_of(name, ("soxr HQ",), "resampler")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -181,10 +171,3 @@ def check_weights(names: Iterable[str]) -> None:
         for embedder in load(name).embedders if name != PROJECT else ():
             if reason := embedders.find(embedder).unavailable():
                 raise UserError(f"evaluate.protocols: {name} needs {embedder}: {reason}; or take {name} from evaluate.protocols")
-
-
-def _one_of(name: str, choices: Iterable[str], what: str) -> str:
-    names = list(choices)
-    if name not in names:
-        raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-    return name

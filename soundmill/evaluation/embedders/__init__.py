@@ -3,6 +3,7 @@
 A module is imported when its embedder is loaded, so listing all of them is cheap.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator
 from soundmill import pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, GPT2_TOKENIZER, Declaration, Embedder, TaggerDeclaration
-from soundmill.params import did_you_mean, read_yaml
+from soundmill.params import choose, did_you_mean, read_yaml
 from soundmill.pretrained import Weights
 
 WEIGHTS = {name: Weights(name=name, **fields) for name, fields in read_yaml(Path(__file__).with_name("weights.yaml")).items()} | {
@@ -27,22 +28,23 @@ MODULES = {name: declared.module for name, declared in EMBEDDERS.items()}
 NAMES = tuple(EMBEDDERS)
 
 
-def _check_name(name: str) -> str:
-    if name not in EMBEDDERS:
-        raise ValueError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
-    return name
+def one_of(options: Mapping[str, Any], what: str) -> AfterValidator:
+    """A validator of the names of these options."""
+
+    def check(name: str) -> str:
+        if name not in options:
+            raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, list(options))}; there are {', '.join(options)}")
+        return name
+
+    return AfterValidator(check)
 
 
-EmbedderName = Annotated[str, AfterValidator(_check_name)]
+EmbedderName = Annotated[str, one_of(EMBEDDERS, "embedder")]
 
 
 def find(name: str) -> Declaration:
     """The embedder of that name, not loaded; an unknown name raises UserError."""
-    try:
-        _check_name(name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return EMBEDDERS[name]
+    return choose(EMBEDDERS, name, "embedder")
 
 
 def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
@@ -57,8 +59,7 @@ def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
 
 def unavailable(name: str) -> str | None:
     """Why an embedder's weights cannot be used on this machine, with a remedy; None if they can."""
-    reason = find(name).unavailable()
-    if reason is None:
+    if (reason := find(name).unavailable()) is None:
         return None
     others = [other for other, weights in published().items() if other != name and pretrained.unavailable(weights) is None]
     return f"{reason}. Available without it: {', '.join(['tagger', 'texture', *others])}"
