@@ -3,17 +3,12 @@
 Such a text gets an apostrophe before it, as OWASP advises; numbers, and ids such as YouTube's that begin with a dash, stay.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r\n])")
 _HARMLESS = re.compile(r"[+-]?[\w.]+(?:-[\w.-]*)?|-[\w.-]*|[+-]?\d+(?:\.\d*)?e[+-]?\d+", re.ASCII)
@@ -46,10 +41,3 @@ def text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text(columns, rows), encoding="utf-8", newline="")
-
-
-def of_frame(frame: pd.DataFrame, label: str | None = None) -> str:
-    """A table as csv; `label`: the heading of its index, which is left out otherwise."""
-    table = frame.astype(object).where(frame.notna(), None)
-    heading = [] if label is None else [label]
-    return text([*heading, *frame.columns], table.itertuples(index=label is not None, name=None))

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 
-import pandas as pd
 import pytest
 
 from soundmill import csv_files
@@ -16,11 +15,9 @@ from tests.imports import ROOT
 )
 def test_formulas_are_written_as_texts(text: str) -> None:
     written = csv_files.text(["id", text], [[1, text]])
-    framed = csv_files.of_frame(pd.DataFrame({"number": [1.5], text: [text]}, index=[text]), "id")
-    for rows in (list(csv.reader(io.StringIO(one, newline=""))) for one in (written, framed)):
-        cells = [cell for row in rows for cell in row if cell not in ("id", "number", "1", "1.5")]
-        assert {cell[0] for cell in cells} == {"'"}
-        assert {csv_files.value(cell) for cell in cells} == {text.replace("\r", "\n")}
+    cells = [row[1] for row in csv.reader(io.StringIO(written, newline=""))]
+    assert {cell[0] for cell in cells} == {"'"}
+    assert {csv_files.value(cell) for cell in cells} == {text.replace("\r", "\n")}
 
 
 @pytest.mark.parametrize("text", ["-1.5", "+3", "1e-05", "-2e-05", "-0abcdefg_hi", "a=b", "'tis", "", "a dog", -2, 0.5, None, True])

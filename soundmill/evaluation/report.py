@@ -84,6 +84,8 @@ def write_report(
     number of sounds (`generated`) and mean scores, by class. `terms`: of the training material, `hours` by name by kind of term
     and `marks`, names of what is not as it should be.
     """
+    from soundmill.drawing import shorten
+
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
     pictures, svgs, faults = figures.draw(metrics)
     texts = {
@@ -93,30 +95,10 @@ def write_report(
         "scores.csv": csv_of_scores(metrics),
         "scores.md": markdown(metrics),
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-        "index.html": _page(title, metrics, sections, classes or {}, note, terms, svgs, faults),
     }
-    _write(directory, pictures, texts)
-    for fault in faults:
-        terminal.say(f"{directory.name}/index.html: {fault}", error=True)
-
-
-def _page(
-    title: str,
-    metrics: Mapping[str, Any],
-    sections: Sequence[Section],
-    classes: Mapping[str, Mapping[str, float]],
-    note: str,
-    training: Mapping[str, Any] | None,
-    svgs: Mapping[str, str],
-    faults: list[str],
-) -> str:
-    """The page's HTML; appends to `faults` what could not be drawn, which the page names."""
-    from soundmill.drawing import shorten
-
     rows, counts = rows_of(metrics), metrics["counts"]
     used = {row.metric for row in rows}.union(*(row.baselines for row in rows))
-    drawn = [draw_section(section, faults) for section in sections]
-    return page.render(
+    texts["index.html"] = page.render(
         "soundmill.evaluation",
         "report.html",
         title=title,
@@ -130,12 +112,15 @@ def _page(
         shorten=shorten,
         scores=_scores(rows),
         terms=[(TITLES[key], meaning) for key, meaning in score_rows.MEANINGS.items() if key in used],
-        classes=_classes(classes, rows),
-        training=training,
-        sections=drawn,
+        classes=_classes(classes, rows) if classes else None,
+        training=terms,
+        sections=[draw_section(section, faults) for section in sections],
         remarks=[*metrics["warnings"], *faults],
         provenance=json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False),
     )
+    _write(directory, pictures, texts)
+    for fault in faults:
+        terminal.say(f"{directory.name}/index.html: {fault}", error=True)
 
 
 def _scores(rows: list[ScoreRow]) -> dict[str, Any]:
@@ -151,9 +136,7 @@ def _scores(rows: list[ScoreRow]) -> dict[str, Any]:
     return {"head": table.columns[2:], "rows": lines, "notes": notes}
 
 
-def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow]) -> dict[str, Any] | None:
-    if not classes:
-        return None
+def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow]) -> dict[str, Any]:
     from soundmill.drawing import shorten
 
     keys = list(dict.fromkeys(key for values in classes.values() for key in values if key != "generated"))
@@ -225,8 +208,6 @@ def hardware() -> str:
 
 def csv_of_scores(metrics: Mapping[str, Any]) -> str:
     """One row per score, one column per baseline."""
-    import pandas as pd
-
     rows = rows_of(metrics)
     names = baselines_of(rows)
     columns = ["score", "metric", "embedder", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
@@ -240,16 +221,14 @@ def csv_of_scores(metrics: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return csv_files.of_frame(pd.DataFrame(lines, columns=columns))
+    return csv_files.text(columns, lines)
 
 
 def csv_of_sounds(of: Mapping[str, Mapping[str, float]]) -> str:
     """CSV with one row per sound (`id`) and one column per score that single sounds have."""
-    import pandas as pd
-
     values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
-    table = pd.DataFrame({key: pd.Series(by_id, dtype=float) for key, by_id in values.items()})
-    return csv_files.of_frame(table.sort_index(), "id")
+    ids = sorted(set().union(*values.values()))
+    return csv_files.text(["id", *values], ([clip_id, *(by_id.get(clip_id) for by_id in values.values())] for clip_id in ids))
 
 
 def markdown(metrics: Mapping[str, Any]) -> str:
