@@ -144,9 +144,11 @@ def by_neighbours(name: ByNeighbours, generated: Sequence[np.ndarray], reference
     """
     fakes, reals = (np.array([len(rows) for rows in clips]) for clips in (generated, reference))
     fake, real = _centred(generated, reference)
+    centres, lengths, rows = (fake, fakes, real) if name == "recall" else (real, reals, fake)
+    parts = _inside(centres, _radii(centres, _owners(lengths)), rows, per="centres" if name == "coverage" else "rows")
     if name == "density":
         of_fake, of_real = np.zeros(len(fake)), np.zeros(len(reals))
-        for part, inside in _inside(real, _radii(real, _owners(reals)), fake, per="rows"):
+        for part, inside in parts:
             of_fake[part] = inside.sum(axis=0)
             of_real += by_clip(inside.sum(axis=1), reals)
         scale = NEAREST * len(fake)
@@ -154,24 +156,15 @@ def by_neighbours(name: ByNeighbours, generated: Sequence[np.ndarray], reference
         sides = SetInfluence.of(by_clip(of_fake, fakes) / NEAREST, fakes), SetInfluence.of(of_real * (len(real) / scale), reals)
         return float(value), Influence(*sides)
     # The clips of one set reach rows of the other: its balls contain them (coverage: its rows are in their balls).
-    if name == "coverage":
-        parts = _inside(real, _radii(real, _owners(reals)), fake, per="centres")
-        reaching, reached = fakes, reals
-    elif name == "precision":
-        parts = _inside(real, _radii(real, _owners(reals)), fake, per="rows")
-        reaching, reached = reals, fakes
-    else:
-        parts = _inside(fake, _radii(fake, _owners(fakes)), real, per="rows")
-        reaching, reached = fakes, reals
+    reaching, reached = (reals, fakes) if name == "precision" else (fakes, reals)
     hit, alone = np.zeros(reached.sum()), np.zeros(len(reaching))
     for part, inside in parts:
         by = by_clip(inside.T if name == "coverage" else inside, reaching) > 0  # [clips, rows]
         hit[part] = by.any(axis=0)
         alone += by[:, by.sum(axis=0) == 1].sum(axis=1)  # rows that only this clip reaches
-    lost = alone * (reaching.sum() / reached.sum())
-    sides = {"reached": SetInfluence.of(by_clip(hit, reached), reached), "reaching": SetInfluence.of(lost, reaching)}
-    order = ("reached", "reaching") if name == "precision" else ("reaching", "reached")
-    return float(hit.mean()), Influence(*(sides[which] for which in order))
+    lost = SetInfluence.of(alone * (reaching.sum() / reached.sum()), reaching)
+    gained = SetInfluence.of(by_clip(hit, reached), reached)
+    return float(hit.mean()), Influence(gained, lost) if name == "precision" else Influence(lost, gained)
 
 
 def neighbours_exchanged(

@@ -88,7 +88,7 @@ class EmbeddingSet:
 
 @dataclass(frozen=True)
 class ClipLogits(Mapping[str, np.ndarray]):
-    """Logits by clip id, read at each access, so a large set is never in memory; empty ones raise UserError."""
+    """Logits by clip id, read at each access, so a large set is never in memory; empty or non-finite ones raise UserError."""
 
     ids: tuple[str, ...]
     read: Callable[[str], np.ndarray]
@@ -97,6 +97,8 @@ class ClipLogits(Mapping[str, np.ndarray]):
         logits = self.read(clip_id)
         if not len(logits):
             raise UserError(f"no logits of clip {clip_id}: this metric needs a classifier")
+        if not np.isfinite(logits).all():
+            raise UserError(f"classifier logits of clip {clip_id} are not finite; check the sound and the weights")
         return logits
 
     def __iter__(self) -> Iterator[str]:
