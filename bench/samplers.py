@@ -202,7 +202,7 @@ def score(generated: Generated, data: Path, replicates: int, seed: int, work: Pa
     protocol = protocol.model_copy(update={"scores": chosen, "replicates": replicates, "seed": seed})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")
     catalog = family.read_catalog(data / "catalog/default.parquet")
-    options = family.Options("all", PROBE_CLIPS, 0, ())
+    options = protocols.EvaluateParams.model_construct(reference="all", probe_clips=PROBE_CLIPS, training_clips=0, subsets=[])
     scores = {}
     for run, files in generated.files.items():
         sounds, codec = ({path.stem: path for path in paths} for paths in (files, generated.codec))

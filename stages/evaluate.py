@@ -36,11 +36,10 @@ def run(
     cache = ctx.scratch / "embeddings"
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress, params.ladder, ctx.devices)
     source = family.read(catalog, clips, generated, codec)
-    options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
-    evaluation = family.evaluate(setup, source, options, unavailable)
-    pairwise.compare_with_base(setup, source, options, evaluation, generated, codec, catalog)
+    evaluation = family.evaluate(setup, source, params, unavailable)
+    pairwise.compare_with_base(setup, source, params, evaluation, generated, codec, catalog)
     for other in chosen[1:]:
-        family.add_protocol(replace(setup, protocol=other, ladder=[]), source, params.reference, evaluation)
+        family.add_protocol(replace(setup, protocol=other, ladder=[]), source, params, evaluation)
     ctx.report_damaged(cache, evaluation.damaged)
     for warning in evaluation.metrics["warnings"]:
         terminal.say(f"{ctx.name}: {warning}")

@@ -4,9 +4,9 @@ The report has its sounds beside real ones, the best and the worst, the codec's,
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, folders, ladder, memorisation, probe, report, scorer
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, means_by_class, rounded
-from soundmill.evaluation.protocols import Protocol
+from soundmill.evaluation.protocols import EvaluateParams, Protocol
 from soundmill.evaluation.scorer import Scored
 from soundmill.evaluation.sets import CatalogClip, Sets
 from soundmill.metrics import scores
@@ -37,16 +37,6 @@ class Source:
     @property
     def reconstructed(self) -> bool:
         return self.about.made_by == "reconstruct"
-
-
-@dataclass(frozen=True)
-class Options:
-    """See the parameters of the stage `evaluate`."""
-
-    reference: Literal["test", "all"]
-    probe_clips: int
-    training_clips: int
-    groupings: Sequence[str]
 
 
 @dataclass
@@ -72,21 +62,13 @@ def read(catalog: Path, clips: Path, generated: Path, codec: Path) -> Source:
 
 def read_catalog(path: Path) -> list[CatalogClip]:
     """Every real clip, sorted by id."""
-    rows = shards.read_table(path, manifest.CATALOG).to_pylist()
+    columns = [field.name for field in fields(CatalogClip)]
+    rows = shards.read_table(path, manifest.CATALOG, columns).to_pylist()
     if not rows:
         raise UserError(f"{path}: no clips to compare with; rebuild it with `dvc repro`")
-    clips = [
-        CatalogClip(
-            clip_id=row["clip_id"],
-            recording_id=row["recording_id"],
-            shard=row["shard"],
-            split=row["split"],
-            labels=tuple(row["labels"] or ()),
-            captions=tuple(row["captions"] or ()),
-        )
-        for row in rows
-    ]
-    return sorted(clips, key=lambda clip: clip.clip_id)
+    for row in rows:
+        row |= {name: tuple(row[name] or ()) for name in ("labels", "captions")}
+    return sorted((CatalogClip(**row) for row in rows), key=lambda clip: clip.clip_id)
 
 
 def shards_of(catalog: Iterable[CatalogClip], clips: Path, clip_ids: Collection[str]) -> dict[Path, set[str]]:
@@ -103,7 +85,7 @@ def sound_files(directory: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(directory.glob("*.wav"))}
 
 
-def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
+def evaluate(setup: Setup, source: Source, options: EvaluateParams, unavailable: Mapping[str, str]) -> FamilyEvaluation:
     """Score a family; `unavailable` has embedders that cannot be used, with the reason."""
     seed = setup.protocol.seed
     if options.training_clips:
@@ -134,8 +116,8 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     metrics["warnings"] = [*_warnings(sets, unavailable), *metrics["warnings"]]
     if options.reference == "test" and (judged := manifest.judged_split(clip.split for clip in source.catalog)) != "test":
         metrics["warnings"].insert(0, f"Test has fewer than two clips, so the sounds are compared with {judged} clips.")
-    if options.groupings:
-        metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.groupings)
+    if options.subsets:
+        metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.subsets)
         metrics["warnings"] += warnings
     evaluation = FamilyEvaluation(metrics, scored.of, sets, guesses)
     training = sets_of.training_clips(source.catalog, options.training_clips, seed)
@@ -149,9 +131,10 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     return evaluation
 
 
-def add_protocol(setup: Setup, source: Source, reference: Literal["test", "all"], evaluation: FamilyEvaluation) -> None:
+def add_protocol(setup: Setup, source: Source, options: EvaluateParams, evaluation: FamilyEvaluation) -> None:
     """Add the scores of another protocol to a result, as a block of `protocols` by its name."""
-    other = evaluate(setup, source, Options(reference, 0, 0, ()), {})
+    scores_alone = {"probe_clips": 0, "training_clips": 0, "subsets": []}
+    other = evaluate(setup, source, options.model_copy(update=scores_alone), {})
     name = setup.protocol.name
     remarks = [text for text in other.metrics.pop("warnings") if text not in evaluation.metrics["warnings"]]
     evaluation.metrics["warnings"] += [f"{name}: {text}" for text in remarks]
@@ -193,11 +176,8 @@ def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
         Members.of("codec", sets.codec),
     )
     setup = library.setup
-    jobs = [
-        shards.Job(name, (sets.probe, *(library.view(name, part) for part in members)))
-        for name in setup.protocol.embedders
-        if not embedders.find(name).ratings
-    ]
+    names = [name for name in setup.protocol.embedders if not embedders.find(name).ratings]
+    jobs = [shards.Job(name, (sets.probe, *(library.view(name, part) for part in members))) for name in names]
     with setup.progress(len(jobs), "probe", "embedder") as tick:
         guesses = shards.map_values(probe.guess, jobs, workers=setup.workers, progress=tick)
     return {job.name: guessed for job, guessed in zip(jobs, guesses, strict=True)}
@@ -272,16 +252,11 @@ def write_report(
 
 def _transferred(source: Source) -> Section:
     """Sounds with labels that the model was not trained on, beside their transformations."""
-    files = source.transferred
-    pairs = [
-        (clip_id, path, files[f"{clip_id}{manifest.INPUT}"])
-        for clip_id, path in files.items()
-        if f"{clip_id}{manifest.INPUT}" in files
-    ]
-    shown = [
-        Card(clip_id, clip_id, "", (_file("transferred", output, source), _file("real", original, source)))
-        for clip_id, output, original in pairs
-    ]
+    shown = []
+    for clip_id, path in source.transferred.items():
+        if original := source.transferred.get(f"{clip_id}{manifest.INPUT}"):
+            sounds = _file("transferred", path, source), _file("real", original, source)
+            shown.append(Card(clip_id, clip_id, "", sounds))
     return Section("Other sounds in the model's timbre", "clips of labels that it was not trained on", tuple(shown))
 
 

@@ -16,8 +16,9 @@ from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, evaluator, family, features, protocols
 from soundmill.evaluation.comparison import beyond_chance, holm
-from soundmill.evaluation.family import FamilyEvaluation, Options, Source
+from soundmill.evaluation.family import FamilyEvaluation, Source
 from soundmill.evaluation.library import Setup
+from soundmill.evaluation.protocols import EvaluateParams
 from soundmill.evaluation.score_rows import SHORT_TITLES, number
 from soundmill.metrics import scores
 
@@ -120,7 +121,7 @@ def _write_clips(by_shard: Mapping[Path, set[str]], directory: Path) -> None:
 
 
 def compare_with_base(
-    setup: Setup, source: Source, options: Options, evaluation: FamilyEvaluation, generated: Path, codec: Path, catalog: Path
+    setup: Setup, source: Source, options: EvaluateParams, evaluation: FamilyEvaluation, generated: Path, codec: Path, catalog: Path
 ) -> None:
     """Add the base to the result of a fine-tuned model; nothing if `codec` has no sounds of a base.
 
@@ -133,7 +134,7 @@ def compare_with_base(
         return
     metrics = evaluation.metrics
     plain = replace(setup, ladder=())
-    theirs = family.evaluate(plain, replace(source, generated=sounds), replace(options, groupings=()), {}).metrics
+    theirs = family.evaluate(plain, replace(source, generated=sounds), options.model_copy(update={"subsets": []}), {}).metrics
     for key, baselines in metrics["baselines"].items():
         if theirs.get(key) is not None:
             baselines["base"] = theirs[key]
@@ -202,16 +203,15 @@ def whether_better(differences: list[Mapping[str, Any]], training: int, requests
     if not parts:
         return "Tuned and base could not be compared."
     told = f"Tuned − base: {', '.join(parts)}"
-    by = {
-        name: [f"{SHORT_TITLES[one['metric']]} ({one['embedder']})" for one in differences if one["better"] == name]
+    better, worse = (
+        [f"{SHORT_TITLES[one['metric']]} ({one['embedder']})" for one in differences if one["better"] == name]
         for name in ("tuned", "base")
-    }
-    if by["tuned"] and by["base"]:
-        return f"{told}: better by {', '.join(by['tuned'])} and worse by {', '.join(by['base'])}, beyond chance."
-    for name, what in (("tuned", "better"), ("base", "worse")):
-        if by[name]:
-            alone = f" by {', '.join(by[name])} alone" if len(by[name]) < len(differences) else ""
-            return f"{told}: it got {what}{alone}, beyond chance."
+    )
+    if better and worse:
+        return f"{told}: better by {', '.join(better)} and worse by {', '.join(worse)}, beyond chance."
+    if by := better or worse:
+        alone = f" by {', '.join(by)} alone" if len(by) < len(differences) else ""
+        return f"{told}: it got {'better' if better else 'worse'}{alone}, beyond chance."
     return (
         f"{told}: not beyond chance. {training} training clips and {requests} requests are too few to tell that it got better; use "
         "more of either, or train longer."

@@ -76,23 +76,18 @@ def choose_sets(
     reference_ids = tuple(sorted(clip.clip_id for clip in members))
     generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
     _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")
-    if len(codec) < 2:  # none if the sounds are reconstructions; one has no score
-        codec = ()
-    else:
+    codec = codec if len(codec) > 1 else ()  # none if the sounds are reconstructions; one has no score
+    if codec:
         _check_ids("codec", codec, set(clips), "the catalog")
-
-    def rank(role: str, ids: Iterable[str]) -> list[str]:
-        return hashing.hash_order(ids, role, seed)
-
     train = [clip for clip in catalog if clip.split == "train"]
-    partners, partner_ids = _partners([clips[clip_id] for clip_id in generated], train, rank)
+    partners, partner_ids = _partners([clips[clip_id] for clip_id in generated], train, seed)
     if reference == "test":
         floor = partner_ids
     else:
         held_out = [clip.clip_id for clip in catalog if clip.split == "test"] or [clip.clip_id for clip in train]
-        floor = rank("floor", held_out)[: len(generated)]
-    codec_sample = rank("codec", codec)[: len(generated)]
-    probed = _probe_clips(catalog, probe_clips, rank, seed)
+        floor = hashing.hash_order(held_out, "floor", seed)[: len(generated)]
+    codec_sample = hashing.hash_order(codec, "codec", seed)[: len(generated)]
+    probed = _probe_clips(catalog, probe_clips, seed)
     classes = {label for _, label, _ in probed}
     requested = [(clip_id, clips[clip_id].labels[0]) for clip_id in generated if len(clips[clip_id].labels) == 1]
     return Sets(
@@ -116,25 +111,22 @@ def _check_ids(what: str, ids: Sequence[str], real: set[str], where: str) -> Non
         raise UserError(f"{what} {first_of(unpaired)}: no real clip of that id in {where}; pairs are never skipped")
 
 
-def _partners(
-    generated: Sequence[CatalogClip], train: Sequence[CatalogClip], rank: Callable[[str, Iterable[str]], list[str]]
-) -> tuple[list[tuple[str, str]], list[str]]:
+def _partners(generated: Sequence[CatalogClip], train: Sequence[CatalogClip], seed: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Another real clip for every generated sound: (pairs with equal labels, all chosen clips, at most as many as generated)."""
     by_labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     recording = {clip.clip_id: clip.recording_id for clip in [*train, *generated]}
     for clip in train:
         by_labels[tuple(sorted(clip.labels))].append(clip.clip_id)
-    unused = {labels: rank("floor", ids) for labels, ids in by_labels.items()}
-    pairs, chosen = [], []
+    unused = {labels: hashing.hash_order(ids, "floor", seed) for labels, ids in by_labels.items()}
+    pairs = []
     for clip in generated:
         candidates = unused.get(tuple(sorted(clip.labels)), []) if clip.labels else []
         partner = next((other for other in candidates if recording[other] != clip.recording_id), None)
         if partner is not None:
             candidates.remove(partner)
             pairs.append((clip.clip_id, partner))
-            chosen.append(partner)
-    used = set(chosen)
-    rest = [clip_id for clip_id in rank("floor", (clip.clip_id for clip in train)) if clip_id not in used]
+    chosen = dict.fromkeys(partner for _, partner in pairs)
+    rest = [name for name in hashing.hash_order((clip.clip_id for clip in train), "floor", seed) if name not in chosen]
     return pairs, [*chosen, *rest[: len(generated) - len(chosen)]]
 
 
@@ -147,12 +139,10 @@ def _apart(reference: Sequence[CatalogClip], clips: Sequence[CatalogClip]) -> tu
     return tuple(sorted(others))
 
 
-def _probe_clips(
-    catalog: Sequence[CatalogClip], limit: int, rank: Callable[[str, Iterable[str]], list[str]], seed: int
-) -> list[tuple[str, str, int]]:
+def _probe_clips(catalog: Sequence[CatalogClip], limit: int, seed: int) -> list[tuple[str, str, int]]:
     """(id, label, fold) of single-label real clips, of classes with at least two recordings; none if under two classes."""
     single = {clip.clip_id: clip for clip in catalog if len(clip.labels) == 1}
-    kept = sorted(rank("probe", single)[:limit])
+    kept = sorted(hashing.hash_order(single, "probe", seed)[:limit])
     recordings: dict[str, set[str]] = defaultdict(set)
     for clip_id in kept:
         recordings[single[clip_id].labels[0]].add(single[clip_id].recording_id)
