@@ -1,15 +1,17 @@
 """Scores of folders of sounds under a protocol, with baselines and provenance: a table in the terminal, and a page with sounds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from soundmill import hashing, terminal
 from soundmill.audio import tags
@@ -20,10 +22,6 @@ from soundmill.evaluation.library import Library, Members, Setup, about_damaged,
 from soundmill.evaluation.score_rows import BETTER, METRICS, TITLES, rows_of
 from soundmill.evaluation.scorer import Comparisons
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Chip, Section, Sound
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 MAX_CLASSES = 200  # folders that are shown as classes
 NO_PROMPTS = "no prompts are given (--captions)"
@@ -112,14 +110,12 @@ def _comparisons(
     library: Library, members: Mapping[str, Members], paired: bool, reconstructions: bool, why_unpaired: str
 ) -> Comparisons:
     generated, reference = members["generated"], members["reference"]
-    synthetic = {role: Members.of(role, library.sounds[role]) for role in features.SYNTHETIC}
     sets = {"generated": (generated, reference), "floor": _halves(reference, library.setup.protocol.seed)}
-    sets |= {role: (sounds, reference) for role, sounds in synthetic.items()}
-    pairs, prompts = {}, {}
-    if paired:
-        pairs = {"generated": (generated, reference)} | {
-            role: (sounds, reference.only(sounds.ids)) for role, sounds in synthetic.items()
-        }
+    pairs, prompts = {"generated": (generated, reference)} if paired else {}, {}
+    for role in features.SYNTHETIC:
+        sounds = Members.of(role, library.sounds[role])
+        sets[role] = sounds, reference
+        pairs |= {role: (sounds, reference.only(sounds.ids))} if paired else {}
     if library.texts:
         texts = Members.of("prompts", library.texts)
         prompts = {"generated": (generated, texts)} | ({"floor": (reference, texts)} if paired else {})
@@ -191,8 +187,6 @@ def _class_of(clip_id: str) -> str:
 
 
 def show(metrics: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
     console = open_console()
     rows = rows_of(metrics)
     counts, seconds = metrics["counts"], metrics["seconds"]
@@ -219,8 +213,6 @@ def show(metrics: Mapping[str, Any]) -> None:
 
 
 def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
-    from rich.markup import escape
-
     console = open_console()
     sides = escape(f"A {a}, B {b}: {document['counts']['a']} sounds each")
     console.print(f"[bold]{escape(document['protocol'])}[/bold]  {sides}")
@@ -241,10 +233,6 @@ def show_warnings(console: Console, warnings: Iterable[str]) -> None:
 
 def table_of(first: str, *others: str, bold: str | None = None) -> Table:
     """An empty table for the console: a column of names, others to the right."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table(escape(first), box=box.SIMPLE, pad_edge=False)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True, style="bold" if name == bold else "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
+from scipy import fft
 
 from soundmill import hashing
 
@@ -41,8 +42,6 @@ def shuffle_pieces(wave: np.ndarray, rate: int, random: np.random.Generator, sec
 
 def randomise_phases(wave: np.ndarray, rate: int, random: np.random.Generator) -> np.ndarray:
     """The same spectrum of the whole wave with random phases."""
-    from scipy import fft
-
     magnitudes = np.abs(fft.rfft(wave.astype(np.float64)))
     phases = random.uniform(0, 2 * np.pi, len(magnitudes))
     return fft.irfft(magnitudes * np.exp(1j * phases), len(wave))
@@ -74,8 +73,6 @@ def raise_pitch(wave: np.ndarray, rate: int, random: np.random.Generator, semito
 
 def _stretch(wave: np.ndarray, factor: float) -> np.ndarray:
     """The wave `factor` times as long at the same pitch, by a phase vocoder (Flanagan & Golden 1966)."""
-    from scipy import fft
-
     window = np.sin(np.pi / VOCODER * np.arange(VOCODER)).astype(np.float32)
     padded = np.pad(wave, (VOCODER // 2, 2 * VOCODER)).astype(np.float32)
     spectra = fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, VOCODER)[::VOCODER_HOP] * window)

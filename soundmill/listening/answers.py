@@ -136,11 +136,6 @@ class Key(StageParams):
         with open(path, "w", encoding="utf-8", opener=disk.private) as file:
             file.write(json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
-    def check_replaces(self, path: Path) -> None:
-        """UserError if `path` is the key of another test, whose answers could no longer be scored."""
-        if path.exists() and read_key(path).test != self.test:
-            raise UserError(f"{path}: the key of another test, whose answers cannot be scored without it; choose another --output")
-
     def order_of(self, rater: int) -> list[list[str]]:
         """Names of the sounds of each trial of a rater."""
         return self.orders[(rater - 1) % len(self.orders)]

@@ -134,7 +134,8 @@ def write(
     )
     text = page.render("soundmill.listening", "listening_test.html", title="Listening test", content={"test": test, **content})
     with disk.exclusive(directory):  # of two tests written at once, the second finds the key of the first
-        key.check_replaces(paths[1])
+        if paths[1].exists() and read_key(paths[1]).test != test:
+            raise UserError(f"{paths[1]}: the key of another test, whose answers need it; choose another --output")
         disk.write_atomically(paths[1], key.write)
         disk.write_text(paths[0], text)
     return paths

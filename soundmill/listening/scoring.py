@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from rich.markup import escape
+from scipy import stats
 
 from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
@@ -37,18 +39,14 @@ class Estimate:
 
     def interval(self) -> tuple[float, float]:
         """95 % interval (Student's t)."""
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, self.freedom)) * self.error if self.error else 0.0
+        half = float(stats.t.ppf(0.975, self.freedom)) * self.error if self.error else 0.0
         return self.mean - half, self.mean + half
 
     def p(self) -> float:
         """Two-sided p of a true mean of zero; without any variance, that of a sign test over the requests."""
-        from scipy.stats import t
-
         if not self.error:
             return 1.0 if self.mean == 0 else 2.0 ** (1 - self.requests)
-        return float(2 * t.sf(abs(self.mean) / self.error, self.freedom))
+        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
 
 def estimate(values: np.ndarray) -> Estimate:
@@ -143,7 +141,7 @@ def _score_question(key: Key, passed: Sequence[Answers], question: str) -> dict[
     return {
         "means": means,
         "differences": differences,
-        "agreement": _agreement(key, passed, question),
+        "agreement": _agreement(key, ratings),
         "correlation": correlations(
             _by_model(key, ratings),
             _scored_requests(key),
@@ -231,12 +229,10 @@ def _failures(key: Key, answers: Answers) -> list[str]:
     return failures
 
 
-def _agreement(key: Key, raters: Sequence[Answers], question: str) -> float | None:
+def _agreement(key: Key, ratings: Mapping[str, np.ndarray]) -> float | None:
     """Krippendorff's alpha over all scored answers; None with one rater or if all answers are equal."""
-    if len(raters) < 2:
-        return None
-    units = np.concatenate(list(_ratings(key, raters, question).values()), axis=1)
-    if len(np.unique(units)) < 2:
+    units = np.concatenate(list(ratings.values()), axis=1)
+    if len(units) < 2 or len(np.unique(units)) < 2:
         return None
     level = "nominal" if key.compare else "ordinal" if key.scale == 5 else "interval"
     return rounded(krippendorff_alpha(units, level))
@@ -333,10 +329,9 @@ def _correlation(
 ) -> dict[str, Any] | None:
     """Both correlations of scores [n], NaN where unknown, with ratings [n], with intervals if there are resamples [B, n] of them;
     None if they are undefined."""
-    from scipy.stats import kendalltau
 
     def kendall(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
-        return kendalltau(score, rating, axis=1, nan_policy="omit").statistic  # tau-b
+        return stats.kendalltau(score, rating, axis=1, nan_policy="omit").statistic  # tau-b
 
     count = int((~np.isnan(score)).sum())
     if count < MIN_RANKED or np.isnan(_spearman(score[None], rating[None])[0]):
@@ -355,18 +350,14 @@ def _correlation(
 
 def _spearman(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
     """Of each row of values [B, n], without those whose score is NaN; NaN if either has no order."""
-    from scipy.stats import rankdata
-
     rating = np.where(np.isnan(score), np.nan, rating)
-    ranks = [rankdata(values, axis=1, nan_policy="omit") for values in (score, rating)]
+    ranks = [stats.rankdata(values, axis=1, nan_policy="omit") for values in (score, rating)]
     first, second = (one - np.nanmean(one, axis=1, keepdims=True) for one in ranks)
     with np.errstate(invalid="ignore"):
         return np.nansum(first * second, axis=1) / np.sqrt(np.nansum(first**2, axis=1) * np.nansum(second**2, axis=1))
 
 
 def show(result: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
     console = open_console()
     passed, failed = result["raters"]["passed"], result["raters"]["failed"]
     console.print(

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator, Field
+from rich.markup import escape
 
 from soundmill import clips, disk, hashing, page, params, terminal
 from soundmill.audio.flac import decode_flac, flac_rate
@@ -278,7 +279,7 @@ def _score(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: S
 
 def _asked(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> dict[str, list[list[float]]]:
     """`asked`, `shuffled`, their difference and `above_others`, each [prompts that ask for something, sounds]."""
-    pairs = [(_numbers(prompt.heard, kinds), row) for prompt, row in zip(prompts, heard, strict=True) if prompt.heard]
+    pairs = [([kinds.index(one) for one in prompt.heard], row) for prompt, row in zip(prompts, heard, strict=True) if prompt.heard]
     found: dict[str, list[list[float]]] = {name: [] for name in ("asked", "shuffled", "difference", "above_others")}
     for wanted, row in pairs:
         own = [_match(one, wanted) for one in row]
@@ -293,10 +294,6 @@ def _asked(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: S
             ranked = np.sort([one.scores[wanted] for one in apart], axis=0)
             found["above_others"].append([_ahead(one.scores[wanted], ranked) for one in row])
     return found
-
-
-def _numbers(names: Sequence[str], kinds: Sequence[str]) -> list[int]:
-    return [kinds.index(name) for name in names]
 
 
 def _match(sound: Heard, wanted: Sequence[int]) -> float:
@@ -315,7 +312,7 @@ def _absent(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: 
     rows = []
     for prompt, row in zip(prompts, heard, strict=True):
         if prompt.absent:
-            absent, wanted = _numbers(prompt.absent, kinds), _numbers(prompt.heard, kinds)
+            absent, wanted = ([kinds.index(name) for name in names] for names in (prompt.absent, prompt.heard))
             others = wanted or [number for number in range(len(kinds)) if number not in absent]
             rows.append([float(not one.silent and one.scores[absent].max() > one.scores[others].max()) for one in row])
     return rows
@@ -325,8 +322,8 @@ def _ordered(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds:
     """Of the prompts for several kinds: the share of neighbouring pairs whose scores have their centres in the order asked for."""
     rows = []
     for prompt, row in zip(prompts, heard, strict=True):
-        if len(wanted := _numbers(prompt.heard, kinds)) > 1:
-            centres = [[one.centre(kind) for kind in wanted] for one in row]
+        if len(prompt.heard) > 1:
+            centres = [[one.centre(kinds.index(kind)) for kind in prompt.heard] for one in row]
             rows.append([float(np.mean([_later(*pair) for pair in itertools.pairwise(some)])) for some in centres])
     return rows
 
@@ -380,8 +377,6 @@ def rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def show(document: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
     head, lines = rows(document)
     console = open_console()
     console.print(

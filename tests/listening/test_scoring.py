@@ -86,9 +86,7 @@ def test_raters_and_requests_both_add_to_the_interval():
     only_raters = estimate(np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]))
     assert (only_raters.error, only_raters.freedom) == (1.0, 1)
     assert only_raters.interval()[1] == pytest.approx(2 + 12.7062, abs=1e-4)  # Student's t with one degree of freedom
-    same = estimate(np.full((2, 3), 4.0))
-    assert (same.interval(), same.p()) == ((4.0, 4.0), 0.25)
-    assert estimate(np.zeros((2, 3))).p() == 1.0
+    assert estimate(np.full((2, 3), 4.0)).interval() == (4.0, 4.0)
 
 
 @pytest.mark.parametrize(
