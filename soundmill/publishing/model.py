@@ -57,55 +57,52 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
     checkpoint = find(model, root)
     found = attribution.credits_of(checkpoint, recordings_of(root))
     check_allowed(model, found, terms_of(root), NOT_TRAINED)
-    if not is_checkpoint(checkpoint):
-        return _publish_component(checkpoint, directory, found, root)
+    write = _write_model if is_checkpoint(checkpoint) else _write_component
+    with new_directory(directory) as (partial, _):
+        card.write_terms(found, partial)
+        text = write(checkpoint, partial, found, directory.resolve().name, root)
+        for file in CARDS:
+            (partial / file).write_text(text, encoding="utf-8")
+        write_sums(partial)
+    return files_below(directory)
+
+
+def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Credit], name: str, root: Path) -> str:
+    """Write a model with samples and its exported network; returns its card."""
     source = origin(checkpoint)
     family = registry.family(source["family"])
-    with new_directory(directory) as (partial, _):
-        write_whole(checkpoint, partial / CHECKPOINT)
-        whole = origin(partial / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
-        trained = family.load(partial / CHECKPOINT)
-        card.write_terms(found, partial)
-        samples, picture = _samples(root, source, partial)
-        text = card.of_model(
-            name=directory.resolve().name,
-            family=source["family"],
-            title=family.title,
-            checkpoint=whole["checkpoint"],
-            adapters=source["checkpoint"] if whole != source else None,
-            condition=trained.condition,
-            parameters=sum(weight.numel() for weight in trained.net.parameters()),
-            corpus=tracking.corpus_name(params.read_yaml(root / "params.yaml")),
-            found=found,
-            labels=hours_by_label(checkpoint, root, source["family"]),
-            metrics=_metrics(root, source),
-            listening=_listening(root, partial / CHECKPOINT),
-            samples=samples,
-            picture=picture,
-            exported=write_plain(partial / CHECKPOINT, trained, whole, partial),
-            commit=provenance.capture(root).sha,
-        )
-        for file in CARDS:
-            (partial / file).write_text(text, encoding="utf-8")
-        write_sums(partial)
-    return files_below(directory)
+    write_whole(checkpoint, directory / CHECKPOINT)
+    whole = origin(directory / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
+    trained = family.load(directory / CHECKPOINT)
+    samples, picture = _samples(root, source, directory)
+    return card.of_model(
+        name=name,
+        family=source["family"],
+        title=family.title,
+        checkpoint=whole["checkpoint"],
+        adapters=source["checkpoint"] if whole != source else None,
+        condition=trained.condition,
+        parameters=sum(weight.numel() for weight in trained.net.parameters()),
+        corpus=tracking.corpus_name(params.read_yaml(root / "params.yaml")),
+        found=found,
+        labels=hours_by_label(checkpoint, root, source["family"]),
+        metrics=_metrics(root, source),
+        listening=_listening(root, directory / CHECKPOINT),
+        samples=samples,
+        picture=picture,
+        exported=write_plain(directory / CHECKPOINT, trained, whole, directory),
+        commit=provenance.capture(root).sha,
+    )
 
 
-def _publish_component(checkpoint: Path, directory: Path, found: list[attribution.Credit], root: Path) -> list[Path]:
-    """Write a codec or vocoder with its attribution and card; UserError if the checkpoint is neither."""
+def _write_component(checkpoint: Path, directory: Path, found: list[attribution.Credit], name: str, root: Path) -> str:
+    """Write a codec or vocoder; returns its card. UserError if the checkpoint is neither."""
     what, kind = components.kind_in(checkpoint)
-    with new_directory(directory) as (partial, _):
-        shutil.copytree(
-            checkpoint, partial / CHECKPOINT, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile
-        )
-        card.write_terms(found, partial)
-        exported = write_codec(checkpoint, partial)
-        digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
-        text = card.of_component(directory.resolve().name, what, kind, found, exported, digest=digest, commit=commit)
-        for file in CARDS:
-            (partial / file).write_text(text, encoding="utf-8")
-        write_sums(partial)
-    return files_below(directory)
+    ignore = shutil.ignore_patterns(".gitignore")
+    shutil.copytree(checkpoint, directory / CHECKPOINT, ignore=ignore, copy_function=shutil.copyfile)
+    exported = write_codec(checkpoint, directory)
+    digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
+    return card.of_component(name, what, kind, found, exported, digest=digest, commit=commit)
 
 
 def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[str, str], str | None]:
