@@ -9,8 +9,7 @@ codec has blurred: the kind scores higher than in sounds of the set's other prom
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +27,7 @@ from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import facts_of
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
 from soundmill.evaluation.evaluator import open_console, table_of
-from soundmill.evaluation.library import rounded
+from soundmill.evaluation.library import Progress, rounded
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, sounds
 from soundmill.models.family import Model, Run, can, made_by
@@ -43,7 +42,6 @@ REPLICATES = 10_000
 BLOCK = 100  # replicates at a time: bounds memory
 REAL, CODEC = "real clips", "through the codec"
 Wave = tuple[np.ndarray, int]  # [C, T], its rate
-Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]  # total, label, unit
 JUDGE = "yamnet"
 FRAME_SECONDS = 0.01
 LOUD_DB, SOFT_DB = -10.0, -20.0  # below the loudest frame: an event begins above the first and ends below the second
