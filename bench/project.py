@@ -60,7 +60,8 @@ class Project:
             imported=imported,
         )
         context.times.mkdir(parents=True)
-        run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
+        values = params.parse_section(params.read_yaml(self.root / "params.yaml"), section or module, hints["params"])
+        run(values, context, **{**names, **ports})
         for _, make in context.shows:
             make()
         for output in (names[name] for name, hint in hints.items() if hint in (stage.Output, stage.Shown)):

@@ -7,9 +7,9 @@ from typing import Any
 
 from flows.results import metrics_in
 from flows.terminal import tell
-from soundmill import tracking
+from soundmill import params, tracking
 from soundmill.errors import UserError
-from soundmill.params import compose, read_yaml
+from soundmill.params import read_yaml
 
 RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader fills in the ids
 TRAINING = "?workflowType=machine_learning"  # otherwise MLflow shows its pages for chats
@@ -248,7 +248,7 @@ def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
     if not (root / "conf" / "config.yaml").exists():
         return {}
     try:
-        default = tracking.flatten(compose(root / "conf", []))
+        default = tracking.flatten(params.compose(root / "conf", []))
     except UserError:
         return {}
     current = tracking.flatten(read_yaml(root / "params.yaml"))

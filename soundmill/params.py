@@ -56,16 +56,11 @@ P = TypeVar("P", bound=BaseModel)
 T = TypeVar("T")
 
 
-_one_at_a_time = threading.RLock()  # Hydra's state is global, and lanes are threads
+_one_at_a_time = threading.Lock()  # Hydra's state is global, and lanes are threads
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
-    with _one_at_a_time:
-        return _compose(conf, list(overrides))
-
-
-def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -77,13 +72,16 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
     try:
-        with initialize_config_dir(str(conf.resolve()), version_base=None):
-            document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
+        with _one_at_a_time, initialize_config_dir(str(conf.resolve()), version_base=None):
+            document = OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        _check_choices(conf, overrides)
+        for group, _, choice in (override.partition("=") for override in overrides):
+            options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
+            if options and re.fullmatch(r"\w+", choice):
+                choose(options, choice, group)
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
-        if unknown and choices != overrides:
+        if unknown and choices != list(overrides):
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
             section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
@@ -92,15 +90,6 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         document["experiment"] = {"name": re.findall(r"[\w.-]+", chosen[-1])[-1], **document["experiment"]}
     check_urls(document, "params")
     return document
-
-
-def _check_choices(conf: Path, overrides: Sequence[str]) -> None:
-    """UserError, with the nearest name, if an override selects an option that its group below `conf` lacks."""
-    for override in overrides:
-        group, _, choice = override.partition("=")
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
-        if options and re.fullmatch(r"\w+", choice):
-            choose(dict.fromkeys(options), choice, group)
 
 
 def check_urls(values: Any, where: str) -> None:
@@ -249,18 +238,13 @@ def choose(options: Mapping[str, T], name: str, what: str) -> T:
     return options[name]
 
 
-def load(model: type[P], path: Path, name: str) -> P:
-    """Read and validate one section; errors name `file: section.key`, the value found and what is allowed."""
-    return parse_section(read_yaml(path), name, model, str(path))
-
-
 def parse_section(document: dict[str, Any], name: str, model: type[P], where: str = "params.yaml") -> P:
-    """The section at a dotted name of the content of a params.yaml, validated as `load` does."""
+    """The section at a dotted name of the content of a params.yaml, validated as `parse` does."""
     return parse(model, section(document, name, where), f"{where}: {name}")
 
 
 def parse(model: type[P], values: Any, where: str) -> P:
-    """Validate plain values as `model`; a UserError names each invalid key."""
+    """Validate plain values as `model`; a UserError names each invalid key, the value found and what is allowed."""
     check_urls(values, where)
     try:
         return model.model_validate(values)

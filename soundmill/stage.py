@@ -141,9 +141,72 @@ def main(
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if run.__module__ == "__main__" and spec:  # `python -m stages.x`: from its importable module
         run = getattr(importlib.import_module(spec.name), run.__name__)
-    name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
+    argv = sys.argv[1:] if argv is None else argv
+    with _without_traceback(run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section):
+        from soundmill import tracking
+
+        hints = get_type_hints(run, include_extras=True)
+        ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output, Shown)}
+        args = _parse(run, section, ports, argv)
+        lifetime.die_with_dvc()
+        document = params.read_yaml(args.params)
+        params.check_urls(document, args.params.stem)
+        execution = params.parse_section(document, "execution", params.ExecutionParams, str(args.params))
+        where = _section_to_read(document, args, section)
+        as_read = params.section(document, where, str(args.params))
+        model = params_type(args.family, as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
+        values = params.parse_section(document, where, model, str(args.params))
+        recorded = values.model_dump(mode="json")
+        root = args.params.resolve().parent
+        home = project_home(root)
+        ledger.check(root)
+        ledger.note_outputs(root, tracking.project_of(home))
+
+        name = args.name or (f"{section}/{args.family}" if args.family else section)
+        inputs, finals = _inputs(args, ports), _given(args, ports, "output", "shown")
+        found_by_name = tuple(code_by_name(args.family, as_read, document)) if code_by_name else ()
+        identity = {"name": name, "params": recorded, "code": shards.code_identity(run.__module__, *found_by_name)}
+        workers = execution.workers or os.cpu_count() or 1
+        devices = execution.devices or len(shards.visible_gpus()) or 1
+        cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
+        work = root / WORK / name.replace("/", "-")
+        track = partial(tracking.stage_run, home, name, recorded, root, args.family, not always_runs, execution.system_metrics)
+        place = launcher and launcher.place  # of this process among those of a training
+        rank = launcher.rank if launcher else 0
+        with nullcontext() if place else _only_one(work):
+            if launcher and launcher.is_needed(values):
+                with track() as tracked:
+                    launcher.launch(values.hardware, name, run.__module__, argv, tracked)
+                return
+            digests = root / WORK / "digests.sqlite"
+            contents = {} if rank else {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
+            scratch, kept = work / hashing.digest(identity, contents), work / "kept" / hashing.digest(identity)
+            if place:
+                scratch = launcher.agree({"parameters": hashing.digest(recorded), **identity["code"]}, scratch)
+            staged = _empty_staging(scratch / (f"outputs-{rank}" if rank else "outputs"), finals)
+            with nullcontext(tracking.StageRun() if rank else place.tracking) if place else track() as tracked:
+                ctx = Context(
+                    name, args.family, root, home, scratch, kept, digests, workers, devices, cluster, found_by_name, tracked
+                )
+                started = time.monotonic()
+                metrics = run(values, ctx, **inputs, **staged)
+                if rank:
+                    return
+                ctx.cost |= {
+                    "seconds": time.monotonic() - started,
+                    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                }
+                lifetime.die_if_dvc_did()
+                _publish_outputs(name, staged, _given(args, ports, "output"))
+                _record(ctx, metrics, args, work / COST)
+                _show(ctx, {staged[port]: path for port, path in _given(args, ports, "shown").items()})
+            _remove_stale(work, kept)
+
+
+@contextmanager
+def _without_traceback(name: str) -> Iterator[None]:
     try:
-        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, code_by_name, always_runs, launcher)
+        yield
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
@@ -151,7 +214,7 @@ def main(
     except OSError as error:
         sys.exit(f"{name}: {fault_of_disk(error, WORK.parent)}: finished work is kept")
     except Exception as error:
-        log = Path(WORK) / f"{name}.traceback.txt"
+        log = WORK / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a bug in Soundmill; the traceback is in {log}")
@@ -171,73 +234,6 @@ def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
             terminal.report(**({"done": done / total} if total else {}))
 
     return tick
-
-
-def _main(
-    run: Callable[..., dict[str, Any]],
-    section: str,
-    argv: list[str],
-    params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None,
-    code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None,
-    always_runs: bool,
-    launcher: Any,
-) -> None:
-    from soundmill import tracking
-
-    hints = get_type_hints(run, include_extras=True)
-    ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output, Shown)}
-    args = _parse(run, section, ports, argv)
-    lifetime.die_with_dvc()
-    document = params.read_yaml(args.params)
-    params.check_urls(document, args.params.stem)
-    execution = params.parse_section(document, "execution", params.ExecutionParams, str(args.params))
-    where = _section_to_read(document, args, section)
-    as_read = params.section(document, where, str(args.params))
-    model = params_type(args.family, as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
-    values = params.parse_section(document, where, model, str(args.params))
-    recorded = values.model_dump(mode="json")
-    root = args.params.resolve().parent
-    home = project_home(root)
-    ledger.check(root)
-    ledger.note_outputs(root, tracking.project_of(home))
-
-    name = args.name or (f"{section}/{args.family}" if args.family else section)
-    inputs, finals = _inputs(args, ports), _given(args, ports, "output", "shown")
-    found_by_name = tuple(code_by_name(args.family, as_read, document)) if code_by_name else ()
-    identity = {"name": name, "params": recorded, "code": shards.code_identity(run.__module__, *found_by_name)}
-    workers = execution.workers or os.cpu_count() or 1
-    devices = execution.devices or len(shards.visible_gpus()) or 1
-    cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
-    work = root / WORK / name.replace("/", "-")
-    track = partial(tracking.stage_run, home, name, recorded, root, args.family, not always_runs, execution.system_metrics)
-    place = launcher and launcher.place  # of this process among those of a training
-    rank = launcher.rank if launcher else 0
-    with nullcontext() if place else _only_one(work):
-        if launcher and launcher.is_needed(values):
-            with track() as tracked:
-                launcher.launch(values.hardware, name, run.__module__, argv, tracked)
-            return
-        digests = root / WORK / "digests.sqlite"
-        contents = {} if rank else {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
-        scratch, kept = work / hashing.digest(identity, contents), work / "kept" / hashing.digest(identity)
-        if place:
-            scratch = launcher.agree({"parameters": hashing.digest(recorded), **identity["code"]}, scratch)
-        staged = _empty_staging(scratch / (f"outputs-{rank}" if rank else "outputs"), finals)
-        with nullcontext(tracking.StageRun() if rank else place.tracking) if place else track() as tracked:
-            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, devices, cluster, found_by_name, tracked)
-            started = time.monotonic()
-            metrics = run(values, ctx, **inputs, **staged)
-            if rank:
-                return
-            ctx.cost |= {
-                "seconds": time.monotonic() - started,
-                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            }
-            lifetime.die_if_dvc_did()
-            _publish_outputs(name, staged, _given(args, ports, "output"))
-            _record(ctx, metrics, args, work / COST)
-            _show(ctx, {staged[port]: path for port, path in _given(args, ports, "shown").items()})
-        _remove_stale(work, kept)
 
 
 def _section_to_read(document: dict[str, Any], args: argparse.Namespace, section: str) -> str:
@@ -303,7 +299,7 @@ def _remove_stale(work: Path, kept: Path) -> None:
             shutil.rmtree(directory)
 
 
-def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: list[str]) -> argparse.Namespace:
+def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: Sequence[str]) -> argparse.Namespace:
     signature = inspect.signature(run)
     parser = argparse.ArgumentParser(prog=f"python -m stages.{section}", description=inspect.getdoc(run))
     for port, kind in ports.items():

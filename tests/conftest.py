@@ -133,7 +133,7 @@ def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
     """What choices of conf/ give is composed once in a session: Hydra takes a quarter of a second."""
-    compose, known = params._compose, {}
+    compose, known = params.compose, {}
 
     def composed(conf: Path, overrides: list[str]) -> dict[str, Any]:
         if conf.resolve() != ROOT / "conf":
@@ -143,7 +143,7 @@ def _composed_once() -> Iterator[None]:
         return copy.deepcopy(known[choices])
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(params, "_compose", composed)
+        monkeypatch.setattr(params, "compose", composed)
         yield
 
 

@@ -31,7 +31,7 @@ def write(path, text):
 
 def test_scientific_notation_is_a_number(tmp_path):
     path = write(tmp_path / "params.yaml", "x: {clip_seconds: 5, learning_rate: 1e-4, inner: {depth: 1}, interval: []}\n")
-    assert params.load(Example, path, "x").learning_rate == 1e-4
+    assert params.parse_section(params.read_yaml(path), "x", Example).learning_rate == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_mistakes_name_the_key(tmp_path, change, words):
     path = tmp_path / "params.yaml"
     params.write_yaml({"x": {**GOOD, **change}}, path)
     with pytest.raises(UserError) as error:
-        params.load(Example, path, "x")
+        params.parse_section(params.read_yaml(path), "x", Example)
     for word in words:
         assert word in str(error.value)
 
@@ -68,9 +68,9 @@ def test_what_keys_say_together_is_told_without_their_values():
 def test_missing_section_and_file_say_where(tmp_path):
     path = write(tmp_path / "params.yaml", "segment: {}\n")
     with pytest.raises(UserError, match="section 'segmnt' is missing; did you mean 'segment'"):
-        params.load(Example, path, "segmnt")
+        params.parse_section(params.read_yaml(path), "segmnt", Example)
     with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
-        params.load(Example, tmp_path / "absent.yaml", "x")
+        params.read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(UserError, match="not readable as YAML"):
         params.read_yaml(write(tmp_path / "broken.yaml", "a: [1\n"))
 
