@@ -63,44 +63,19 @@ class State:
 
     def restore(self, path: Path) -> None:
         """Restore the state saved in `path`."""
-        values = load(path)
-        self.module.check_state(values["more"])
+        module, values = self.module, load(path)
+        module.check_state(values["more"])
         self.loader.load_state_dict(values["loader"])
-        take(values, self.module, self.curve, self.validation, self.scoring)
+        adapters.restore(module, values["module"])
+        module.step = values["step"]
+        module.ema.load_state_dict(values["ema"])
+        module.ema.to(module.device)
         for optimiser, state in zip(self.optimisers.values(), values["optimisers"], strict=True):
             optimiser.load_state_dict(state)
-        if self.scaler:
-            self.scaler.load_state_dict(values["scaler"])
-
-
-def take(
-    values: dict[str, Any], module: TrainingModule, curve: Curve, validation: Validation | None, scoring: Scoring | None
-) -> None:
-    """Restore what remains of a state when no step follows: weights, average, curve, held-out losses and scores."""
-    adapters.restore(module, values["module"])
-    module.step = values["step"]
-    module.ema.load_state_dict(values["ema"])
-    module.ema.to(module.device)
-    curve.load_state_dict(values["curve"])
-    if validation:
-        validation.load_state_dict(values["validation"])
-    if scoring:
-        scoring.load_state_dict(values["scoring"])
-
-
-class Timed:
-    """Saves `directory/last.ckpt`; `due` every `seconds`, checked every `every` steps."""
-
-    def __init__(self, directory: Path, seconds: float, every: int):
-        self.path, self.seconds, self.every = directory / LAST, seconds, every
-        self._saved_at = time.monotonic()
-
-    def due(self, step: int, steps: int) -> bool:
-        return step % self.every == 0 and step < steps and time.monotonic() - self._saved_at >= self.seconds
-
-    def save(self, state: State) -> None:
-        save(state.values(), self.path)
-        self._saved_at = time.monotonic()
+        parts = {"scaler": self.scaler, "curve": self.curve, "validation": self.validation, "scoring": self.scoring}
+        for name, part in parts.items():
+            if part:
+                part.load_state_dict(values[name])
 
 
 def save(values: dict[str, Any], path: Path) -> None:
@@ -205,7 +180,7 @@ def fit(
         state = State(module, optimisers, loader, curve, validation, scoring, accelerator.scaler)
         if start:
             state.restore(start)
-        saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
+        saved_at = time.monotonic()
         if first:
             progress.start(module.step, module.steps, loader)
         if scoring:
@@ -229,12 +204,14 @@ def fit(
                 kept.save(module)
             if sampling and step % sampling.every == 0 and step < module.steps:
                 sampling.show(module, step)
-            if first and saver.due(step, module.steps):
-                saver.save(state)
+            late = time.monotonic() - saved_at >= module.params.checkpoint_seconds
+            if first and late and step < module.steps and step % module.params.log_every_steps == 0:
+                save(state.values(), scratch / LAST)
+                saved_at = time.monotonic()
             if ended:
                 break
         if first:
-            saver.save(state)
+            save(state.values(), scratch / LAST)
             progress.end()
         if scoring:
             scoring.end(progress.label)
@@ -292,13 +269,16 @@ def train_on(
             if accelerator.sync_gradients:
                 # DistributedDataParallel expects one forward pass of the whole net per step.
                 _average([weight.grad for weight in module.get_submodule(net).parameters() if weight.grad is not None], accelerator)
-                _clip(module, net, accelerator, optimisers[net])
+                if (norm := module.optimised[net].clip_norm) is not None:
+                    accelerator.unscale_gradients(optimisers[net])
+                    nn.utils.clip_grad_norm_(module.get_submodule(net).parameters(), norm)
                 if net == "net":
                     module.ema.before_step(module.net, module.accumulate)
                 optimisers[net].step()
                 module.zero_grad()
     if accelerator.sync_gradients:
-        _average_statistics(module, accelerator)
+        norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d) and one.track_running_stats]
+        _average([values for one in norms for values in (one.running_mean, one.running_var)], accelerator)
         module.step += 1
         _set_rates(module, optimisers)
         if "net" in losses:
@@ -359,20 +339,9 @@ def _set_rates(module: TrainingModule, optimisers: dict[str, AcceleratedOptimize
             group["lr"] = module.optimised[net].learning_rate * module.share_of_rate(net, module.step)
 
 
-def _clip(module: TrainingModule, net: str, accelerator: Accelerator, optimiser: AcceleratedOptimizer) -> None:
-    if (norm := module.optimised[net].clip_norm) is not None:
-        accelerator.unscale_gradients(optimiser)
-        nn.utils.clip_grad_norm_(module.get_submodule(net).parameters(), norm)
-
-
-def _average_statistics(module: nn.Module, accelerator: Accelerator) -> None:
-    """Average the running statistics of batch norms over processes."""
-    norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d) and one.track_running_stats]
-    _average([values for one in norms for values in (one.running_mean, one.running_var)], accelerator)
-
-
 @torch.no_grad()
 def _average(tensors: list[Tensor], accelerator: Accelerator) -> None:
+    """Average tensors over processes."""
     if accelerator.num_processes == 1 or not tensors:
         return
     mean = torch.cat([one.flatten() for one in tensors])

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from soundmill.training import adapters
 from soundmill.training.checkpoint import take_weights
 from soundmill.training.device import pick_device, usable_precision
-from soundmill.training.loader import Batch, share
+from soundmill.training.loader import Batch, Drawn, share
 from soundmill.training.params import EmaParams, HardwareParams, LoraParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
 
@@ -71,7 +71,7 @@ class TrainingModule(nn.Module):
         """A generator on the training device, seeded by (seed, key): the same in every process."""
         return torch.Generator(self.device).manual_seed(seed_of(self.params.seed, 0, *key))
 
-    def share(self, drawn: Tensor) -> Tensor:
+    def share(self, drawn: Drawn) -> Drawn:
         """This process's part of values drawn for the batch of all processes."""
         return share(drawn, self.rank, self.world_size)
 
@@ -120,17 +120,15 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
     """Factor on the learning rate at `step` (from 0) of a training of `steps` steps: warm-up times decay."""
     warm = min(1.0, (step + 1) / (params.warmup_steps + 1))
     done = min(step / steps, 1.0)
-    if params.decay == "linear":
-        return warm * (1 - done)
-    if params.decay == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * done))
-    if params.decay == "exponential":
-        return warm * FINAL_SHARE**done
-    if params.decay == "tenth":
-        return warm * (1 - 0.9 * done)
-    if params.decay == "three_quarters":
-        return warm * (1 - 0.25 * done)
-    return warm
+    decays = {
+        "none": 1.0,
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "exponential": FINAL_SHARE**done,
+        "tenth": 1 - 0.9 * done,
+        "three_quarters": 1 - 0.25 * done,
+    }
+    return warm * decays[params.decay]
 
 
 class Ema:

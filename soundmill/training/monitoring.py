@@ -24,7 +24,7 @@ from soundmill.errors import UserError
 from soundmill.training import adapters, checkpoint
 from soundmill.training.curve import VALID
 from soundmill.training.device import evaluating
-from soundmill.training.loader import Batch, Source, share
+from soundmill.training.loader import Batch, Source
 from soundmill.training.module import TrainingModule
 
 if TYPE_CHECKING:
@@ -98,16 +98,12 @@ class Validation:
         losses = []
         with torch.no_grad(), evaluating(module.net), accelerator.autocast():
             for number in range(self.batches):
-                batch = self._batch(number, module.rank, module.world_size).to(module.device)
-                losses.append(module.valid_loss(batch.step, batch).float())
+                step, first = -1 - number, number * self.batch_size
+                all_items = np.arange(first, first + self.batch_size) % self.held_out.num_items
+                items, drawn = map(module.share, (all_items, self.draw(step).numpy()))
+                batch = Batch(step, items, self.held_out.source.batch(items, drawn)).to(module.device)
+                losses.append(module.valid_loss(step, batch).float())
             return float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
-
-    def _batch(self, number: int, rank: int, world_size: int) -> Batch:
-        step = -1 - number
-        first = number * self.batch_size
-        items = np.arange(first, first + self.batch_size) % self.held_out.num_items
-        items, drawn = (share(values, rank, world_size) for values in (items, self.draw(step).numpy()))
-        return Batch(step, items, self.held_out.source.batch(items, drawn))
 
     def state_dict(self) -> dict[str, Any]:
         points = [dict(point) for point in self.points]

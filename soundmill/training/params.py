@@ -42,13 +42,9 @@ class HardwareParams(StageParams):
         return self.devices * self.nodes > 1
 
     @model_validator(mode="after")
-    def _precision_exists(self) -> HardwareParams:
+    def _consistent(self) -> HardwareParams:
         if self.accelerator == "cpu" and self.precision == "fp16":
             raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
-        return self
-
-    @model_validator(mode="after")
-    def _enough_nodes(self) -> HardwareParams:
         if self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes {self.min_nodes} is more than nodes {self.nodes}")
         return self
