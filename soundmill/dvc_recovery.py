@@ -90,8 +90,12 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
     """The stashes with contents that neither the files nor an earlier stash have: which files, and how to restore them."""
     left, named = [], set()
     for name, drop, own in sources:
-        paths = [path for path in _touched(root, name) if path not in named]
-        then, before, now = _contents(root, name, paths), _contents(root, f"{name}^1", paths), _contents_now(root, paths)
+        options = ("--name-only", "--no-renames", "--relative", "-z")
+        touched = _git(root, "diff", *options, f"{name}^1", name, "--", ".", ":(exclude).dvc/tmp").split("\0")
+        paths = [path for path in touched if path and path not in named]
+        files = [path for path in paths if (root / path).is_file()]
+        now = dict(zip(files, _git(root, "hash-object", "--", *files).split() if files else [], strict=False))
+        then, before = _contents(root, name, paths), _contents(root, f"{name}^1", paths)
         missing = [path for path in paths if now.get(path) != then.get(path) and now.get(path) == before.get(path)]
         other = [path for path in paths if now.get(path) != then.get(path) and now.get(path) != before.get(path)]
         named |= {*missing, *other}
@@ -108,23 +112,10 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
     return sorted(left, key=lambda one: [int(number) for number in re.findall(r"stash@\{(\d+)\}", one.remedy)], reverse=True)
 
 
-def _touched(root: Path, stash: str) -> list[str]:
-    """Paths in `root` that a stash changes, except DVC's own files."""
-    options = ("--name-only", "--no-renames", "--relative", "-z")
-    listed = _git(root, "diff", *options, f"{stash}^1", stash, "--", ".", ":(exclude).dvc/tmp")
-    return list(filter(None, listed.split("\0")))
-
-
 def _contents(root: Path, commit: str, paths: list[str]) -> dict[str, str]:
+    """Git object ids of files in a commit."""
     listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *paths) if paths else ""
     return {path: head.split()[2] for head, tab, path in (entry.partition("\t") for entry in listed.split("\0")) if tab}
-
-
-def _contents_now(root: Path, paths: list[str]) -> dict[str, str]:
-    """Git object ids of the files on disk, tracked or not."""
-    files = [path for path in paths if (root / path).is_file()]
-    ids = _git(root, "hash-object", "--", *files).split() if files else []
-    return dict(zip(files, ids, strict=False))
 
 
 def _left_branch(own: Path, shared: Path) -> str | None:

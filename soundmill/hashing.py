@@ -176,7 +176,8 @@ def cached_values(
                         new.append((*rows[number], value))
                 yield value
             if new:
-                _insert(store, new)
+                with suppress(sqlite3.Error), store:  # a full disk or a damaged cache costs only time
+                    store.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [(*row, digest(*row)) for row in new])
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
@@ -200,11 +201,6 @@ def _look_up(store: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, t
         return {path: (state, value) for path, state, value, checksum in rows if checksum == digest(path, state, value)}
     except (sqlite3.Error, TypeError):  # TypeError: damage may turn text into a type that has no digest
         return {}
-
-
-def _insert(store: sqlite3.Connection, rows: Iterable[tuple[bytes, str, str]]) -> None:
-    with suppress(sqlite3.Error), store:  # a full disk or a damaged cache costs only time
-        store.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [(*row, digest(*row)) for row in rows])
 
 
 def _seen(path: bytes, linked: bool = False) -> tuple[str, int]:

@@ -23,12 +23,10 @@ _COLORS = {"red": 31, "green": 32, "yellow": 33}
 def plain(text: str) -> str:
     """A text for a terminal or a log: characters that move the cursor, change the direction or do not show are escaped."""
     text = credentials.hide(text)
-    return text if text.isascii() and text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(char: str) -> str:
-    shown = char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs"
-    return char if shown else char.encode("unicode_escape").decode()
+    if text.isascii() and text.isprintable():
+        return text
+    shown = {char for char in text if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs"}
+    return "".join(char if char in shown else char.encode("unicode_escape").decode() for char in text)
 
 
 def say(text: object = "", error: bool = False, color: str | None = None, end: str = "\n") -> None:
