@@ -74,11 +74,9 @@ def record(run: tracking.PipelineRun, directory: Path, results: ResultsTable) ->
     """Record the table, its files, the figure and the page, if any, in MLflow; returns the run's address there."""
     run.describe(results.markdown())
     run.log_metrics_tree({row.name: {metric: score.total.value for metric, score in row.scores.items()} for row in results.rows})
-    for path in [directory / name for name in (*results.files(), PAGE)]:
-        if path.exists():
-            run.log_file(path)
-    if (directory / FIGURE).exists():
-        run.log_figure(directory / FIGURE, FIGURE)
+    for name, folder in {**dict.fromkeys(results.files(), ""), PAGE: "", FIGURE: "figures"}.items():
+        if (directory / name).exists():
+            run.log_file(directory / name, folder)
     return run.page(BROWSER_PORT)
 
 

@@ -73,10 +73,9 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
         ctx.tracking.log_file(report / name, "report")
     for name in ("scores.png", "ladder.png"):
         if (report / name).exists():
-            ctx.tracking.log_figure(report / name, name)
-    ctx.tracking.log_dataset(
-        "reference", metrics["files"]["reference"], metrics["counts"]["reference"], clips, context="evaluation"
-    )
+            ctx.tracking.log_file(report / name, "figures")
+    digest, count = metrics["files"]["reference"], metrics["counts"]["reference"]
+    ctx.tracking.log_dataset("reference", digest, count, clips, "evaluation")
     for card in cards:
         for kind, sound in zip(("generated", "reference"), card.sounds, strict=True):
             path = ctx.scratch / "sounds" / f"{card.clip_id}.{kind}.wav"

@@ -67,15 +67,12 @@ class StageRun:
             yield
 
     def log_figure(self, figure: Any, name: str) -> None:
-        """Log a matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` if the name has no suffix)."""
-        target = Path("figures") / (name if Path(name).suffix else f"{name}.png")
-        if isinstance(figure, str | os.PathLike):
-            self._send_file(Path(figure), str(target.parent), target.name)
-        else:
-            with report_failure(f"tracking: {target}"):
-                picture = io.BytesIO()
-                figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
-                self._send_content(picture.getvalue(), target.name, str(target.parent))
+        """Log a matplotlib figure as `figures/<name>.png`."""
+        target = Path("figures") / f"{name}.png"
+        with report_failure(f"tracking: {target}"):
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", bbox_inches="tight")
+            self._send_content(picture.getvalue(), target.name, str(target.parent))
 
     def log_file(self, path: Path, folder: str = "", name: str = "") -> None:
         """Log a snapshot of a file or directory, by its own name or another."""
@@ -265,10 +262,9 @@ def pipeline_run(
         families, corpus = ", ".join(document.get("families") or ["pipeline"]), corpus_name(document)
         what = {"family": families, "corpus": corpus, "mlflow.source.name": "flows/pipeline.py"}
         title = name or f"{families} · {corpus} · {_commit(state)}"
-        parent = {"id": parent_id} if parent_id else None
         listed = _texts(document)
         listed = {key: listed[key] for key in first if key in listed} | listed
-        _begin(run, home, title, {"kind": "pipeline", **what, **(tags or {})}, parent, listed)
+        _begin(run, home, title, {"kind": "pipeline", **what, **(tags or {})}, parent_id and {"id": parent_id}, listed)
         run._send_state(state)
 
     run = PipelineRun(None if stores.is_off() else open)
@@ -282,8 +278,8 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: s
     """Record a result that is not from a stage, such as that of a listening test; optionally below the run of the id `parent`."""
 
     def open() -> None:
-        above = {"id": parent} if parent else None
-        _begin(run, home, name, {"kind": kind, "mlflow.source.name": f"soundmill {kind}", **tags}, above, {})
+        source = {"kind": kind, "mlflow.source.name": f"soundmill {kind}"}
+        _begin(run, home, name, source | tags, parent and {"id": parent}, {})
 
     run = StageRun(None if stores.is_off() else open)
     with _recorded(run, home):
@@ -298,14 +294,14 @@ def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: A
         journal.start(home)
     except OSError as error:  # a thread tries to start it again
         stores.say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
-    threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
+    closed = run._journal.closed
 
+    def restart_uploader() -> None:
+        while not closed.wait(RESTART_SECONDS):  # if it has died, so that MLflow shows the active run live
+            with suppress(OSError):
+                journal.start(home)
 
-def _restart_uploader(home: Path, closed: threading.Event) -> None:
-    """While a run is active, restart the uploader if it has died, so that MLflow shows the run live."""
-    while not closed.wait(RESTART_SECONDS):
-        with suppress(OSError):
-            journal.start(home)
+    threading.Thread(target=restart_uploader, daemon=True).start()
 
 
 def _given_parent() -> str | None:

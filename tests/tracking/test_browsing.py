@@ -81,7 +81,7 @@ def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.Monk
             with tracking.stage_run(home, "train/ddpm_mel", document["ddpm_mel"]["train"], family="ddpm_mel") as stage:
                 for step in range(0, 100, 10):
                     stage.log_curve({"loss": fad / (step + 1)}, step)
-                stage.log_figure(home / REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
+                stage.log_file(home / REPORT / "ddpm_mel" / "scores.png", "figures/samples", "final.png")
             monkeypatch.delenv(tracking.PARENT)
             run.describe(summary(home, {"ddpm_mel": scores(fad)}))
             record(run, home, {"ddpm_mel": scores(fad)})

@@ -85,7 +85,7 @@ def train(environment: dict[str, str], home: Path, number: int, written: Any, ga
     with tracking.stage_run(home, f"train/{number}", {"number": number}, system_metrics=False) as run:
         for step in range(POINTS):
             if step == HALF:
-                run.log_figure(picture, "picture.png")
+                run.log_file(picture, "figures", "picture.png")
                 written[number] = step
                 gate.poll(None)
             run.log_curve({"loss": number + step / POINTS, "rate": step}, step)

@@ -36,7 +36,7 @@ def record_training(home: Path, folder: Path, name: str = "train/tiny", model: b
             if step % 100 == 0:
                 (folder / f"{step}.png").write_bytes(b"picture %d" % step)
                 (folder / f"{step}.wav").write_bytes(b"sound %d" % step)
-                run.log_figure(folder / f"{step}.png", f"samples/{step}.png")
+                run.log_file(folder / f"{step}.png", "figures/samples")
                 run.log_file(folder / f"{step}.wav", "sounds")
                 yield f"step {step}"
         run.log_dataset("clips", "abc", 3, "data/clips", "training", {"clip_id": "string"})
@@ -157,7 +157,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
     assert here.send() == ""
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING", "train": "RUNNING"}
     assert runs(home)["train"].data.metrics == {"loss": 0.5}  # live
-    run.log_figure(home / "nowhere.png", "lost.png")  # which says so
+    run.log_file(home / "nowhere.png", "figures", "lost.png")  # which says so
     run.log_dataset("x" * 1000, "abc", 3, "data", "training")  # MLflow takes no such name
     stage.__exit__(None, None, None)
     bring(home)
