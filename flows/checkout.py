@@ -154,14 +154,9 @@ def _check_outputs(destination: Path, names: list[str], state: tracking.Recorded
 
 def _named(document: Any, key: str) -> list[Any]:
     """All values of a key, at any depth."""
-    values, todo, seen = [], [document], set()
-    while todo:
-        node = todo.pop()
-        if id(node) not in seen:  # YAML can contain itself
-            seen.add(id(node))
-            values += [value for name, value in node.items() if name == key] if isinstance(node, dict) else []
-            todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    return values
+    own = [document[key]] if isinstance(document, dict) and key in document else []
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else []
+    return own + [value for node in inner for value in _named(node, key)]
 
 
 def _leaves(path: Any) -> str:
@@ -371,11 +366,6 @@ def away(root: Path) -> list[Path]:
         return place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1])
 
     return [place for place in _listed(dvc.cache_directory(root)) if not (_is_checkout(place) or deleted(place))]
-
-
-def look(root: Path, more: Sequence[Path] = ()) -> Unused:
-    """The objects that some checkout made and none needs; nothing is changed."""
-    return unused(root, users(root, more))
 
 
 @contextmanager

@@ -40,9 +40,10 @@ def holders(root: Path) -> list[Holder]:
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process that started later has only inherited the number
             running[info["pid"]] = Holder(info["pid"], info["cmd"])
-    if _is_locked(root / ".dvc/tmp/lock"):
-        holder = _named_in(root / ".dvc/tmp/lock", "dvc")
-        running.setdefault(holder.pid, holder)
+    with suppress(OSError), (root / ".dvc/tmp/lock").open("rb") as file:
+        if not disk.try_lock(file, shared=True):
+            holder = _named_in(root / ".dvc/tmp/lock", "dvc")
+            running.setdefault(holder.pid, holder)
     return list(running.values())
 
 
@@ -109,14 +110,6 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         if not disk.try_lock(lock):
             raise UserError(f"already running, with a lock on {path}; wait for it, or stop it")
         yield
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return not disk.try_lock(file, shared=True)
-    except OSError:
-        return False
 
 
 def _started(pid: int) -> float | None:

@@ -261,6 +261,8 @@ def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, floa
         scores = scores_under(None, done)
         scores = {key: replace(score, difference=_difference(score, first.get(key))) for key, score in scores.items()}
         one = next(iter(done.values()), {})
+        endings = {block["protocol"]: f"@{name}" for name, block in one.get("protocols", {}).items()} | {one.get("protocol"): ""}
+        same_files = files and one.get("files", {}).get("reference") == files
         rows.append(
             Row(
                 name,
@@ -268,17 +270,10 @@ def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, floa
                 failures={outcome.seed: outcome.failure for outcome in of_row if outcome.failure is not None},
                 clips=one.get("counts", {}).get("generated"),
                 paper=paper.get(name, {}),
-                compares_with=_ending(one, protocol) if files and one.get("files", {}).get("reference") == files else None,
+                compares_with=endings.get(protocol) if same_files else None,
             )
         )
     return rows + [Row(name, paper=values) for name, values in paper.items() if name not in names]
-
-
-def _ending(metrics: Mapping[str, Any], label: str) -> str | None:
-    """The ending of the keys of scores by the protocol of that label; None if it was not used."""
-    if metrics.get("protocol") == label:
-        return ""
-    return next((f"@{name}" for name, block in metrics.get("protocols", {}).items() if block["protocol"] == label), None)
 
 
 def of_bases(outcomes: Sequence[Outcome]) -> list[Outcome]:

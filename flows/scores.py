@@ -16,6 +16,7 @@ TRAINING = "?workflowType=machine_learning"  # otherwise MLflow shows its pages 
 NESTED = "#/experiments/{experiment_id}/runs" + TRAINING + "&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
 SHOWN_CHANGES = 20
 SPACE = "&emsp;"  # MLflow leaves no space between cells
+BASELINES = ("floor", "real", "codec_floor", "codec", "silence", "noise", "chance")  # in this order, before others
 MODELS, REPORT, ATTRIBUTION = Path("data/models"), Path("data/report"), Path("data/attribution")
 
 
@@ -41,16 +42,11 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def by_baseline(name: str) -> tuple[int, str]:
-    """Sort key of baselines: real sounds first."""
-    order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
-    return order.index(name) if name in order else len(order), name
-
-
 def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A header, then a row per family and score: the value and its baselines."""
     keys = [(family, metrics, key) for family, metrics in scores.items() for key in metrics_in([metrics])]
-    names = sorted({name for _, metrics, key in keys for name in metrics["baselines"][key]}, key=by_baseline)
+    found = {name for _, metrics, key in keys for name in metrics["baselines"][key]}
+    names = [*(name for name in BASELINES if name in found), *sorted(found.difference(BASELINES))]
     table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
     for family, metrics, key in keys:
         baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
@@ -69,20 +65,9 @@ def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _protocol_warning(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A line if families were scored by different protocols."""
-    protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
-    if len(set(protocols.values())) < 2:
-        return []
-    listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
-    return [f"  These scores are not comparable: {listed}; `dvc repro` scores all by the newest protocol"]
-
-
 def markdown(scores: dict[str, dict[str, Any]]) -> str:
     table = rows(scores)
-    if len(table) == 1:
-        return "No scores with baselines in data/metrics/evaluate."
-    return markdown_table(table)
+    return markdown_table(table) if len(table) > 1 else "No scores with baselines in data/metrics/evaluate."
 
 
 def markdown_table(rows: list[list[str]], gap: str = " ") -> str:
@@ -96,20 +81,20 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
     lines = [""]
     table = rows(scores)
     if len(table) > 1:
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
-            cells = [
-                cell.ljust(width) if index < 2 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
+            cells = [f"{cell:{'<' if index < 2 else '>'}{widths[index]}}" for index, cell in enumerate(row)]
             lines.append("  ".join(cells).rstrip())
-        lines += [
-            "  fad, mmd, kl: lower is better; label_accuracy: higher. Next to it: the same of real clips, the codec, silence",
-            *(["  † not ranked; the report says why"] if any("†" in row[2] for row in table) else []),
-            *_protocol_warning(scores),
-            *_places(scores),
-            "",
-        ]
+        lines.append(
+            "  fad, mmd, kl: lower is better; label_accuracy: higher. Next to it: the same of real clips, the codec, silence"
+        )
+        if any("†" in row[2] for row in table):
+            lines.append("  † not ranked; the report says why")
+        protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
+        if len(set(protocols.values())) > 1:
+            listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
+            lines.append(f"  These scores are not comparable: {listed}; `dvc repro` scores all by the newest protocol")
+        lines += [*_places(scores), ""]
     for family in scores:
         sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))
         if sounds:
@@ -148,23 +133,23 @@ def summary(root: Path, scores: dict[str, dict[str, Any]]) -> str:
     for family, metrics in scores.items():
         parts += [f"### {family}", _trained(root, family), _with_intervals(metrics)]
     parts.append(f"[The runs of its stages]({NESTED}): curves, pictures and sounds of each.")
-    return "\n\n".join(filter(None, [*parts, _changed(root)]))
+    if changed := changed_parameters(root):
+        cells = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
+        parts.append("### Changed from conf/\n\n" + markdown_table([["parameter", "here", "default"], *cells], SPACE))
+        parts.append(f"and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else "")
+    return "\n\n".join(filter(None, parts))
 
 
 def _with_intervals(metrics: dict[str, Any]) -> str:
     """A family's scores with 95 % intervals and baselines."""
-    keys = metrics_in([metrics])
-    names = sorted({name for key in keys for name in metrics["baselines"][key]}, key=by_baseline)
-    if not keys:
-        return ""
-    table = [["score", "value", "95 % interval", *(name.replace("_", " ") for name in names)]]
-    for key in keys:
-        baselines, low, high = metrics["baselines"][key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+    (_, *head), *scored = rows({"": metrics})
+    table = [[*head[:2], "95 % interval", *head[2:]]]
+    for _, key, _, *baselines in scored:
+        low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
         interval = f"{low:.3g} … {high:.3g}" if isinstance(low, float) and isinstance(high, float) else ""
         unfit = " (not ranked)" if key in metrics.get("unranked", {}) else ""
-        cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
-        table.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
-    return markdown_table(table, SPACE)
+        table.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *baselines])
+    return markdown_table(table, SPACE) if scored else ""
 
 
 def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, Any]]) -> None:
@@ -232,15 +217,6 @@ def _trained(root: Path, family: str) -> str:
     name = tracking.corpus_name(read_yaml(root / "params.yaml"))
     terms = f" Terms of the recordings: {words}." if (words := _material(root, family)) else ""
     return f"Trained on **{name}**{source}: {', '.join(counts)}; {', '.join(facts)}.{terms}"
-
-
-def _changed(root: Path) -> str:
-    changed = changed_parameters(root)
-    if not changed:
-        return ""
-    rows = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
-    more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return "### Changed from conf/\n\n" + markdown_table([["parameter", "here", "default"], *rows], SPACE) + more
 
 
 def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 LOG = Path("data/pipeline.log")  # of the last pipeline that ran stages
 LONG_SECONDS = 60  # without a bar, the expected time of longer stages is printed
-
-
-def tell(line: str) -> None:
-    terminal.say(line)
+tell = terminal.say
 
 
 def duration(seconds: float) -> str:

@@ -218,7 +218,7 @@ def clean(
             unused = checkout.unused(root, held)
             checkout.remove(unused.objects)
     else:
-        unused = checkout.look(root, checkouts or [])
+        unused = checkout.unused(root, checkout.users(root, checkouts or []))
     for place in unused.users:
         terminal.say(f"kept: what {place} needs")
     for place in checkout.away(root):

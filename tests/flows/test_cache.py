@@ -51,7 +51,7 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
     for name in ("precious.wav", "precious.wav.dvc"):
         (tiny / name).unlink()
     before = objects(tiny)
-    unneeded = {path.parent.name + path.name for path in checkout.look(workspace).objects}
+    unneeded = {path.parent.name + path.name for path in checkout.unused(workspace, checkout.users(workspace)).objects}
     assert unneeded
     assert before - unneeded >= needed
 
@@ -88,27 +88,27 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert (checkout.look(tiny).objects, checkout.look(tiny).unknown) == ([], 1)
+    assert (checkout.unused(tiny, checkout.users(tiny)).objects, checkout.unused(tiny, checkout.users(tiny)).unknown) == ([], 1)
     (tiny / "dvc.lock").write_text("stages:\n  a:\n    outs:\n    - path: a\n      md5: ab0123456789abcdef0123456789abcd.dir\n")
     git(tiny, "add", "dvc.lock")
     git(tiny, "commit", "-q", "-m", "An output of an earlier commit")
     for why in ("lock: damaged", r"no dvc\.lock, so what is needed there is not known"):
         with pytest.raises(UserError, match=why):
-            checkout.look(tiny)
+            checkout.unused(tiny, checkout.users(tiny))
         (tiny / "dvc.lock").unlink(missing_ok=True)
     (tiny / "dvc.lock").write_text("schema: '2.0'\n")
     for name in ("dvc.yaml", ".dvc/config"):  # a workspace whose first stage has not ended needs nothing
         (tiny / "workspaces/new" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(tiny / name, tiny / "workspaces/new" / name)
     checkout.share(tiny / "workspaces/new", tiny)
-    assert checkout.look(tiny).objects == [tree]
+    assert checkout.unused(tiny, checkout.users(tiny)).objects == [tree]
     (tiny / "workspaces/new" / dvc.LAST_INTACT).touch()
     with pytest.raises(UserError, match=r"new: no dvc\.lock"):
-        checkout.look(tiny)
+        checkout.unused(tiny, checkout.users(tiny))
     shutil.rmtree(tiny / "workspaces")
     (store / checkout.USERS).write_bytes(b"/away/\xff\n")
     assert [bytes(place) for place in checkout.away(tiny)] == [b"/away/\xff"]
-    unused = checkout.look(tiny)
+    unused = checkout.unused(tiny, checkout.users(tiny))
     assert unused.objects == [tree]
     assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}
 
