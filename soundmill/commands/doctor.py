@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import sys
@@ -64,10 +65,7 @@ def examine(root: Path) -> Iterator[Finding]:
 
 
 def _python(root: Path) -> Finding:
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    if (3, 11) <= sys.version_info < (3, 13):
-        return Finding("Python", "ok", f"{version} in {sys.prefix}")
-    return Finding("Python", "lacking", version, "use Python 3.11 or 3.12: `make demo PYTHON3=python3.11`")
+    return Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
 
 
 def _ffmpeg(root: Path) -> Finding:
@@ -109,9 +107,8 @@ def _disk(root: Path) -> Finding:
             return Finding("disk", "lacking", f"{place} is not writable", "give its files to the user who runs Soundmill")
     free = min(shutil.disk_usage(place).free for place in places) / 1e9
     if free < LOW_DISK_GB:
-        return Finding(
-            "disk", "lacking", f"{free:.1f} GB free", "free some space; `soundmill clean` shows which old outputs can be removed"
-        )
+        remedy = "free some space; `soundmill clean` shows which old outputs can be removed"
+        return Finding("disk", "lacking", f"{free:.1f} GB free", remedy)
     return Finding("disk", "ok", f"{free:.0f} GB free")
 
 
@@ -181,9 +178,8 @@ def _compared(package: str, url: str, login: tuple[str, str], variables: str) ->
     if answer.status_code in (401, 403):
         found.append(Finding(package, "optional", f"{url} refuses this login", f"set {variables} to those of the server"))
     elif not answer.is_success or not re.fullmatch(r"\d[\w.+-]*", there):
-        found.append(
-            Finding(package, "optional", f"{url}: no version (status {answer.status_code})", "is that the server's address?")
-        )
+        detail = f"{url}: no version (status {answer.status_code})"
+        found.append(Finding(package, "optional", detail, "is that the server's address?"))
     elif there.split(".")[:2] != here.split(".")[:2]:
         found.append(Finding(package, "optional", f"version {there} there, {here} here", "install the same version there and here"))
     else:
@@ -288,12 +284,11 @@ def verify_weights(
 
     wrong = []
     for weights in _published(names):
-        if not names and pretrained.unavailable(weights):
-            continue
-        try:
-            terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
-        except UserError as error:
-            wrong.append(str(error))
+        if names or not pretrained.unavailable(weights):
+            try:
+                terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
+            except UserError as error:
+                wrong.append(str(error))
     if wrong:
         raise UserError("\n".join(wrong))
 

@@ -82,7 +82,7 @@ def run(
     """
     from soundmill.corpora import survey
     from soundmill.evaluation import protocols
-    from soundmill.models import registry
+    from soundmill.models import cost, registry
 
     folder, changes = _folder_and_overrides(corpus, overrides)
     if folder is None and model is None and not changes:
@@ -99,8 +99,9 @@ def run(
     families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
     if contents and not model and not any(_names_one(change, families) for change in changes):
         choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-        asks = minutes is None and not dry_run and sys.stdin.isatty()
-        minutes = _asked(choices.minutes) if asks else choices.minutes if minutes is None else minutes
+        if minutes is None:
+            asks = not dry_run and sys.stdin.isatty()
+            minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
         chosen = [*_chosen(choices, contents), *chosen]
         document = _composed(root, folder, chosen)
         registry.check(document, root)
@@ -110,7 +111,10 @@ def run(
         document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, document, contents, changes)])
     if contents:
         _point_to(contents, document)
-        _say_cost(root, contents, document)
+        sections = {name: document["clips"][family["clips"]] for name, family in document["families"].items()}
+        clips = {name: contents.num_clips(section["clip_seconds"]) for name, section in sections.items()}
+        for line in contents.cost(document, cost.training_seconds(root, document, clips, len(contents.labels))):
+            terminal.say(line)
     if dry_run:
         raise typer.Exit(0)
     from flows import checkout, locks
@@ -258,11 +262,6 @@ def _names_one(change: str, families: set[str]) -> bool:
     return key in ("model", "experiment", "vocoder") or bool(families & set(re.split(r"[.@/]", key)))
 
 
-def _asked(minutes: float) -> float:
-    """The minutes that a person at the terminal chooses; `minutes` by pressing Enter."""
-    return typer.prompt("Minutes it may take", default=minutes, type=float)
-
-
 def _chosen(choices: Choices, contents: Survey) -> list[str]:
     """The overrides that fit these recordings; says which kind they are, and why it is trained so."""
     seconds = contents.median_seconds
@@ -309,17 +308,6 @@ def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Su
         )
     terminal.say(f"steps       {steps:,}, as {minutes:g} minutes hold beside stages, sounds and scores; --minutes changes it")
     return [f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]
-
-
-def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:
-    from soundmill.models import cost
-
-    clips = {
-        name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
-        for name, family in document["families"].items()
-    }
-    for line in contents.cost(document, cost.training_seconds(root, document, clips, len(contents.labels))):
-        terminal.say(line)
 
 
 @app.command()
