@@ -215,13 +215,12 @@ def yaml_text(document: dict[str, Any]) -> str:
 def section(document: dict[str, Any], name: str, where: str) -> Any:
     """The part of the document at a dotted name such as `ddpm_mel.train`."""
     value: Any = document
-    done: list[str] = []
-    for key in name.split("."):
+    names = name.split(".")
+    for depth, key in enumerate(names, start=1):
         if not isinstance(value, dict) or key not in value:
             keys = list(value) if isinstance(value, dict) else []
-            raise UserError(f"{where}: section {'.'.join([*done, key])!r} is missing{did_you_mean(key, keys)}")
+            raise UserError(f"{where}: section {'.'.join(names[:depth])!r} is missing{did_you_mean(key, keys)}")
         value = value[key]
-        done.append(key)
     return value
 
 

@@ -113,11 +113,8 @@ class Context:
 
 def project_home(root: Path) -> Path:
     """The user's checkout: `root`, or the one that `dvc exp run --temp` copied to `root`."""
-    parts = root.resolve().parts
-    for index in range(len(parts) - len(EXPERIMENTS.parts), 0, -1):
-        if parts[index : index + len(EXPERIMENTS.parts)] == EXPERIMENTS.parts:
-            return Path(*parts[:index])
-    return root.resolve()
+    project, found, _ = str(root.resolve()).rpartition(f"/{EXPERIMENTS}/")
+    return Path(project) if found else root.resolve()
 
 
 def main(
@@ -163,7 +160,10 @@ def main(
         ledger.note_outputs(root, tracking.project_of(home))
 
         name = args.name or (f"{section}/{args.family}" if args.family else section)
-        inputs, finals = _inputs(args, ports), _given(args, ports, "output", "shown")
+        inputs, finals = _given(args, ports, "input"), _given(args, ports, "output", "shown")
+        for port, path in inputs.items():
+            if not path.exists():
+                raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")
         found_by_name = tuple(code_by_name(args.family, as_read, document)) if code_by_name else ()
         identity = {"name": name, "params": recorded, "code": shards.code_identity(run.__module__, *found_by_name)}
         workers = execution.workers or os.cpu_count() or 1
@@ -197,7 +197,11 @@ def main(
                     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 }
                 lifetime.die_if_dvc_did()
-                _publish_outputs(name, staged, _given(args, ports, "output"))
+                for port, final in _given(args, ports, "output").items():
+                    if not staged[port].exists():
+                        raise UserError(f"{name} did not write its output {final}")
+                    publish(staged[port], final)
+                    staged[port].symlink_to(final.resolve())
                 _record(ctx, metrics, args, work / COST)
                 _show(ctx, {staged[port]: path for port, path in _given(args, ports, "shown").items()})
             _remove_stale(work, kept)
@@ -249,14 +253,6 @@ def _given(args: argparse.Namespace, ports: dict[str, str], *kinds: str) -> dict
     return {port: path for port, kind in ports.items() if kind in kinds and (path := getattr(args, port)) is not None}
 
 
-def _inputs(args: argparse.Namespace, ports: dict[str, str]) -> dict[str, Path]:
-    inputs = _given(args, ports, "input")
-    for port, path in inputs.items():
-        if not path.exists():
-            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")
-    return inputs
-
-
 def _empty_staging(directory: Path, finals: dict[str, Path]) -> dict[str, Path]:
     """Where a run writes its outputs before they are published, by port."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -264,14 +260,6 @@ def _empty_staging(directory: Path, finals: dict[str, Path]) -> dict[str, Path]:
     for path in staged.values():
         path.parent.mkdir(parents=True)
     return staged
-
-
-def _publish_outputs(name: str, staged: dict[str, Path], outputs: dict[str, Path]) -> None:
-    for port, final in outputs.items():
-        if not staged[port].exists():
-            raise UserError(f"{name} did not write its output {final}")
-        publish(staged[port], final)
-        staged[port].symlink_to(final.resolve())
 
 
 def _record(ctx: Context, metrics: dict[str, Any], args: argparse.Namespace, cost: Path) -> None:
