@@ -209,13 +209,10 @@ def _event(line: bytes) -> dict[str, Any]:
 
 def _link_or_copy(source: str, target: str) -> None:
     """A snapshot; large files (checkpoints, which are never modified) are linked instead of copied."""
-    if os.path.getsize(source) <= COPY_LIMIT:
-        shutil.copyfile(source, target)
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    with suppress(OSError):
+        if os.path.getsize(source) > COPY_LIMIT:
+            return os.link(source, target)
+    shutil.copyfile(source, target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -42,6 +43,8 @@ MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 800
 STATE_FOLDER = "state"  # artifacts of a parent run, for `read_state`
 JOURNAL = "journal"  # tag of every run: the id of its journal
 INCOMPLETE = "incomplete"  # tag of a run: events that MLflow rejected, or runs below it with this tag
+
+say = partial(terminal.say, error=True)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,3 @@ def numbers(tree: dict[str, Any]) -> dict[str, float]:
         if isinstance(number, bool | int | float):
             flat[key] = float(number)
     return flat
-
-
-def say(message: str) -> None:
-    terminal.say(message, error=True)
