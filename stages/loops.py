@@ -136,15 +136,13 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
     found = tempo.find(resample(wave.mean(0) / np.float32(peak), rate, tempo.RATE), Path(row["path"]).name, params.lowest_bpm)
     ratio = params.bar_seconds / found.bar_seconds
     if not 1 / params.longest_stretch <= ratio <= params.longest_stretch:
-        raise tempo.NoLoopError(
-            "stretch", f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})"
-        )
+        detail = f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})"
+        raise tempo.NoLoopError("stretch", detail)
     first = pieces.to_samples(found.start, rate)
     cut = wave[:, first : first + pieces.to_samples(found.bars * found.bar_seconds, rate)]
     fitted = np.stack([resample(np.ascontiguousarray(channel), rate, params.sample_rate) for channel in cut])
-    stretched = stretch(
-        fitted, params.sample_rate, found.bars * pieces.to_samples(params.bar_seconds, params.sample_rate), params.stretcher
-    )
+    num_samples = found.bars * pieces.to_samples(params.bar_seconds, params.sample_rate)
+    stretched = stretch(fitted, params.sample_rate, num_samples, params.stretcher)
     data = flac.encode_flac(stretched / np.float32(max(1.0, np.abs(stretched).max())), params.sample_rate)
     return {
         "recording_id": row["recording_id"],

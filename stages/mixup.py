@@ -67,13 +67,8 @@ def run(
         by_shard[shards.shard_of(plan["clip_id"], count)].append(plan)
     # If there are no mixes, write one empty shard, so that readers of the directory need no special case.
     jobs = [
-        shards.Job(
-            shards.shard_name(index),
-            (by_shard[index],),
-            len(by_shard[index]),
-            hashing.digest([_key(plan) for plan in by_shard[index]]),
-        )
-        for index in sorted(by_shard) or [0]
+        shards.Job(shards.shard_name(index), (some,), len(some), hashing.digest(list(map(_key, some))))
+        for index, some in sorted(by_shard.items()) or [(0, [])]
     ]
     made = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < num_mixes:
@@ -90,11 +85,7 @@ def run(
         "without_caption": len(training) - len(captioned),
         "scaled_down": made.counts.get("scaled_down", 0),
         "silent": made.counts.get("silent", 0),
-        **{
-            name: {"mean": round(values.mean(), 4), "deviation": round(values.std(), 4)}
-            for name, values in spreads.items()
-            if pairs
-        },
+        **({name: {"mean": round(of.mean(), 4), "deviation": round(of.std(), 4)} for name, of in spreads.items()} if pairs else {}),
     }
 
 
