@@ -15,8 +15,6 @@ import pyarrow as pa
 from soundmill import disk, hashing, terminal
 from soundmill.shards import parquet
 
-ALL = "reports.json"  # all reports, without their items, which are needed only to rebuild a shard
-
 
 @dataclass
 class Report:
@@ -80,31 +78,6 @@ def read_report(shard: Path) -> Finished:
 def read_items(shard: Path) -> list[Any]:
     """The items of a finished shard's report; `ItemWriter` writes [key, first row, number of rows, counts, details]."""
     return read_report(shard).report.items
-
-
-def read_reports(directory: Path) -> dict[str, Finished]:
-    """Shard name → the last run's record, from one file: opening thousands of files takes longer than reading them."""
-    try:
-        rows = hashing.load_checksummed((directory / ALL).read_bytes())
-        return {name: Finished(key, signature, value, Report(**report)) for name, (key, signature, value, report) in rows.items()}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
-    """Record the shards that the next run may reuse unchanged: those with a key and nothing rejected."""
-    rows = {
-        name: [
-            shard.key,
-            shard.signature,
-            shard.digest,
-            {name: value for name, value in vars(shard.report).items() if name != "items"},
-        ]
-        for name, shard in finished.items()
-        if shard.key and not shard.report.quarantine
-    }
-    if rows:
-        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(hashing.dump_checksummed(rows)))
 
 
 def report_damaged(where: str | Path, names: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 
 from soundmill import disk, hashing
 from soundmill.errors import UserError
-from soundmill.shards import reports
 from soundmill.shards.code import code_identity, differences
 from soundmill.shards.reports import Finished, Report, read_report, report_path, write_report
 
@@ -124,13 +123,12 @@ def map_shards(
     elif todo:
         _run_here(function, todo, directory, workers, progress)
     remove_attempts(directory)
-    kept = {reports.ALL} | {job.name for job in jobs} | {reports.report_path(Path(job.name)).name for job in jobs}
+    kept = {job.name for job in jobs} | {report_path(Path(job.name)).name for job in jobs}
     for name in set(os.listdir(directory)) - kept if jobs and jobs[0].key else ():  # of jobs that no longer exist
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for job in todo:
-        finished[job.name] = reports.read_report(directory / job.name)
-    reports.write_reports(directory, {job.name: finished[job.name] for job in jobs})
+        finished[job.name] = read_report(directory / job.name)
     for job in jobs:
         total.add(finished[job.name].report)
     return total
@@ -138,15 +136,11 @@ def map_shards(
 
 def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Report) -> dict[str, Finished]:
     """The intact shards in the directory; damaged ones are dropped and listed in `total`."""
-    recorded = reports.read_reports(directory)
     intact: dict[str, Finished] = {}
     for job in jobs:
-        finished = recorded.get(job.name)
         try:
-            signature = hashing.signature(directory / job.name)
-            if finished is None or (finished.key, finished.signature) != (job.key, signature):
-                finished = reports.read_report(directory / job.name)
-            if finished.signature == signature:
+            finished = read_report(directory / job.name)
+            if finished.signature == hashing.signature(directory / job.name):
                 intact[job.name] = finished
         except OSError:
             continue
@@ -158,7 +152,7 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
     for name in damaged:
         del intact[name]
         disk.break_cache_link(directory / name)
-        reports.report_path(directory / name).unlink(missing_ok=True)  # so that no item of it is reused
+        report_path(directory / name).unlink(missing_ok=True)  # so that no item of it is reused
     total.damaged.extend(damaged)
     return intact
 

@@ -60,7 +60,7 @@ def remade(place: Path, *words: list[str], damaged: Sequence[str] = ()) -> list[
     with tempfile.TemporaryDirectory(dir=place) as afresh:
         assert report == shards.map_shards(lines, keyed(list(words)), Path(afresh) / "kept", workers=1)
         assert contents(place / "kept") == contents(Path(afresh) / "kept")
-        left = {path.name.removesuffix(".report.json") for path in (place / "kept").iterdir()} - {"reports.json"}
+        left = {path.name.removesuffix(".report.json") for path in (place / "kept").iterdir()}
         assert left == {job.name for job in keyed(list(words))}
     assert sum(ticks) == sum(map(len, words))
     return sorted(output)
@@ -83,11 +83,6 @@ def forged(shard: Path) -> None:
     shard.write_bytes(shard.with_name("other").read_bytes())  # through a link
 
 
-def summary(shard: Path) -> Path:
-    return shard.with_name("reports.json")
-
-
-@pytest.mark.parametrize("summed", [True, False], ids=["reports together", "reports alone"])
 @pytest.mark.parametrize(
     "harm",
     [
@@ -99,11 +94,9 @@ def summary(shard: Path) -> Path:
     ],
     ids=["touched", "forged", "cut short", "gone", "another's"],
 )
-def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm, summed):
+def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm):
     remade(tmp_path, ["a", "b"], ["c"])
     shard = tmp_path / "kept" / shards.shard_name(0)
-    if not summed:
-        summary(shard).unlink()
     harm(shard)
     assert "000" in remade(tmp_path, ["a", "b"], ["c"])
     assert remade(tmp_path, ["a", "b"], ["c"]) == []
@@ -137,19 +130,14 @@ def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(tmp_path):
     assert make("a", "b", "c")[0] == []
 
 
-@pytest.mark.parametrize("summed", [True, False], ids=["all reports", "one report"])
-def test_a_report_with_a_lost_bit_tells_nothing(tmp_path, summed):
+def test_a_report_with_a_lost_bit_tells_nothing(tmp_path):
     remade(tmp_path, ["a", "b"], ["c"])
     report = shards.report_path(tmp_path / "kept" / shards.shard_name(0))
     rng = random.Random(7)
     for _ in range(8):
-        if summed:
-            lose_a_bit(summary(report), rng.random())
-            assert remade(tmp_path, ["a", "b"], ["c"]) == []  # each shard's own tells the same
-        else:
-            lose_a_bit(report, rng.random())
-            assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=[shards.shard_name(0)]) == ["000"]
-            assert remade(tmp_path, ["a", "b"], ["c"]) == ["000 after"]
+        lose_a_bit(report, rng.random())
+        assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=[shards.shard_name(0)]) == ["000"]
+        assert remade(tmp_path, ["a", "b"], ["c"]) == ["000 after"]
 
 
 def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(tmp_path):
@@ -179,14 +167,8 @@ def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(tmp_path):
 def test_without_any_report_a_kept_shard_is_made_from_nothing(tmp_path, harm):
     remade(tmp_path, ["a", "b"], ["c"])
     shard = tmp_path / "kept" / shards.shard_name(0)
-    harm(summary(shard))
-    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # its own report tells the same
     harm(shards.report_path(shard))
-    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # and that of all
     outcome = [shard.name] if shards.report_path(shard).exists() else []
-    assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]  # but not what it is made of
-    harm(summary(shard))
-    harm(shards.report_path(shard))
     assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]
 
 
