@@ -283,13 +283,12 @@ def _erase(root: Path, checkouts: Sequence[Path], yes: bool) -> None:
 
 
 def _check(root: Path, things: list[str]) -> None:
-    from flows import checkout, dvc
+    from flows import dvc
     from soundmill import forgetting
 
     has_cache = (root / ".dvc/config").is_file()
-    directory, sharing = (dvc.cache_directory(root), checkout.users(root)) if has_cache else (None, [])
     with search_progress() as progress:
-        proof = forgetting.check(root, things, directory, sharing, progress)
+        proof = forgetting.check(root, things, dvc.cache_directory(root) if has_cache else None, progress)
     for sentence in proof.found:
         terminal.say(sentence)
     for name, url in (dvc.remotes(root) if has_cache else {}).items():

@@ -32,13 +32,12 @@ def check(
     root: Path,
     things: Sequence[str] = (),
     cache: Path | None = None,
-    sharing: Sequence[Path] = (),
     progress: Progress = lambda n: None,
 ) -> Proof:
     """Search for everything forgotten, or only for `things` (as in `forget`, or files), listed or not.
 
-    Searched are the project and its workspaces, their scratch, DVC's cache (`cache`, shared by the checkouts in `sharing`), and the
-    files of runs and registered models in MLflow. Nothing is changed.
+    Searched are the project and its workspaces, their scratch, DVC's cache (`cache`), and the files of runs and registered
+    models in MLflow. Nothing is changed.
     """
     project, proof = Project(root), Proof()
     listed = in_force(root)
@@ -54,7 +53,7 @@ def check(
         all_traces.append(_holding(checkout, listed, proof, f"{name}/", f"; delete {name}, or run it again", progress))
     if traces:
         _in_runs(root, listed, traces, proof, progress)
-        _in_cache(cache, [place for place in sharing if not place.is_relative_to(root)], traces, proof)
+        _in_cache(cache, traces, proof)
     unreadable = [path for one_traces in all_traces for path in one_traces.unreadable]
     proof.notes += [f"{shown(path, root)}: cannot be read, so it was not searched" for path in unreadable]
     proof.notes = list(dict.fromkeys(proof.notes))
@@ -152,7 +151,7 @@ def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progre
         proof.found += [f"{shown(path, root)}: {why}; {ERASE}" for path, why in found.items()]
 
 
-def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof: Proof) -> None:
+def _in_cache(cache: Path | None, traces: Traces, proof: Proof) -> None:
     if cache is None or not cache.is_dir():
         proof.notes.append("DVC's cache does not exist, so it was not searched")
         return
