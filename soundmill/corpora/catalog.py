@@ -247,12 +247,8 @@ def match(
 ) -> Matching:
     """Describe every clip by the captions of its window, else of its recording, else by the first of `templates` that fits.
 
-    Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described by its tags only.
-
-    A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
-    a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
-    and so do the captions of its only window, if it starts with the recording: a ten-second AudioCaps row cut into two clips
-    describes both. Rows are of manifest.RECORDINGS, CAPTIONS and CLIPS (with `seconds` of sound).
+    Rows are of manifest.RECORDINGS, CAPTIONS and CLIPS (with `seconds` of sound); docs/corpora.md says which clip a caption belongs
+    to. Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described by its tags only.
     """
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in captions:

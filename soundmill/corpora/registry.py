@@ -187,11 +187,9 @@ class UnionPart:
 
 
 def unite(parts: Iterable[UnionPart]) -> tuple[Inventory, CorpusTables]:
-    """The union of corpora as one corpus; their order changes nothing. A part without a name is the whole corpus.
+    """The union of corpora as one corpus (docs/corpora.md); their order changes nothing. A part without a name is the whole corpus.
 
-    Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording gets
-    a hash of its path; two files of one video still share a split, since they keep their group. Captions describe recordings of
-    their own part only. A part's folds become splits (the highest is test), so that they can be combined with other parts' splits.
+    Recordings keep their shards, groups and, except in collisions, ids.
     """
     parts = list(parts)
     if not parts[0].name:

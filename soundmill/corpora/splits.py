@@ -41,13 +41,11 @@ def assign(
     test_fraction: float,
     seed: int,
 ) -> tuple[dict[str, str], Source]:
-    """Split of every recording (rows of manifest.RECORDINGS) and what decided it.
+    """Split of every recording (rows of manifest.RECORDINGS) and what decided it; docs/corpora.md says how.
 
-    Given splits are used; else the highest of several folds is test. If test or valid is then empty, it gets a share of the
-    training recordings (`test_fraction`, then `valid_fraction` of the rest), by a hash that does not depend on their order. Shares
-    count recordings, are spread over their main label (`labels`, by recording id), and are taken from `described` recordings, if
-    any, since others are useful only for training; if only one source is described, test is taken from all. With few sources each
-    split gets one, test before valid. Train is never empty: splits or folds without it are ignored, and a single source is train.
+    Test, then valid, if empty, get shares of the training recordings, which count recordings, are spread over their main label
+    (`labels`, by recording id), and are taken from `described` recordings, if any, since others are useful only for training; if
+    only one source is described, test is taken from all. Train is never empty: splits or folds without it are ignored.
     """
     units: dict[str, _Unit] = {}
     key_of: dict[str, str] = {}

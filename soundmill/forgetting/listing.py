@@ -1,8 +1,6 @@
-"""Listing a recording or a clip as forgotten, with all copies of its sound; and searching for forgotten sounds.
+"""Listing a recording or a clip as forgotten, with all copies of its sound; and searching for forgotten sounds (docs/lineage.md).
 
-Clips and files are searched by the fingerprints used for duplicates; scratch, DVC's cache and files of runs in MLflow by traces:
-tables for ids and digests of clips and for recordings, texts for names; sounds are recognised by their file names. A file in DVC's
-cache is named by its digest; the cache's directory lists give the file names.
+A file in DVC's cache is named by its digest; the cache's directory lists give the file names.
 """
 
 from __future__ import annotations
