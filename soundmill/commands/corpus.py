@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.commands import project
 from soundmill.errors import UserError
 
@@ -50,7 +50,7 @@ def check_corpus(
             report = check.check(place, format, headers, tick, follow_links)
     check.show(report, terminal.console())
     if json:
-        check.write_json(report, json)
+        disk.write_json(json, report.as_json(), indent=1, sort_keys=False)
     if missing:
         terminal.say(f"{missing}: {check.write_missing(report, missing)} rows to download")
 

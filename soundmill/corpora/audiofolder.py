@@ -346,20 +346,13 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        for read in (parse_json, _python_literal):
+        for read in (parse_json, ast.literal_eval):
             with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 items = read(value)
-                if isinstance(items, list) and all(isinstance(item, str) for item in items):
+                is_exact = read is parse_json or str(items) == value  # numpy's `['a' 'b']` would be read as one text
+                if is_exact and isinstance(items, list) and all(isinstance(item, str) for item in items):
                     return items
     return [value]
-
-
-def _python_literal(text: str) -> Any:
-    """The value with this `str`, else ValueError: numpy's `['a' 'b']` would be read as one text."""
-    value = ast.literal_eval(text)
-    if str(value) != text:
-        raise ValueError(text)
-    return value
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -249,11 +248,6 @@ def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:
         for line, cells in metadata.read_csv(part.inventory, name)
         if f"{below}{escape_path(name)}:{line}" in origins
     }
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write the whole report, atomically."""
-    disk.write_text(path, json.dumps(report.as_json(), ensure_ascii=False, indent=1) + "\n")
 
 
 def write_missing(report: Report, path: Path) -> int:

@@ -41,9 +41,6 @@ class CsvRows(ManifestFormat):
     def looks(self) -> str:
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
-    def is_classed(self, row: ManifestRow) -> bool:
-        return True
-
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return csv_files_with(inventory, self.columns)
 
@@ -198,13 +195,12 @@ class AudioSet(ManifestFormat):
     remedy = "put balanced_train_segments.csv there"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return (name for name in inventory.csv_files() if self._has_segments(inventory, name))
-
-    def _has_segments(self, inventory: Inventory, name: bytes) -> bool:
-        """Whether most of the first lines are segments."""
-        lines = [cells for line in head_lines(inventory, name)[:DETECTED] if (cells := self._cells(line))]
-        segments = sum(len(cells) > 3 and bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip())) for cells in lines)
-        return 2 * segments > len(lines)
+        """Those of whose first lines most are segments."""
+        for name in inventory.csv_files():
+            lines = [cells for line in head_lines(inventory, name)[:DETECTED] if (cells := self._cells(line))]
+            segments = sum(len(cells) > 3 and bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip())) for cells in lines)
+            if 2 * segments > len(lines):
+                yield name
 
     @staticmethod
     def _cells(line: str) -> list[str]:
@@ -214,9 +210,6 @@ class AudioSet(ManifestFormat):
         except csv.Error:  # a cell too long
             cells = [line]
         return [] if not cells or cells[0].startswith("#") or cells[0].strip().lower() == "ytid" else cells
-
-    def is_classed(self, row: ManifestRow) -> bool:
-        return True
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         """A file is one segment. It is named by the id, perhaps with the start, and its labels are those of the whole recording."""

@@ -48,8 +48,7 @@ def find(
     paths = shards.shard_paths(clips)
     jobs = [shards.Job(path.name, (path,), path.stat().st_size, hashing.digest(hashing.signature(path))) for path in paths]
     map_shards(fingerprint_shard, jobs, prints, unit="B")
-    names = _names([prints / job.name for job in jobs])
-    pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)
+    names, pairs, featureless = _by_sound([prints / job.name for job in jobs], threshold, scratch)
     for a, b, score in _by_video(names, recordings):
         pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
     return Duplicates([pairs[key] for key in sorted(pairs)], names, featureless)
@@ -76,9 +75,7 @@ def find_in_folder(
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
         prints = Path(name) / "fingerprints"
         report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
-        written = [prints / job.name for job in jobs]
-        names = _names(written)
-        pairs, featureless = _by_sound(written, names, threshold, Path(name))
+        names, pairs, featureless = _by_sound([prints / job.name for job in jobs], threshold, Path(name))
     duplicates = Duplicates([pairs[key] for key in sorted(pairs)], names, featureless)
     return duplicates, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
 
@@ -161,16 +158,10 @@ def _noting(blocks: Iterable[np.ndarray], heard: list[bool]) -> Iterator[np.ndar
         yield block
 
 
-def _names(prints: list[Path]) -> pa.Table:
-    """The columns that are not indexed, in the order of the shards."""
+def _by_sound(prints: list[Path], threshold: float, scratch: Path) -> tuple[pa.Table, dict[tuple[str, str], Pair], list[str]]:
+    """`Duplicates.names`, pairs of clips with similar sound or equal bytes, and the sorted ids of featureless clips."""
     columns = [name for name in manifest.FINGERPRINTS.names if name not in COLUMNS.names]
-    return pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
-
-
-def _by_sound(
-    prints: list[Path], names: pa.Table, threshold: float, scratch: Path
-) -> tuple[dict[tuple[str, str], Pair], list[str]]:
-    """Pairs of clips with similar sound or equal bytes, and the sorted ids of featureless clips."""
+    names = pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
         first, adding = 0, None
         with ThreadPoolExecutor(1) as pool:
@@ -183,7 +174,8 @@ def _by_sound(
             if adding:
                 adding.result()
         scored = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
-    return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in scored}, sorted(index.featureless)
+    pairs = {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in scored}
+    return names, pairs, sorted(index.featureless)
 
 
 def _exact_copies(names: pa.Table) -> Iterator[tuple[str, str]]:

@@ -85,7 +85,7 @@ class Inventory:
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → count
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, problem) → sentence for reports
-    small: dict[str, dict[str, None]] = field(default_factory=dict)  # problem → small files that have it; see remark_one
+    recoded: dict[str, None] = field(default_factory=dict)  # paths of small texts that are not UTF-8
     opened: set[bytes] = field(default_factory=set)  # metadata files read, at least in part
     heads: dict[bytes, bytes] = field(default_factory=dict)  # first HEAD_BYTES of metadata files; see metadata.read_head
     columns: dict[bytes, list[str]] = field(default_factory=dict)  # headers of csv files; see metadata.csv_columns
@@ -101,12 +101,6 @@ class Inventory:
         if count:
             where = f"{escape_path(name)}: " if name else ""
             self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
-
-    def remark_one(self, what: str, where: str) -> None:
-        """Note a problem that many small files may have, once for each."""
-        places = self.small.setdefault(what, {})
-        places[where] = None
-        self.remark(b"", what, len(places), next(iter(places)))
 
     def ignore(self, kind: str) -> None:
         self.ignored[kind] = self.ignored.get(kind, 0) + 1
@@ -196,14 +190,11 @@ def list_files(
     max_seconds: float = decode.MAX_SECONDS,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inventory:
-    """List the files of a corpus. Only regular files are opened; with `digests=False`, only those with unknown extensions.
+    """List the files of a corpus. Everything that reads a corpus opens only files of its inventory.
 
-    Everything that reads a corpus opens only files of its inventory. A link to a file inside the corpus counts as a file. A link
-    out of the corpus is quarantined, or with `follow_links` read as part of it, each directory once. Links to directories that are
-    scanned anyway or contain the corpus are quarantined, as are dangling links, FIFOs, sockets and devices. Dot files, known
-    metadata and texts without an extension in MEDIA are ignored and counted. A large file is quarantined before it is digested if
-    its header is unusable or declares more than `max_seconds`. `cache` as in hashing.file_digests. Objects of a bucket are treated
-    as files; large ones too are digested.
+    Only regular files are opened; with `digests=False`, only those with unknown extensions. docs/corpora.md says which links are
+    followed and what is ignored. A large file is quarantined before it is digested if its header is unusable or declares more than
+    `max_seconds`. `cache` as in hashing.file_digests. Objects of a bucket are treated as files; large ones too are digested.
     """
     inventory = Inventory(root, digests=digests, cache=cache)
     top = bytes(root)

@@ -29,13 +29,10 @@ def join(
     unique: bool = False,
     parts: Mapping[str, str] | None = None,
 ) -> CorpusTables:
-    """Recordings and captions of a corpus, independent of the order of rows and files.
+    """Recordings and captions of a corpus, independent of the order of rows and files; docs/corpora.md defines what is reported.
 
-    Rows of one file are combined. A row without a file is `missing`. A row that matches several files, and rows of different
-    recordings that match only one file, are `ambiguous` and describe nothing. Several files of one YouTube clip collide: the one
-    with the start in its name, else the first by path, is described; the others are recordings without captions. `unique`: the
-    format has one row per recording, so a second row is a collision (both describe it). `parts`: words in folder names and
-    their meanings; words with one meaning are one part.
+    Rows of one file are combined. `unique`: the format has one row per recording, so a second row is a collision (both describe
+    it). `parts`: words in folder names and their meanings; words with one meaning are one part.
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]
@@ -269,10 +266,12 @@ DETECTED = 50  # rows, lines or jsons beside recordings, of which most must be a
 
 def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusTables) -> None:
     """Replace machine ids of AudioSet's classes in `labels` by the names in csv files of the corpus; others are left out."""
-    names: dict[str, str] | None = None  # read once there is a label
+    names: dict[str, str] | None = None  # read once there is such an id
     nameless: list[str] = []
     for row in described:
-        if row.labels and names is None:
+        if not any(map(MACHINE_ID.fullmatch, row.labels)):
+            continue
+        if names is None:
             named = csv_files_with(inventory, {"mid", "display_name"})
             cells = (cells for name in named for _, cells in read_csv(inventory, name))
             called = {row["mid"].strip(): row["display_name"].strip() for row in cells}
@@ -309,12 +308,8 @@ class ManifestFormat(ABC):
         rows = list(self.all_rows(inventory, names, tables))
         if not (rows if self.needs_rows else names):
             raise inventory.lacks(self.looks, self.remedy)
-        name_classes(filter(self.is_classed, rows), inventory, tables)
+        name_classes(rows, inventory, tables)
         return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
-
-    def is_classed(self, row: ManifestRow) -> bool:
-        """Whether the labels of a row may be machine ids of AudioSet's classes."""
-        return False
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether one of its manifests shows the format, for detection: other formats may have such files too."""

@@ -43,9 +43,6 @@ class JsonEntries(ManifestFormat):
     parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
 
-    def is_classed(self, row: ManifestRow) -> bool:
-        return any(map(MACHINE_ID.fullmatch, row.labels))
-
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         for name in filter(JSON.search, inventory.metadata):
             if (found := first_keys(inventory, name)) and all(any(re.fullmatch(key, one) for one in found) for key in self.keys):

@@ -9,7 +9,7 @@ from typing import Any
 from soundmill.corpora import statements
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.metadata import read_head
-from soundmill.corpora.statements import UNKNOWN, Reader, Statement, named_in
+from soundmill.corpora.statements import UNKNOWN, Statement, named_in
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
 from soundmill.params import parse_yaml
@@ -43,7 +43,7 @@ _EXCEPT = re.compile(
 )
 
 
-def read_texts(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[bytes, list[Statement]]:
+def read_texts(tables: CorpusTables, inventory: Inventory) -> dict[bytes, list[Statement]]:
     """Statements by folder that has such texts. Texts of one kind that name several licences state none, and are remarked.
 
     The licence is `unknown` if a folder has a licence file or a text about licences, but nothing that is clear.

@@ -128,7 +128,9 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
     except ValueError as error:
         return reject(name, "unreadable caption", str(error))
     if others:
-        inventory.remark_one("texts that are not UTF-8, read as Windows-1252", escape_path(name))
+        inventory.recoded[escape_path(name)] = None
+        first = next(iter(inventory.recoded))
+        inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", len(inventory.recoded), first)
     return text.strip()
 
 

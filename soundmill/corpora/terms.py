@@ -110,7 +110,7 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     rows = _read(tables, inventory) if LICENCES in inventory.metadata else _Rows()
     reader = Reader()
     of_recording = _read_tables(tables, inventory, reader)
-    of_folder = licence_texts.read_texts(tables, inventory, reader)
+    of_folder = licence_texts.read_texts(tables, inventory)
     videos = youtube_videos(tables.recordings)
     beyond: list[str] = []
     for row, stated in tables.with_stated(inventory):

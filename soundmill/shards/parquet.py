@@ -44,8 +44,8 @@ def shard_paths(directory: Path) -> list[Path]:
 
 def common_metadata(directory: Path, key: bytes) -> bytes:
     """The value of a key in the schema metadata of all shards below a directory; UserError if one lacks it or two differ."""
-    first, *others = shard_paths(directory)
-    values = {path: (pq.read_schema(path).metadata or {}).get(key) for path in (first, *others)}
+    values = {path: (pq.read_schema(path).metadata or {}).get(key) for path in shard_paths(directory)}
+    first = next(iter(values))
     for path, value in values.items():
         if value is None:
             raise UserError(f"{path}: no {key.decode()} in its metadata; rebuild {directory} with `dvc repro`")

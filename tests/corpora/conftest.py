@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from soundmill.corpora import inventory
+from tests.corpora.tiny import write
 
 
 @pytest.fixture
@@ -14,14 +15,10 @@ def lay(tmp_path) -> Callable[..., inventory.Inventory]:
     """`lay("a/x.wav", …, **{"m.json": value})` makes files of a few bytes and metadata (text, bytes or JSON), and takes stock."""
 
     def put(*names: str, **metadata: Any) -> inventory.Inventory:
-        contents = {name: b"RIFF" + name.encode() for name in names}
+        for name in names:
+            write(tmp_path, name, f"RIFF{name}")
         for name, value in metadata.items():
-            text = value if isinstance(value, str | bytes) else json.dumps(value, ensure_ascii=False)
-            contents[name] = text.encode() if isinstance(text, str) else text
-        for name, content in contents.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write(tmp_path, name, value if isinstance(value, str | bytes) else json.dumps(value, ensure_ascii=False))
         return inventory.list_files(tmp_path)
 
     return put
