@@ -7,7 +7,6 @@ import soxr
 
 QUALITY = "HQ"
 BLOCK_SAMPLES = 1 << 18  # of input or output, whichever is larger
-MAX_IDLE = 8  # finished streams kept for reuse
 
 
 def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
@@ -21,8 +20,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
         for block in blocks:
             yield np.asarray(block, dtype=np.float32)
         return
-    kind = rate_in, rate_out, channels
-    stream = _idle.pop(kind, None) or soxr.ResampleStream(*kind, dtype="float32", quality=QUALITY)
+    stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality=QUALITY)
     most = max(1, min(BLOCK_SAMPLES, BLOCK_SAMPLES * rate_in // rate_out))
     taken = given = 0
     for block in blocks:
@@ -38,14 +36,6 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
         rest = stream.resample_chunk(tail[:0], last=True)[:left]
         tail[: len(rest)] = rest
     yield tail
-    stream.clear()
-    if len(_idle) < MAX_IDLE:
-        _idle[kind] = stream
-
-
-# Finished streams by rates and channels, for reuse: making one takes a tenth of the time of resampling 5 s. A stream in use is not
-# in the table.
-_idle: dict[tuple[int, int, int], soxr.ResampleStream] = {}
 
 
 def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
