@@ -33,8 +33,6 @@ def to_samples(seconds: float, sample_rate: int) -> int:
 
 def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int) -> list[Cut]:
     """Consecutive clips; a shorter rest is treated as `tail` says, but dropped if under `min_samples` and not all there is."""
-    if clip_samples < 1:
-        raise ValueError(f"a clip needs at least one sample, got {clip_samples}")
     whole, rest = divmod(num_samples, clip_samples)
     cuts = [Cut(index * clip_samples, clip_samples, 0) for index in range(whole)]
     if rest and tail != "drop" and (not whole or rest >= min_samples):

@@ -132,8 +132,6 @@ def test_a_recording_shorter_than_a_clip_is_no_remainder():
     assert plan_cuts(800, 80_000, "drop", 16_000) == []
     assert plan_cuts(0, 80_000, "keep", 0) == []
     assert plan_cuts(96_000, 80_000, "keep", 16_000) == [Cut(0, 80_000, 0), Cut(80_000, 16_000, 0)]  # no less than the minimum
-    with pytest.raises(ValueError, match="at least one sample"):
-        plan_cuts(10, 0, "keep", 0)
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
