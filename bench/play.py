@@ -5,6 +5,7 @@ of its own label and seed (a second pass must repeat the bytes), and the memory 
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -34,7 +35,10 @@ def main() -> None:
 def measure(directory: str, requests: int, clients: int, settings: list[str]) -> None:
     labels, port, start = checkpoint.read(Path(directory))["labels"], free_port(), time.monotonic()
     url = f"http://127.0.0.1:{port}/"
-    program = subprocess.Popen([sys.executable, "-m", "soundmill", "play", "--port", str(port)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "soundmill", "play", "--port", str(port)]
+    # As the Makefile has it: from the second time on, Gradio's bytecode is there.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:
         process = psutil.Process(program.pid)
         while not _answers(url):

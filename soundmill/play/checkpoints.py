@@ -9,11 +9,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from soundmill import clips, params, terminal, tracking
 from soundmill.errors import UserError
 from soundmill.hashing import model_digest
+from soundmill.models import registry
 from soundmill.models.family import family_of, is_checkpoint
 from soundmill.training import checkpoint
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 PLACES = ("data/models/*", f"{tracking.WORKSPACES}/*/data/models/*", "models/*/checkpoint")  # the last: where `pull` puts them
 SHOWN_SCORES = {"fad_tagger": "FAD {:.3g}", "label_accuracy_tagger": "label accuracy {:.0%}"}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a `Model` says of the requests that it takes, without its weights."""
+
+    condition: str
+    labels: Sequence[str]
+    sampling: Any
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,13 @@ class Found:
         if self.version:
             found = {key: float(self.version.tags[key]) for key in SHOWN_SCORES if key in self.version.tags}
         return {key: value for key, value in found.items() if isinstance(value, float)}
+
+    @property
+    def traits(self) -> Traits:
+        config, kind = checkpoint.read(self.directory), registry.family(family_of(self.directory))
+        labels = config.get("labels") or []
+        condition = "caption" if config.get("text") else "labels" if labels else "none"
+        return Traits(condition, labels, params.parse(kind.train_params, config.get("params"), f"{self.name}: params").sampling)
 
     @property
     def trained(self) -> float:

@@ -29,6 +29,14 @@ STEPS = 5  # sounds of an interpolation
 Kind = Literal["generate", "restyle", "inpaint", "continue", "interpolate", "reconstruct", "transfer", "upsample"]
 
 
+class Refused(UserError):
+    """A request that cannot be made, because of this field of the page."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Asked(StageParams):
     """One sound that was asked for; the fields after `settings` are those of recordings."""
 
@@ -94,6 +102,17 @@ def passes(asked: Asked, loaded: Loaded) -> int:
     return guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
 
 
+def check_sounds(kind: Kind, seconds: Sequence[float], start: float, stop: float) -> None:
+    """Refused, if recordings that are so long cannot be changed in this way."""
+    if kind == "interpolate":
+        if len(seconds) == 1:
+            raise Refused("second", "interpolate goes from one recording to a second one, or without any from one seed to another")
+    elif not seconds:
+        raise Refused("recording", f"{kind} changes a recording: drop one first")
+    elif kind == "inpaint" and not start < min(stop, seconds[0]):
+        raise Refused("stop", f"mark a part that starts within the recording's {seconds[0]:.2f} s and ends later than it starts")
+
+
 def make(asked: Asked, loaded: Loaded, folder: Path, output: Path, home: Path) -> list[Path]:
     """Write the sounds into `output`, and beside a changed one its input, `NAME-input.wav`; `folder` has the recordings."""
     from soundmill.models import generation, live, transforming
@@ -104,14 +123,11 @@ def make(asked: Asked, loaded: Loaded, folder: Path, output: Path, home: Path) -
     sounds = {Path(name).stem: decode.open_sound(folder / name) for name in asked.recordings}
     prompting = transforming.Prompting([*asked.prompts, *asked.labels], asked.seed)
     noisy = [*settings, f"amount={asked.amount}"]
+    check_sounds(asked.kind, [sound.seconds for sound in sounds.values()], asked.start, asked.stop)
     if asked.kind == "interpolate":
-        if len(sounds) == 1:
-            raise UserError("interpolate goes from one recording to a second one, or without any from one seed to another")
         ends, both = (asked.seed, asked.seed if sounds else asked.other_seed), list(sounds.items())
         told = noisy if sounds else settings
         return transforming.interpolate(loaded, ends, both, STEPS, list(prompting.prompts), output, home, told)
-    if not sounds:
-        raise UserError(f"{asked.kind} changes a recording: drop one first")
     ((name, sound), *_) = sounds.items()
     match asked.kind:
         case "reconstruct":

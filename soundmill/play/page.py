@@ -123,17 +123,18 @@ def build(play: Play) -> gr.Blocks:
         kind.change(lambda kind: [gr.update(visible=one in KINDS.get(kind, ())) for one in some], kind, [*some.values()], **PRIVATE)
         die.click(None, None, at["make-seed"], js="() => Math.floor(Math.random() * 2 ** 31)", **PRIVATE)
         makes, changes = ({model, *(at[one] for one in at if one.startswith(tab))} for tab in ("make-", "change-"))
+        asked = [systems, request, at["compare-seed"], blind]
         works = [
-            gr.on([make.click, at["make-prompt"].submit], play.make, makes, made, **QUEUE, **PRIVATE),
+            gr.on([make.click, at["make-prompt"].submit], play.make, makes, made, validator=play.check_make, **QUEUE, **PRIVATE),
             made.again(play.again, None, made, **QUEUE, **PRIVATE),
             made.nearest(play.nearest, None, copies, **QUEUE, **PRIVATE),
-            change.click(play.change, changes, made, **QUEUE, **PRIVATE),
-            compare.click(play.compare, [systems, request, at["compare-seed"], blind], [pair, ballot], **QUEUE, **PRIVATE),
+            change.click(play.change, changes, made, validator=play.check_change, **QUEUE, **PRIVATE),
+            compare.click(play.compare, asked, [pair, ballot], validator=play.check_compare, **QUEUE, **PRIVATE),
         ]
         gr.on([one.click for one in stops], play.stop, cancels=works, queue=False, **PRIVATE)
         made.change(lambda: "", None, copies, queue=False, **PRIVATE)  # it was about an earlier sound
         made.keep(play.keep, None, board, **PRIVATE)
-        recording.change(play.original, recording, original, **PRIVATE)
+        recording.change(play.original, recording, original, validator=play.check_recording, **PRIVATE)
         original.mark(_marked, None, [some["start"], some["stop"]], queue=False, **PRIVATE)
         pair.vote(play.vote, ballot, [pair, ballot], **PRIVATE)
         # A DownloadButton gives what it had before it was pressed, at first nothing.

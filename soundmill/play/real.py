@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pooch
 
-from soundmill import clips
+from soundmill import clips, manifest, shards
 from soundmill.audio import flac
 from soundmill.errors import UserError
 from soundmill.evaluation import family, features, memorisation, protocols
@@ -36,22 +36,31 @@ def sounds(found: Found, clip_ids: dict[str, str]) -> list[Sound]:
 def nearest(wav: Path, found: Found) -> tuple[str, Sequence[Sound]]:
     """Whether a sound is a copy, as a sentence, and the nearest training clips, by embedding and by fingerprint.
 
-    They are those that the project has now; what was embedded before is not embedded again.
+    They are those of the checkpoint's own table that are here unchanged. What was embedded before is not embedded again.
     """
-    tables, tagger = found.tables, found.home / "data" / "tagger"
+    tables, tagger, table = found.tables, found.home / "data" / "tagger", found.directory / manifest.TRAINED_ON_FILE
+    if not table.is_file():
+        raise UserError(f"{found.name}: nothing says which clips it was trained on ({table.name} is missing): it cannot be checked")
+    rows = shards.read_table(table, manifest.TRAINED_ON).to_pylist()
+    recordings, trained = {row["recording_id"] for row in rows}, {row["clip_id"]: row["digest"] for row in rows}
+    here = {clip_id for clip_id, _ in trained.items() & {row["clip_id"]: row["digest"] for row in clips.find(tables)}.items()}
     catalog = family.read_catalog(tables.catalog)
-    sides: list[set[str]] = [{clip.clip_id for clip in catalog if (clip.split == "train") == trained} for trained in (False, True)]
-    real = [list(features.in_shards(family.shards_of(catalog, tables.clips, ids)).values()) for ids in sides]
+    held_out = {clip.clip_id for clip in catalog if clip.recording_id not in recordings}
+    if not here:
+        raise UserError(f"{found.name}: none of its {len(trained)} training clips is here any more, so it cannot be checked")
+    real = [list(features.in_shards(family.shards_of(catalog, tables.clips, ids)).values()) for ids in (held_out, here)]
     protocol = protocols.load(protocols.PROJECT).with_embedders(["tagger" if tagger.is_dir() else "texture"])
     setup = Setup(protocol, CACHE, os.cpu_count() or 1, tagger)
     searched = memorisation.search_for_copies(setup, list(features.in_files({"sound": wav}).values()), *real)
     if not searched.generated:
         raise UserError("this sound is too short to be compared")
     (near,) = searched.generated
+    gone = len(trained) - len(here)
+    missing = f"; {gone} of its {len(trained)} training clips are not here any more" if gone else ""
     if near.copy_of:
         verdict = f"A copy: {near.shared:.0%} of it is in a training clip, by fingerprint"
-        return verdict, sounds(found, {f"training clip {near.copy_of}": near.copy_of})
+        return verdict + missing, sounds(found, {f"training clip {near.copy_of}": near.copy_of})
     verdict = "Nearer to a training clip than real sounds are" if searched.is_near(near) else "No copy of a training clip"
     usual = "" if searched.threshold is None else f" ({memorisation.CLOSEST:.0%} of held-out clips exceed {searched.threshold:.2f})"
     facts = f"{verdict}: nothing shared by fingerprint, similarity by {searched.embedder} {near.similarity:.2f}{usual}"
-    return facts, sounds(found, {f"nearest training clip, {near.neighbour}": near.neighbour})
+    return facts + missing, sounds(found, {f"nearest training clip, {near.neighbour}": near.neighbour})

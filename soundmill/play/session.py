@@ -19,9 +19,10 @@ from typing import Any, get_args
 import gradio as gr
 import numpy as np
 import soundfile
+from pydantic import Field
 
 from soundmill import hashing, page, params, terminal, tracking
-from soundmill.audio import tags
+from soundmill.audio import pieces, tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError, reason
 from soundmill.listening.answers import FIRST, REAL, SAME, SECOND
@@ -31,7 +32,7 @@ from soundmill.play.checkpoints import Found, Models
 from soundmill.play.making import Asked
 
 FIELDS = params.read_yaml(Path(__file__).with_name("fields.yaml"))
-MAX_COUNT = FIELDS["make-count"]["maximum"]  # sounds of one press
+MAX_COUNT = 20  # sounds of one press
 SHOWN = 24  # sounds of a session, or kept ones, on the page
 ANSWERED = 100  # sounds made through the API that stay
 PROGRESS = gr.Progress()
@@ -67,6 +68,35 @@ class Ballot:
     @property
     def left(self) -> list[str]:
         return [name for name in self.questions if name not in self.given]
+
+
+class Pressed(Asked):
+    """A request as the page's fields have it."""
+
+    count: int = Field(1, ge=1, le=MAX_COUNT)
+
+
+class Faults(dict[str, str]):
+    """What is wrong with a request, as a sentence by the name of the field, where Gradio shows it as text and reads it out."""
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.setdefault(getattr(error, "field", name), reason(error).removeprefix("request.").removeprefix("sampling."))
+
+    def check(self, asked: Mapping[str, Any], fields: Iterable[str]) -> None:
+        """Find the values that no request can have."""
+        for name in [name for name in fields if name in asked]:
+            with self.at(name):
+                params.parse(Pressed, {"checkpoint": "", name: asked[name]}, "request")
+
+    def shown(self, *names: str) -> list[dict[str, Any]]:
+        return [gr.validate(name not in self, self.get(name, "")) for name in names]
+
+    def at_components(self, given: Iterable[Any]) -> dict[Any, dict[str, Any]]:
+        return {component: self.shown(_name_of(component))[0] for component in given}
 
 
 @contextmanager
@@ -136,7 +166,11 @@ class Play:
 
     @property
     def choices(self) -> list[tuple[str, str]]:
-        return [(found.title, name) for name, found in self.found.items()]
+        choices = []
+        for name, found in self.found.items():
+            with suppress(UserError, OSError):  # it was deleted or damaged while the page is open
+                choices.append((found.title, name))
+        return choices
 
     def choose(self, name: str) -> list[Any]:
         """The fields that a checkpoint has: labels, prompt, steps, guidance, sampler, seconds, kinds; and how it plays live."""
@@ -151,7 +185,7 @@ class Play:
 
             return [
                 gr.update(choices=list(model.labels), value=[], visible=bool(model.labels)),
-                gr.update(visible=model.condition == "caption"),
+                gr.update(visible=True) if model.condition == "caption" else gr.update(visible=False, value=""),
                 *(trained(key) for key in ("num_steps", "guidance_scale")),
                 gr.update(choices=samplers, value=None, visible=bool(samplers)),
                 trained("seconds"),
@@ -169,12 +203,25 @@ class Play:
         except UserError as error:  # as of a checkpoint whose recordings are elsewhere
             return html.escape(str(error))
 
+    def check_make(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What is wrong with the fields of Make; asked before the request waits in the queue, as is `check_change`."""
+        from soundmill.models import sounds
+
+        asked, faults = _by_name(given), Faults()
+        faults.check(asked, ("seed", "count"))
+        with faults.at("checkpoint"):
+            traits = self._found(asked.get("checkpoint", "")).traits
+            for name, settings in _settings(asked).items():
+                with faults.at(name):
+                    params.override(traits.sampling, settings, "sampling")
+            with faults.at("prompt"):
+                sounds.of_prompts(traits, _words(asked.get("prompt")), 1, 0, asked.get("labels", ()))
+        return faults.at_components(given)
+
     def make(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """Sounds of successive seeds, each shown when it is made."""
         asked = _by_name(given)
-        settings = [f"{key}={asked[key]}" for key in ("num_steps", "guidance_scale", "seconds") if asked[key] is not None]
-        settings += [*filter(None, [asked["sampler"]]), *(asked["settings"] or "").split()]
-        asked |= {"prompts": _words(asked["prompt"]), "settings": settings}
+        asked |= {"prompts": _words(asked.get("prompt")), "settings": [one for some in _settings(asked).values() for one in some]}
         yield from self._each(_successive(asked, ["checkpoint", "labels", "prompts", "settings"]), request, progress)
 
     def again(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> Iterator[str]:
@@ -184,20 +231,35 @@ class Play:
             values = asked.but(seed=asked.seed + 1).model_dump()
         yield from self._each([values], request, progress)
 
+    def check_change(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        from soundmill.models import sounds
+
+        asked, faults, seconds = _by_name(given), Faults(), []
+        faults.check(asked, ("seed", "count", "amount", "start", "stop", "seconds", "other_seed"))
+        for name in [name for name in ("recording", "second") if name in asked]:
+            with faults.at(name):
+                seconds.append(self._upload(asked[name], request).seconds)
+        with faults.at("words"):
+            if words := _words(asked.get("words")):
+                sounds.of_prompts(self._found(asked.get("checkpoint", "")).traits, words, 1, 0)
+        with faults.at("kind"):
+            if "kind" not in asked:
+                raise UserError("this model cannot change a recording; choose another one")
+            if not faults:
+                making.check_sounds(asked["kind"], seconds, asked.get("start", 0), asked.get("stop", 0))
+        return faults.at_components(given)
+
     def change(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A recording changed with successive seeds, or the sounds between two recordings or seeds."""
         asked = _by_name(given)
         with as_sentences():
-            if not (kind := asked["kind"]):
-                raise UserError("this model cannot change a recording; choose another one")
             session = self.session(request)
-            uploads = [Path(asked[key]) for key in ("recording", *KINDS[kind][1:]) if key in ("recording", "second") and asked[key]]
-            session.uploads.update(uploads)
+            uploads = [Path(asked[key]) for key in ("recording", "second") if key in asked]
             asked["recordings"] = [
                 shutil.copyfile(path, session.folder / f"{number}-{hashing.tree_digest(path)[:12]}{path.suffix[:8]}").name
                 for number, path in enumerate(uploads)
             ]
-        asked |= {"prompts": _words(asked["words"]), "count": asked["count"] if "count" in KINDS[kind] else 1}
+        asked |= {"prompts": _words(asked.get("words"))}
         keys = ["checkpoint", "kind", "prompts", "recordings", "amount", "start", "stop", "seconds", "other_seed"]
         yield from self._each(_successive(asked, keys), request, progress)
 
@@ -278,14 +340,30 @@ class Play:
         with as_sentences():
             return str(making.export(self.root, self.found, self.session(request).folder))
 
+    def check_compare(self, systems: list[str], words: str | None, seed: int | None, blind: bool) -> list[dict[str, Any]]:
+        """What is wrong with the fields of Compare."""
+        from soundmill.models import sounds
+        from soundmill.play import real
+
+        faults, models = Faults(), [name for name in systems if name != REAL]
+        faults.check({"seed": seed or 0}, ("seed",))
+        with faults.at("systems"):
+            if len(systems) < 2:
+                raise UserError("choose two or more")
+            found = [self._found(name) for name in models]
+            with faults.at("words"):
+                for one in found:
+                    sounds.of_prompts(one.traits, _words(words), 1, 0)
+                if REAL in systems:
+                    real.fitting(found[0], (words or "").strip(), 0)
+        return faults.shown("systems", "words", "seed", "blind")
+
     def compare(self, systems, words, seed, blind, request: gr.Request, progress=PROGRESS) -> tuple[Any, Any]:
         """One request to several checkpoints, and a real recording; blind: to two of them, drawn by lot, in a random order."""
         from soundmill.listening.blind import questions
         from soundmill.play import real
 
         with as_sentences():
-            if len(systems) < 2:
-                raise UserError("choose two or more")
             session, seed, text, sounds = self.begin(request), int(seed or 0), (words or "").strip(), []
             heard = random.SystemRandom().sample(systems, 2) if blind else systems
             for number, name in enumerate(heard, 1):
@@ -318,13 +396,20 @@ class Play:
         asked = [ballot.questions[name] for name in ballot.left[:1]]
         return _cards([{"article": ballot.article, "facts": asked or facts, "votes": bool(asked)}])
 
+    def check_recording(self, recording: str | None, request: gr.Request) -> list[dict[str, Any]]:
+        """Whether a dropped recording can be decoded."""
+        faults = Faults()
+        with faults.at("recording"):
+            if recording:
+                self._upload(recording, request)
+        return faults.shown("recording")
+
     def original(self, recording: str | None, request: gr.Request) -> str:
         """The dropped recording, on whose picture a part can be marked."""
         if not recording:
             return ""
         with as_sentences():
-            self.session(request).uploads.add(Path(recording))
-            sound, blocks = decode.open_sound(Path(recording)), []
+            sound, blocks = self._upload(recording, request), []
             for block in sound.blocks():
                 blocks.append(block)
                 if sum(map(len, blocks)) >= LONGEST_SECONDS * sound.sample_rate:  # as much as the page shows
@@ -344,6 +429,11 @@ class Play:
             (path,) = self.sounds({"checkpoint": model, "prompts": words, "seed": seed, "settings": settings}, session)
             return {"file": str(path), "request": making.read(path).model_dump()}
 
+    def _upload(self, path: str, request: gr.Request) -> pieces.Sound:
+        """What a person sent, which is deleted with the session."""
+        self.session(request).uploads.add(Path(path))
+        return _opened(Path(path))
+
     def _found(self, name: str) -> Found:
         if name not in self.found:
             raise UserError(f"no checkpoint {name[:100]!r} here; there are {', '.join(self.found)}")
@@ -357,14 +447,36 @@ class Play:
         return session.folder / f"{name}.wav"
 
 
+def _name_of(component: Any) -> str:
+    return component.elem_id.rpartition("-")[2]
+
+
 def _by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
-    return {component.elem_id.rpartition("-")[2]: value for component, value in given.items()}
+    """The values of fields that are not empty, nor hidden for the kind of change."""
+    asked = {_name_of(component): value for component, value in given.items() if value is not None}
+    shown = ("checkpoint", "kind", "recording", *KINDS[asked["kind"]][1:]) if "kind" in asked else asked
+    return {name: value for name, value in asked.items() if name in shown}
+
+
+def _settings(asked: Mapping[str, Any]) -> dict[str, list[str]]:
+    """As `--set` takes them, by the name of the field."""
+    told = {name: [f"{name}={asked[name]}"] for name in ("num_steps", "guidance_scale", "seconds") if name in asked}
+    return {**told, "sampler": [*filter(None, [asked.get("sampler")])], "settings": asked.get("settings", "").split()}
+
+
+@lru_cache(maxsize=2 * SHOWN)  # an upload does not change
+def _opened(path: Path) -> pieces.Sound:
+    """An upload, decoded once; a UserError has its name, not where it lies."""
+    try:
+        return decode.open_sound(path)
+    except UserError as error:
+        raise UserError(str(error).removeprefix(f"{path.parent}/")) from None
 
 
 def _successive(asked: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
     """Requests with these fields, where they are not empty, and one seed after another."""
-    told = {key: asked[key] for key in keys if asked[key] is not None}
-    return [{**told, "seed": int(asked["seed"] or 0) + step} for step in range(min(int(asked["count"] or 1), MAX_COUNT))]
+    told = {key: asked[key] for key in keys if key in asked}
+    return [{**told, "seed": asked.get("seed", 0) + step} for step in range(min(asked.get("count", 1), MAX_COUNT))]
 
 
 def _read(role: str, path: Path) -> Sound:
@@ -393,8 +505,8 @@ def _drawn(name: str, title: str, sounds: Sequence[Sound]) -> str:
     return article.replace('preload="none"', 'preload="metadata"')  # few enough to show how long they are
 
 
-def _cards(cards: list[dict[str, Any]], none: str = "") -> str:
-    return page.render(__package__, "sounds.html", sounds=cards, none=none)
+def _cards(cards: list[dict[str, Any]], otherwise: str = "") -> str:
+    return page.render(__package__, "sounds.html", sounds=cards, otherwise=otherwise)
 
 
 def _words(text: str | None) -> list[str]:

@@ -28,15 +28,15 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from soundmill import hashing, params, tracking
+from soundmill import hashing, manifest, params, tracking
 from soundmill.listening import answers, scoring
 from soundmill.models import generation
 from soundmill.play import making, page, real
-from soundmill.play.checkpoints import Models, find, of_registry
+from soundmill.play.checkpoints import Found, Models, find, of_registry
 from tests.chromium import browser
 from tests.commands.running import soundmill, works
 from tests.mlflow_server import free_port
-from tests.prepared import sound, wave_of, write_sounds
+from tests.prepared import sound, wave_of, write_rows, write_sounds
 
 pytestmark = pytest.mark.slow(minutes=2)
 HOSTILE = "<img src=x onerror=\"document.title='run'\">"
@@ -70,10 +70,12 @@ def served(trainings: Any, root: Path, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch / "uploads"))
         monkeypatch.setattr(real, "CACHE", scratch / "embeddings")
-        rows = [
-            sound(f"clip{number}", wave_of(number), labels=["bell"], split="train" if number else "test") for number in range(4)
-        ]
+        # The checkpoint was trained on two of these, on one that has changed, and on one that is gone.
+        rows = [sound(f"clip{number}", wave_of(number), labels=["bell"], digest=f"{number}") for number in range(4)]
         write_sounds(rows, home / "data/clips/default", home / "data/catalog/default.parquet")
+        trained_on = [*rows[1:3], rows[3] | {"digest": "old"}, rows[3] | {"clip_id": "clip4", "recording_id": "clip4"}]
+        told = {"seconds": 0.5, "mix": None, "earlier": False}
+        write_rows([row | told for row in trained_on], home / MEL / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
         play = page.Play(home, find(home, [home / MEL]), Models(2), scratch)
         blocks = page.serve(play, "127.0.0.1", free_port(), None)
         yield Served(home, blocks.local_url, play)
@@ -121,6 +123,11 @@ class Person:
         path = f"//label[.//span[starts-with(normalize-space(), '{label}')]]//*[self::input or self::textarea]"
         return next((one for one in self.chrome.find_elements(By.XPATH, path) if one.is_displayed()), None)
 
+    @property
+    def faults(self) -> list[str]:
+        """What is said at fields."""
+        return [one.text for one in self.all(".validation-error") if one.text]
+
     def make(self, button: str = "#make") -> str:
         """The name of the sound that appears."""
         before = self.names()
@@ -139,7 +146,8 @@ class Person:
 def person(served: Served) -> Iterator[Person]:
     with browser() as chrome:
         yield Person(chrome, served.url)
-        faults = [one["message"] for one in chrome.get_log("browser") if one["level"] == "SEVERE"]
+        told = [one["message"] for one in chrome.get_log("browser") if one["level"] == "SEVERE"]
+        faults = [one for one in told if "queue/join" not in one or "422" not in one]  # the answer to a request with faults
         assert not faults, faults
         sent = [json.loads(one["message"])["message"] for one in chrome.get_log("performance")]
         urls = {one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"}
@@ -158,17 +166,24 @@ def test_make_hear_keep_and_find_again(served, person, tmp_path):
     person.wait(lambda: person.field("bell") or person.shown("label[data-testid='bell-0']"))
     person.chrome.find_element(By.XPATH, "//label[contains(., 'bell')]").click()
     person.wait(lambda: person.shown(".examples audio"))  # a real one
+    assert "The sounds that you make appear here." in person.body
+    person.fill("Seed", "-7")
+    person.shown("#make").click()
+    person.wait(lambda: person.faults == ["seed: Input should be greater than or equal to 0 (found -7)"])
+    assert person.faults[0] in person.field("Seed").find_element(By.XPATH, "./ancestor::label").text
     person.fill("Seed", "7")
     name = person.make()
     made = person.wav(name)
     assert made == expected(served, tmp_path / "same", ["bell"], 7)
+    assert not person.faults
     player = person.shown(".one audio")
     webdriver.ActionChains(person.chrome).send_keys(" ").perform()  # after a press of Make plays what it made, not the real one
     person.wait(lambda: person.chrome.execute_script("return arguments[0].currentTime > 0 || arguments[0].ended", player))
     person.shown("[data-do=nearest]").click()
     person.wait(lambda: "No copy" in person.body or "Nearer" in person.body)
     assert "nearest training clip, clip" in person.body
-    assert "clip0" not in person.body  # is held out
+    assert not re.search("clip[03]", person.body)
+    assert "2 of its 4 training clips are not here any more" in person.body
     assert person.shown(".sounds .picture img").size["height"] > 50
     person.shown("[data-do=again]").click()
     person.wait(lambda: len(person.names()) == 2)
@@ -212,9 +227,18 @@ def test_change_a_dropped_recording(served, person, tmp_path):
     person.choose(WAVES)
     person.tab("Change")
     person.wait(lambda: person.chrome.find_elements(By.CSS_SELECTOR, "input[type=radio][value=inpaint]"))
+    (tmp_path / "text.wav").write_text("hello")
+    person.chrome.find_elements(By.CSS_SELECTOR, "input[type=file]")[0].send_keys(str(tmp_path / "text.wav"))
+    person.wait(lambda: [one.split(":")[0] for one in person.faults] == ["text.wav"])
+    person.shown("#change-recording [aria-label=Clear]").click()
     person.chrome.find_elements(By.CSS_SELECTOR, "input[type=file]")[0].send_keys(str(tmp_path / "tone.wav"))
     picture = person.wait(lambda: person.shown("[data-marks] .picture"))
+    assert not person.faults
     person.chrome.find_element(By.CSS_SELECTOR, "input[type=radio][value=restyle]").click()
+    person.fill("Prompt or label", HOSTILE)
+    person.shown("#change").click()
+    person.wait(lambda: any(HOSTILE in one for one in person.faults))
+    person.fill("Prompt or label", Keys.BACKSPACE)
     person.make("#change")
     row = person.shown("section.pairs article")
     assert len(row.find_elements(By.TAG_NAME, "audio")) == 2  # the result and its input, which switch in place
@@ -309,6 +333,11 @@ def test_a_broken_first_checkpoint_hides_none_of_the_registry(served, tmp_path, 
     monkeypatch.setattr(of_registry.__module__ + ".of_registry", lambda found, versions, root: dict.fromkeys(versions))
     play = page.Play(served.home, find(served.home, [served.home / "data/models/broken"]), Models(1), tmp_path)
     play.ready.run()
+    shutil.copytree(served.home / MEL, tmp_path / "deleted")
+    play.found["deleted"] = Found(tmp_path / "deleted", served.home)
+    assert "deleted" in dict(map(reversed, play.choices))
+    shutil.rmtree(tmp_path / "deleted")
+    assert "deleted" not in dict(map(reversed, play.choices))
     assert [*play.found][0::4] == ["data/models/broken", "asked"]
 
 
@@ -402,6 +431,9 @@ def test_hostile_uploads_are_only_errors(served, tmp_path):
         with pytest.raises(gr.Error) as error:
             served.play.original(str(path), visitor)
         assert not re.search("<|root:", str(error.value)), path
+        (said,) = served.play.check_recording(str(path), visitor)  # of the field, which shows it as text
+        assert not said["is_valid"]
+        assert not re.search(f"root:|{tmp_path}", said["message"]), path
     assert not Path("x").exists()
     with (tmp_path / "big.wav").open("wb") as file:
         file.truncate(201 * 2**20)
@@ -412,9 +444,41 @@ def test_hostile_uploads_are_only_errors(served, tmp_path):
             served.play.keep(gr.EventData(None, {"name": name}), visitor)
 
 
+@pytest.mark.parametrize(
+    ("tab", "values", "field"),
+    [
+        ("make", {"seed": 10**30}, "seed"),
+        ("make", {"count": 21}, "count"),
+        ("make", {"num_steps": -5}, "num_steps"),
+        ("make", {"guidance_scale": float("nan")}, "guidance_scale"),
+        ("make", {"settings": "a\0b=1"}, "settings"),
+        ("make", {"labels": [], "prompt": "x" * 100_000}, "prompt"),
+        ("make", {"checkpoint": "/etc"}, "checkpoint"),
+        ("make", {"checkpoint": MEL, "count": None, "settings": "num_steps=2"}, None),
+        ("change", {"kind": "restyle"}, "recording"),
+        ("change", {"kind": "interpolate", "recording": "tone.wav"}, "second"),
+        ("change", {"kind": "inpaint", "recording": "tone.wav", "start": 0.1, "stop": 0.1}, "stop"),
+        ("change", {"kind": "inpaint", "recording": "tone.wav", "start": -1, "stop": 0.1}, "start"),
+        ("change", {"kind": "continue", "recording": "tone.wav", "seconds": 1e9}, "seconds"),
+        ("change", {"kind": "restyle", "recording": "tone.wav", "words": HOSTILE}, "words"),
+        ("change", {"kind": "restyle", "recording": "tone.wav", "seconds": 1e9}, None),  # which is hidden
+        ("change", {"kind": None, "recording": "tone.wav"}, "kind"),
+    ],
+)
+def test_a_fault_is_said_at_its_field(served, tmp_path, monkeypatch, tab, values, field):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("tone.wav", wave_of(1), 44_100)
+    given = {gr.Textbox(elem_id=f"x-{name}"): value for name, value in ({"checkpoint": MEL} | values).items()}
+    more = [gr.Request(session_hash="asks")] if tab == "change" else []
+    told = getattr(served.play, f"check_{tab}")(given, *more)
+    assert [component.elem_id for component, said in told.items() if not said["is_valid"]] == [f"x-{field}"] * bool(field)
+
+
 def test_the_commands_of_the_docs_run(served, root):
-    (block,) = (one for one in (root / "docs/play.md").read_text().split("```") if "/call/sound" in one)
-    block = block.replace("http://127.0.0.1:7860/", served.url).replace('"dog"', '"bell"')
+    text = (root / "docs/play.md").read_text().replace("http://127.0.0.1:7860", served.url.strip("/")).replace('"dog"', '"bell"')
+    _, python, _, block, _ = text.partition("## As an API")[2].split("```")
+    exec(python.removeprefix("python"), said := {})
+    assert served.get(said["answer"]["file"])
     first, second, third = re.findall(r"^curl(?:.*\\\n)?.*", block, re.MULTILINE)
 
     def run(command: str) -> str:
