@@ -152,7 +152,7 @@ def main(
         where = _section_to_read(document, args, section)
         as_read = params.section(document, where, str(args.params))
         model = params_type(args.family, as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
-        values = params.parse_section(document, where, model, str(args.params))
+        values = params.parse(model, as_read, f"{args.params}: {where}")
         recorded = values.model_dump(mode="json")
         root = args.params.resolve().parent
         home = project_home(root)

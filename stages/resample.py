@@ -59,16 +59,16 @@ def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Input, clips: O
 def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the clips of one shard's recordings, in the order of the plan."""
     with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
-        planned = [list(recording) for _, recording in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
-        keyed = [(recording, _key(recording)) for recording in planned]
-        wanted = [(recording[0]["raw_path"], recording[0]["digest"]) for recording, key in keyed if key not in writer]
+        planned = [list(group) for _, group in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
+        keyed = [(cuts_of_one, _key(cuts_of_one)) for cuts_of_one in planned]
+        wanted = [(first["raw_path"], first["digest"]) for (first, *_), key in keyed if key not in writer]
         places = sources.open_unchanged(wanted, output.parent)
         # `segment` has already probed files with these digests.
         with closing(places), closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
-            for recording, key in keyed:
+            for cuts_of_one, key in keyed:
                 if not writer.copy(key):
                     with writer.item(key) as report:
-                        _write_recording(recording, next(opened), params, output.parent, writer, report)
+                        _write_recording(cuts_of_one, next(opened), params, output.parent, writer, report)
     if writer.num_rows == 0:
         writer.report.details.append(output.name)
     return writer.report

@@ -15,7 +15,7 @@ from soundmill.stage import Context, Input, Output
 
 
 def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
-    """Write a spectrogram for every clip of `audio`, a directory of clip shards, which may be empty."""
+    """Write a spectrogram for every clip of the shards in `audio`, any of which may have no rows."""
     spec_json = params.spec.model_dump_json()
     jobs = []
     for path in shards.shard_paths(audio):

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms in shards."""
+"""Log-mel spectrograms in shards, as the stage `spectrogram` writes them; mel.py computes them."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -98,7 +98,8 @@ class Sources:
     @classmethod
     def of(cls, corpus: Path, root: Path, home: Path) -> Sources:
         """The directories of the recordings in `corpus/recordings.parquet`: `corpus/audio` if it exists, else `corpus.path` or
-        the paths of `corpus.parts`. `root` has params.yaml; relative paths start at `home` (both are in stage.Context).
+        the paths of `corpus.parts`, read here so that a corpus that has moved reruns nothing. `root` has params.yaml; relative
+        paths start at `home` (both are in stage.Context).
         """
         beside = corpus / "audio"
         if beside.is_dir():

@@ -15,7 +15,7 @@ class DiffusionParams(StageParams):
     beta_start: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
     beta_end: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
     shift: float = Field(gt=0, description="for `shifted_cosine`; below 1: more timesteps at high noise")
-    objective: Literal["eps", "x0", "v"]
+    objective: Literal["eps", "x0", "v"] = Field(description="what the net predicts: the noise, the sound, or v")
     weighting: Literal["none", "min_snr", "min_snr_tango"]
     min_snr_gamma: float = Field(gt=0)
     stratified: bool = Field(description="spread the timesteps of a batch evenly instead of drawing them independently")

@@ -79,7 +79,7 @@ class Discrete:
         return math.sqrt(level), math.sqrt(1 - level)
 
     def times(self, shares: Tensor) -> Tensor:
-        """The times [B] below which these shares, in [0, 1), of a training's times are."""
+        """Times [B] at these shares, in [0, 1), of the times that are trained on."""
         span = len(self.table) - self.first
         return self.first + (shares * span).long().clamp(max=span - 1)
 

@@ -16,7 +16,7 @@ from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, log_mel, num_frames
-from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
+from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
 from soundmill.diffusion.sampling import Draw, guided, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
@@ -333,7 +333,7 @@ class Draws(NamedTuple):
     shifts: Tensor  # [B] frames rolled
     gains: Tensor  # [B, 1, 1] dB
     kept: Tensor  # [B, 1] whether the label is kept
-    times: Tensor  # [B] shares of the path
+    times: Tensor  # [B] in [0, 1), which `Discrete.times` makes timesteps
 
 
 def draws(params: TrainParams, frames: int, step: int) -> Draws:
@@ -360,14 +360,14 @@ class DdpmModule(TrainingModule):
     def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
         self.model = model
-        self.register_buffer("table", discrete(params.diffusion).table, persistent=False)
+        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
         self.picture = model.picture
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         params, diffusion = self.params, self.params.diffusion
         draw = Draws(*map(self.share, draws(params, self.picture.frames, step)))
-        log_mel, label_weights = batch.values
-        condition = label_weights * draw.kept.to(self.device, non_blocking=True)
+        log_mel, told = batch.values
+        condition = told * draw.kept.to(self.device, non_blocking=True)
         path = Discrete(self.table, diffusion.objective, diffusion.first_timestep)
         t = path.times(draw.times).to(self.device, non_blocking=True)
 
@@ -399,6 +399,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         crops = Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence)
+        # Without labels, too, the loss takes label weights: [b, 0].
         return known.told(crops, clip_ids) if known.text else Labelled(crops, known.label_weights(clip_ids))
 
     if start:

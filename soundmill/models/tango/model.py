@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import manifest, shards
-from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
+from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
 from soundmill.diffusion.sampling import Draw, guided, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
@@ -194,7 +194,7 @@ class TangoModule(TrainingModule):
     def __init__(self, params: TrainParams, net: nn.Module, scaling_factor: float, batch_size: int, steps: int):
         super().__init__(net, params, steps, params.accumulate)
         self.scaling_factor, self.batch_size = scaling_factor, batch_size
-        self.register_buffer("table", discrete(params.diffusion).table, persistent=False)
+        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values
