@@ -114,7 +114,7 @@ class Context:
 def project_home(root: Path) -> Path:
     """The user's checkout: `root`, or the one that `dvc exp run --temp` copied to `root`."""
     project, found, _ = str(root.resolve()).rpartition(f"/{EXPERIMENTS}/")
-    return Path(project) if found else root.resolve()
+    return Path(project or "/") if found else root.resolve()
 
 
 def main(

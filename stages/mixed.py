@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.flac import flac_rate
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
@@ -26,18 +25,22 @@ def run(
     mixed.mkdir(parents=True, exist_ok=True)
     for path in shards.shard_paths(clips):
         shutil.copyfile(path, mixed / path.name)
-    first_free, num_clips = 1 + max(row["shard"] for row in rows), len(rows)
-    for shard, path in enumerate(shards.shard_paths(mixes), first_free):
+    last, num_clips = max(int(path.stem.rpartition("-")[2]) for path in mixed.glob("*.parquet")), len(rows)
+    for shard, path in enumerate(shards.shard_paths(mixes), last + 1):
         with shards.ShardWriter(mixed / shards.shard_name(shard), manifest.CLIPS) as writer:
             for mix in shards.read_rows(path, manifest.MIXES):
                 both = [mix["first"], mix["second"]]
                 same = {name: mix[name] for name in ("clip_id", "digest")} | {"start": 0.0}
                 writer.write({**by_id[both[0]], "quality": None, **same, **{name: mix[name] for name in ("audio", "num_samples")}})
-                seconds = mix["num_samples"] / flac_rate(mix["audio"]["bytes"])
-                told = {"captions": [mix["caption"]], "labels": mix["labels"], "seconds": seconds, "shard": shard, "mixed": both}
+                seconds = [by_id[one]["seconds"] for one in both]
+                longest = None if None in seconds else max(seconds)
+                told = {"captions": [mix["caption"]], "labels": mix["labels"], "seconds": longest, "shard": shard, "mixed": both}
                 rows.append({**by_id[both[0]], **same, **told})
     if len(rows) == num_clips:
-        raise UserError(f"{mixes}: no mixes to train on: set mixup.pairing and mixup.ratio, or leave `mixing=on` out")
+        raise UserError(
+            f"{mixes}: no mixes to train on: set mixup.pairing and mixup.ratio, or leave `mixing=on` out; clips without a caption "
+            "(catalog.caption_templates), or of one recording alone, are not mixed"
+        )
     shards.write_rows(rows, described, manifest.MIXED_CATALOG)
     return {"clips": num_clips, "mixes": len(rows) - num_clips}
 

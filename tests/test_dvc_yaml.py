@@ -63,7 +63,7 @@ def code_faults(name: str, documents: dict[str, dict]) -> list[str]:
 def test_deps_are_the_rooms_that_a_stage_runs():
     """All of its code, and no room that it never enters; so a change elsewhere reruns nothing."""
     trained = sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*_laptop.yaml"))
-    choices = [[EVERY_FAMILY, "vocoder=griffin_lim"], [EVERY_FAMILY, "zero_shot.embedder=clap", "latents=rave"]]
+    choices = [[EVERY_FAMILY, "vocoder=griffin_lim"], [EVERY_FAMILY, "zero_shot.embedder=clap", "mixing=on", "latents=rave"]]
     choices += [[VOCODED, f"vocoder={vocoder}"] for vocoder in trained]
     documents = {choice[-1]: params.compose(ROOT / "conf", choice) for choice in choices}
     faults = [fault for name in STAGES for fault in code_faults(name, documents)]

@@ -110,9 +110,8 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
     found += [f"data/mixes: {mix}" for mix in held.mixes]
     loops = project.loops_of({entry.recording_id for entry in listed.entries if entry.is_whole})
     found += [f"{path}: {rows} loops of it" for path, rows in loops.items()]
-    found += [
-        f"{path}: {rows} rows of it" for path, rows in held.shards.items() if not path.startswith(("data/clips", "data/mixes"))
-    ]
+    told = "data/mixes/", *(f"data/clips/{variant}/" for variant in held.clips)
+    found += [f"{path}: {rows} rows of it" for path, rows in held.shards.items() if not path.startswith(told)]
     for weights, part, clips, mixes in held.weights:
         where = f"{weights.name}/{part}" if part else weights.name
         erased = "" if weights.is_of_graph else f"; {ERASE}"

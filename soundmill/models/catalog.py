@@ -45,6 +45,12 @@ def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
     return splits
 
 
+def read_mixes(catalog: Path) -> set[str]:
+    """The clips of the variant `mixed` that are mixes."""
+    table = shards.read_table(catalog, manifest.MIXED_CATALOG, ["clip_id", manifest.MIXED]).to_pylist()
+    return {row["clip_id"] for row in table if row[manifest.MIXED]}
+
+
 def read_left_out(catalog: Path) -> list[str]:
     """Valid clips that `catalog.only` excluded for their labels, so nothing was trained on them."""
     with shards.open_parquet(catalog) as file:

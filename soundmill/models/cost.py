@@ -113,7 +113,9 @@ def seconds(timing: Timing, family: str, document: dict[str, Any], num_clips: in
     """
     kind = registry.family(family)
     train, generate, _ = read_sections(document, family, kind.train_params, kind.generate_params)
-    batches = train.steps * timing.accumulate if train.steps else math.ceil(train.epochs * num_clips / timing.clips)
+    item = document["families"][family]
+    with_mixes = num_clips * (1 + document["mixup"]["ratio"] * (item["trained_on"] != item["clips"]))
+    batches = train.steps * timing.accumulate if train.steps else math.ceil(train.epochs * with_mixes / timing.clips)
     sounds = min(generate.count or num_clips, num_clips)
     forward = timing.seconds / 3  # backward costs about twice the forward pass
     validations = 1 + batches // (train.validate_every_steps * timing.accumulate) if train.validate_every_steps else 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from soundmill import params, text
+from soundmill import manifest, params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -66,6 +66,8 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
     `home`: the checkout, to which paths of weights are relative; None: these are not looked at.
     """
     specs, vocoder = {}, None
+    if manifest.MIXED in document["clips"]:
+        raise UserError(f"params.yaml: clips.{manifest.MIXED}: the variant of mixes (`mixing=on`) has this name; choose another")
     if document["vocoder"]:
         vocoder = parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
     inverted = {item["mel"] for item in document["mel_families"].values()}
@@ -99,7 +101,11 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             if variant not in document["mixed"]:
                 raise UserError(f"params.yaml: families.{name}.trained_on: no {variant!r}: take `mixing=on`, which makes `mixed`")
             if document["mixed"][variant]["clips"] != item["clips"]:
-                raise UserError(f"params.yaml: mixup.clips: the mixes must be of families.{name}.clips: set it to {item['clips']}")
+                clips = item["clips"]
+                raise UserError(
+                    f"params.yaml: mixup.clips: the mixes must be of families.{name}.clips: set it to {clips}, or "
+                    f"families.{name}.trained_on to {clips}"
+                )
         train, _, _ = read_sections(document, name, family(name).train_params, family(name).generate_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from soundmill import hashing, manifest, shards, terminal
+from soundmill import hashing, manifest, terminal
 from soundmill.audio import figures
 from soundmill.audio.resample import resample
 from soundmill.audio.tags import CHANGED, GENERATED, SourceType
@@ -21,7 +21,7 @@ from soundmill.errors import UserError
 from soundmill.metrics import scores
 from soundmill.metrics.scores import EmbeddingSet
 from soundmill.models import adapted, registry
-from soundmill.models.catalog import choose_balanced, choose_by_hash, read_labels, waves_of
+from soundmill.models.catalog import choose_balanced, choose_by_hash, read_labels, read_mixes, waves_of
 from soundmill.models.components.making import Samples, sampling, show_last, show_losses
 from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, stored_weights, use_weights
 from soundmill.models.params import FamilyTrainParams
@@ -64,8 +64,7 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     if params.lora:
         prepared.module.adapt(params.lora, params.hardware)
     module, steps = prepared.module, prepared.module.steps
-    rows = shards.read_table(catalog, manifest.MIXED_CATALOG, ["clip_id", manifest.MIXED]).to_pylist()
-    mixes = len({row["clip_id"] for row in rows if row[manifest.MIXED]} & set(prepared.clip_ids))
+    mixes = len(read_mixes(catalog) & set(prepared.clip_ids))
     counts = {"clips": len(prepared.clip_ids) - mixes, **({"mixes": mixes} if mixes else {}), **prepared.counts}
     sizes = _announce(ctx, prepared, counts, catalog)
     hardware, device = params.hardware, pick_device(params.hardware.accelerator)
@@ -118,7 +117,9 @@ def _announce(ctx: Any, prepared: Prepared, counts: dict[str, int], catalog: Pat
     terminal.say(f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {module.steps} steps of {batch}")
     told = [*(["captions"] if prepared.model.condition == "caption" else []), *(["labels"] if prepared.model.labels else [])]
     columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
-    ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
+    ctx.tracking.log_dataset(
+        "training clips", hashing.digest(prepared.clip_ids), len(prepared.clip_ids), catalog, "training", columns
+    )
     return {"parameters": parameters, **({"trained_parameters": trained} if prepared.model.params.lora else {})}
 
 
@@ -221,7 +222,7 @@ def scoring(params: FamilyTrainParams, ctx: Any, prepared: Prepared, run: Run, m
         )
     asked = choose_balanced(labels["valid"], params.score_requests)
     held_out = choose_by_hash([*labels["valid"]], REFERENCE)
-    trained = choose_by_hash([*labels["train"]], REFERENCE - len(held_out))
+    trained = choose_by_hash(sorted(labels["train"].keys() - read_mixes(material.catalog)), REFERENCE - len(held_out))
     mono, real = {}, {}
     for clip_id, (wave, rate) in waves_of(material.clips, {*asked, *held_out, *trained}):
         mono[clip_id] = _mono(wave, rate, judge)

@@ -351,8 +351,12 @@ class Kind:
     latents: bool = False  # whether `load` returns a LatentCodec
 
     @property
+    def package(self) -> str:
+        return self.component.rpartition(".")[0]
+
+    @property
     def params(self) -> type[ComponentParams]:
-        return getattr(import_module(self.component.rpartition(".")[0]), self.of_params)
+        return getattr(import_module(self.package), self.of_params)
 
     @property
     def module(self) -> ModuleType:
