@@ -97,7 +97,7 @@ def evaluate(
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
     metrics = [] if ladder == ["none"] else ladder
     for name in metrics:
-        choose(scores.METRICS, name, "metric of --ladder")
+        choose(scores.METRICS, name, "metric for --ladder")
     setup = replace(setup, ladder=metrics)
     for directory in filter(None, (report, card)):
         disk.make_directory(directory)  # before scoring starts

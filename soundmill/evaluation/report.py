@@ -226,8 +226,10 @@ def csv_of_scores(metrics: Mapping[str, Any]) -> str:
 
 def csv_of_sounds(of: Mapping[str, Mapping[str, float]]) -> str:
     """CSV with one row per sound (`id`) and one column per score that single sounds have."""
-    values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
-    ids = sorted(set().union(*values.values()))
+    values = {
+        key: {clip_id: rounded(value) for clip_id, value in by_id.items() if value == value} for key, by_id in sorted(of.items())
+    }
+    ids = sorted(set().union(*of.values()))
     return csv_files.text(["id", *values], ([clip_id, *(by_id.get(clip_id) for by_id in values.values())] for clip_id in ids))
 
 

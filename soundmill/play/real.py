@@ -40,14 +40,20 @@ def nearest(wav: Path, found: Found) -> tuple[str, Sequence[Sound]]:
     """
     tables, tagger, table = found.tables, found.home / "data" / "tagger", found.directory / manifest.TRAINED_ON_FILE
     if not table.is_file():
-        raise UserError(f"{found.name}: nothing says which clips it was trained on ({table.name} is missing): it cannot be checked")
+        raise UserError(
+            f"{found.name}: nothing says which clips it was trained on ({table.name} is missing): copy the whole checkpoint"
+        )
     rows = shards.read_table(table, manifest.TRAINED_ON).to_pylist()
-    recordings, trained = {row["recording_id"] for row in rows}, {row["clip_id"]: row["digest"] for row in rows}
-    here = {clip_id for clip_id, _ in trained.items() & {row["clip_id"]: row["digest"] for row in clips.find(tables)}.items()}
+    recordings, trained = {row["recording_id"] for row in rows}, {(row["clip_id"], row["digest"]) for row in rows}
+    here = {clip_id for clip_id, _ in trained & {(row["clip_id"], row["digest"]) for row in clips.find(tables)}}
+    total = len({clip_id for clip_id, _ in trained})  # one that was cut again since an earlier training has two digests
     catalog = family.read_catalog(tables.catalog)
-    held_out = {clip.clip_id for clip in catalog if clip.recording_id not in recordings}
+    held_out = {clip.clip_id for clip in catalog if clip.split != "train" and clip.recording_id not in recordings}
     if not here:
-        raise UserError(f"{found.name}: none of its {len(trained)} training clips is here any more, so it cannot be checked")
+        raise UserError(
+            f"{found.name}: none of its {total} training clips is here any more, so it cannot be checked; `dvc repro` with its "
+            "recordings brings them back"
+        )
     real = [list(features.in_shards(family.shards_of(catalog, tables.clips, ids)).values()) for ids in (held_out, here)]
     protocol = protocols.load(protocols.PROJECT).with_embedders(["tagger" if tagger.is_dir() else "texture"])
     setup = Setup(protocol, CACHE, os.cpu_count() or 1, tagger)
@@ -55,8 +61,8 @@ def nearest(wav: Path, found: Found) -> tuple[str, Sequence[Sound]]:
     if not searched.generated:
         raise UserError("this sound is too short to be compared")
     (near,) = searched.generated
-    gone = len(trained) - len(here)
-    missing = f"; {gone} of its {len(trained)} training clips are not here any more" if gone else ""
+    gone = total - len(here)
+    missing = f"; {gone} of its {total} training clips are not here any more" if gone else ""
     if near.copy_of:
         verdict = f"A copy: {near.shared:.0%} of it is in a training clip, by fingerprint"
         return verdict + missing, sounds(found, {f"training clip {near.copy_of}": near.copy_of})

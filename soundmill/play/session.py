@@ -29,7 +29,7 @@ from soundmill.listening.answers import FIRST, REAL, SAME, SECOND
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Section, Sound, draw_section
 from soundmill.play import checkpoints, making
 from soundmill.play.checkpoints import Found, Models
-from soundmill.play.making import Asked
+from soundmill.play.making import Asked, Refused
 
 FIELDS = params.read_yaml(Path(__file__).with_name("fields.yaml"))
 MAX_COUNT = 20  # sounds of one press
@@ -84,6 +84,8 @@ class Faults(dict[str, str]):
         try:
             yield
         except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
             self.setdefault(getattr(error, "field", name), reason(error).removeprefix("request.").removeprefix("sampling."))
 
     def check(self, asked: Mapping[str, Any], fields: Iterable[str]) -> None:
@@ -214,7 +216,7 @@ class Play:
             for name, settings in _settings(asked).items():
                 with faults.at(name):
                     params.override(traits.sampling, settings, "sampling")
-            with faults.at("prompt"):
+            with faults.at("prompt" if traits.condition == "caption" else "labels"):
                 sounds.of_prompts(traits, _words(asked.get("prompt")), 1, 0, asked.get("labels", ()))
         return faults.at_components(given)
 
@@ -246,13 +248,18 @@ class Play:
             if "kind" not in asked:
                 raise UserError("this model cannot change a recording; choose another one")
             if not faults:
-                making.check_sounds(asked["kind"], seconds, asked.get("start", 0), asked.get("stop", 0))
+                making.check_sounds(asked["kind"], len(seconds))
+                if asked["kind"] == "inpaint" and not asked.get("start", 0) < min(asked.get("stop", 0), seconds[0]):
+                    within = f"{seconds[0]:.2f} s"
+                    raise Refused("stop", f"mark a part that starts within the recording's {within} and ends later than it starts")
         return faults.at_components(given)
 
     def change(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A recording changed with successive seeds, or the sounds between two recordings or seeds."""
         asked = _by_name(given)
         with as_sentences():
+            if "kind" not in asked:
+                raise UserError("this model cannot change a recording; choose another one")
             session = self.session(request)
             uploads = [Path(asked[key]) for key in ("recording", "second") if key in asked]
             asked["recordings"] = [
@@ -345,10 +352,10 @@ class Play:
         from soundmill.models import sounds
         from soundmill.play import real
 
-        faults, models = Faults(), [name for name in systems if name != REAL]
+        faults, models = Faults(), [name for name in systems or [] if name != REAL]
         faults.check({"seed": seed or 0}, ("seed",))
         with faults.at("systems"):
-            if len(systems) < 2:
+            if len(systems or []) < 2:
                 raise UserError("choose two or more")
             found = [self._found(name) for name in models]
             with faults.at("words"):
@@ -396,13 +403,13 @@ class Play:
         asked = [ballot.questions[name] for name in ballot.left[:1]]
         return _cards([{"article": ballot.article, "facts": asked or facts, "votes": bool(asked)}])
 
-    def check_recording(self, recording: str | None, request: gr.Request) -> list[dict[str, Any]]:
-        """Whether a dropped recording can be decoded."""
+    def check_recording(self, recording: str | None, request: gr.Request) -> dict[str, Any]:
+        """Whether a dropped recording can be decoded; of a function of one field, Gradio takes no list."""
         faults = Faults()
         with faults.at("recording"):
             if recording:
                 self._upload(recording, request)
-        return faults.shown("recording")
+        return faults.shown("recording")[0]
 
     def original(self, recording: str | None, request: gr.Request) -> str:
         """The dropped recording, on whose picture a part can be marked."""
@@ -432,6 +439,8 @@ class Play:
     def _upload(self, path: str, request: gr.Request) -> pieces.Sound:
         """What a person sent, which is deleted with the session."""
         self.session(request).uploads.add(Path(path))
+        if not Path(path).exists():
+            raise UserError("the recording is not on this machine any more; drop it again")
         return _opened(Path(path))
 
     def _found(self, name: str) -> Found:
@@ -454,7 +463,7 @@ def _name_of(component: Any) -> str:
 def _by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of fields that are not empty, nor hidden for the kind of change."""
     asked = {_name_of(component): value for component, value in given.items() if value is not None}
-    shown = ("checkpoint", "kind", "recording", *KINDS[asked["kind"]][1:]) if "kind" in asked else asked
+    shown = ("checkpoint", "kind", "recording", *KINDS.get(asked["kind"], [""])[1:]) if "kind" in asked else asked
     return {name: value for name, value in asked.items() if name in shown}
 
 

@@ -1,11 +1,12 @@
 """What an embedder is: a pinned network from waves to patch embeddings and class logits, and how it is declared."""
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -63,18 +64,18 @@ def in_batches(
     return made
 
 
-class Embedder(Protocol):
+class Embedder(ABC):
     """A loaded embedder."""
 
     sample_rate: int  # of the waves it takes
     channels: int = 1  # of the waves it takes, 1 or 2
 
+    @abstractmethod
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         """Embed waves float32 in [−1, 1] at `sample_rate`: [T] if `channels` is 1, else [2, T], mono sounds on both channels.
 
         Other waves in the call change at most the last bits.
         """
-        ...
 
 
 @dataclass(frozen=True)
