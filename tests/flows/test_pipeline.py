@@ -336,11 +336,11 @@ def test_choosing_stages_takes_what_they_need() -> None:
 
     needs = {"a": set(), "b@x": {"a"}, "b@y": {"a"}, "c": set()}
     graph = [dvc.Stage(name, frozenset(needed)) for name, needed in needs.items()]
-    assert [stage.name for stage in module.choose(graph, ["b"])] == ["a", "b@x", "b@y"]
-    assert [stage.name for stage in module.choose(graph, ["b@y"])] == ["a", "b@y"]
-    assert module.choose(graph, []) == graph
+    assert [stage.name for stage in module.select(graph, ["b"])] == ["a", "b@x", "b@y"]
+    assert [stage.name for stage in module.select(graph, ["b@y"])] == ["a", "b@y"]
+    assert module.select(graph, []) == graph
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@"):
-        module.choose(graph, ["b@z"])
+        module.select(graph, ["b@z"])
 
 
 def test_scores_stand_beside_their_baselines() -> None:
