@@ -269,7 +269,9 @@ def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusT
     names: dict[str, str] | None = None  # read once there is such an id
     nameless: list[str] = []
     for row in described:
-        if row.labels and names is None:
+        if not any(map(MACHINE_ID.fullmatch, row.labels)):
+            continue
+        if names is None:
             named = csv_files_with(inventory, {"mid", "display_name"})
             cells = (cells for name in named for _, cells in read_csv(inventory, name))
             called = {row["mid"].strip(): row["display_name"].strip() for row in cells}
