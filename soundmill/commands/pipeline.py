@@ -108,7 +108,10 @@ def run(
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
     if minutes is not None:
-        document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, document, contents, changes)])
+        family = _family_for(minutes, document, contents, changes)
+        chosen = [*chosen, *_hardware(root, folder, family, chosen, contents)]
+        document = _composed(root, folder, chosen)
+        document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, family, document, contents)])
     if contents:
         _point_to(contents, document)
         sections = {name: document["clips"][family["clips"]] for name, family in document["families"].items()}
@@ -274,17 +277,15 @@ def _chosen(choices: Choices, contents: Survey) -> list[str]:
     return [*kind.overrides, *getattr(kind, condition)]
 
 
-def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Survey | None, changes: list[str]) -> list[str]:
-    """The overrides with which all is done after `minutes`; UserError if the steps would be too few, or `changes` sets them."""
-    from soundmill.models import cost
-
+def _family_for(minutes: float, document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:
+    """The one family that is trained for `minutes`; UserError if there are more, or something else sets its steps."""
     if len(document["families"]) > 1:
         raise UserError(
             f"--minutes is for one family, not {', '.join(document['families'])}; compare several by `soundmill bakeoff`"
         )
     if contents is None:
         raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
-    ((family, item),) = document["families"].items()
+    (family,) = document["families"]
     if not 0 < minutes < 1e6:  # nan neither
         raise UserError(f"--minutes {minutes:g}: give a number above 0")
     if own := [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]:
@@ -296,7 +297,27 @@ def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Su
                 f"--minutes counts the steps of {family}.train alone, but {name} has {part['weights']['steps']:,} of its own; set "
                 f"{family}.train.steps, or let `soundmill bakeoff --families {family}` divide the minutes"
             )
-    clip_seconds = document["clips"][item["clips"]]["clip_seconds"]
+    return family
+
+
+def _hardware(root: Path, folder: Path | Bucket | None, family: str, chosen: list[str], contents: Survey) -> list[str]:
+    """The overrides of threads and precision that are fastest here, unless `chosen` has its own; says which."""
+    from soundmill.models import cost
+
+    if any(re.match(rf"\+*(hardware@)?{family}\.train\.hardware\b", change) for change in chosen):
+        return []
+    fastest = cost.fastest_hardware(root, family, lambda more: _composed(root, folder, [*chosen, *more]), len(contents.labels))
+    if fastest:
+        said = " ".join(override.removeprefix(f"{family}.train.hardware.") for override in fastest)
+        terminal.say(f"hardware    {said}, with which a training step is fastest on this machine now")
+    return fastest
+
+
+def _steps_in(minutes: float, root: Path, family: str, document: dict[str, Any], contents: Survey) -> list[str]:
+    """The overrides with which all is done after `minutes`; UserError if the steps would be too few."""
+    from soundmill.models import cost
+
+    clip_seconds = document["clips"][document["families"][family]["clips"]]["clip_seconds"]
     others = contents.preparation_seconds(clip_seconds)
     steps, least = cost.steps_in(
         60 * minutes - others, root, family, document, contents.num_clips(clip_seconds), len(contents.labels)

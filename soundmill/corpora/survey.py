@@ -29,7 +29,7 @@ from soundmill.errors import UserError
 PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
 # Measured on two cores with 5 s clips of ESC-10 and the embedded corpus (docs/results.md), rounded up.
 PREPARE_SECONDS_PER_CLIP = 0.06
-STAGE_SECONDS = 90.0  # starting the stages, the tagger, scoring
+STAGE_SECONDS = 170.0  # starting the stages, the tagger, scoring
 BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrograms, and DVC's cache of all of them
 
 

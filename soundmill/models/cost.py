@@ -4,12 +4,14 @@ They are timed once per set of parameters, code and processors, by `python -m so
 arguments of `time_steps` on stdin, a Timing on stdout. Torch takes a gigabyte of memory, and the flow runs for hours after it.
 """
 
+import itertools
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +24,9 @@ from soundmill.models import registry
 from soundmill.models.params import read_sections
 from soundmill.shards import code
 
-TIMED_STEPS = 3
+TIMED_STEPS = 6
 FEWEST_STEPS = 50  # that are worth a training
+GAIN = 0.95  # of the time of a step; what saves less may be noise
 SOUND_SECONDS = 0.5  # from a network's output to a wave; small next to the sampling steps
 
 
@@ -35,6 +38,7 @@ class Timing:
     clips: int  # per batch
     accumulate: int  # batches per step
     passes: int  # network evaluations per generated sound
+    device: str  # cpu or cuda
 
 
 def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
@@ -53,6 +57,22 @@ def steps_in(total: float, root: Path, family: str, document: dict[str, Any], nu
     many = 100_000
     least, most = taken(1), taken(many)
     return int((total - least) / (most - least) * many), least
+
+
+def fastest_hardware(root: Path, family: str, compose: Callable[[list[str]], dict[str, Any]], num_labels: int) -> list[str]:
+    """The overrides of threads and precision with which a training step takes the shortest time on this machine.
+
+    `compose` gives the document of such overrides. More threads are tried only for a training on one CPU.
+    """
+    document, key = compose([]), f"{family}.train.hardware"
+    given, chosen, best = document[family]["train"]["hardware"], [], _timing(root, family, document, num_labels)
+    cores = len(os.sched_getaffinity(0)) if best.device == "cpu" and given["devices"] == given["nodes"] == 1 else 1
+    doubled = itertools.takewhile(lambda threads: threads <= cores, (given["threads"] * 2**n for n in itertools.count(1)))
+    for tried in ([f"{key}.threads={threads}"] for threads in doubled):
+        if (timing := _timing(root, family, compose(tried), num_labels)).seconds < GAIN * best.seconds:
+            chosen, best = tried, timing
+    tried = [*chosen, f"{key}.precision=bf16"]
+    return tried if _timing(root, family, compose(tried), num_labels).seconds < GAIN * best.seconds else chosen
 
 
 def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) -> Timing:
@@ -79,6 +99,7 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
 
 def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing:
     """Time training steps of a family on noise; `document` is the content of a params.yaml. Loads torch."""
+    from soundmill.training.device import pick_device
     from soundmill.training.loop import rehearse
 
     kind = registry.family(family)
@@ -87,7 +108,8 @@ def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing
     if train.lora:
         rehearsal.module.adapt(train.lora, train.hardware)
     batch = min(rehearse(rehearsal.module, rehearsal.batch, train.hardware, TIMED_STEPS))
-    return Timing(batch, rehearsal.clips, rehearsal.module.accumulate, rehearsal.passes)
+    device = pick_device(train.hardware.accelerator).type
+    return Timing(batch, rehearsal.clips, rehearsal.module.accumulate, rehearsal.passes, device)
 
 
 def timing_key(family: str, document: dict[str, Any], num_labels: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from soundmill.params import Probability, Seconds, Seed, StageParams
 
-Precision = Literal["32", "bf16", "fp16"]
+# An override's 32 is a number.
+Precision = Annotated[Literal["32", "bf16", "fp16"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 Interval = Literal["epoch"] | Annotated[int, Field(ge=1)]  # steps, or those of a pass over the training clips
 Use = Literal["last", "best", "best_fad"] | Annotated[int, Field(ge=1)]
 

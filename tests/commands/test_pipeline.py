@@ -80,6 +80,7 @@ def runs(monkeypatch, tmp_path):
     begun = []
     monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     monkeypatch.setattr(cost, "steps_in", lambda *_: (700, 60.0))
+    monkeypatch.setattr(cost, "fastest_hardware", lambda *_: [])
     monkeypatch.setattr(
         checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
     )
@@ -170,11 +171,11 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
         assert (done.returncode, "choice" in done.stdout) == (0, False), done.stderr
     assert soundmill("run", folder, "--model", "diffwave", "--minutes", "10", *at, cwd=tmp_path).returncode == 0
     (*before, (_, document)) = runs
-    assert document["diffwave"]["train"]["steps"] == 509  # 600 s less 90.5 for the stages of 8 clips
-    assert before[0][1]["diffwave"]["train"]["steps"] != 509
+    assert document["diffwave"]["train"]["steps"] == 429  # 600 s less 170.5 for the stages of 8 clips
+    assert before[0][1]["diffwave"]["train"]["steps"] != 429
     done = soundmill("run", folder, "--minutes", "1", *at, cwd=tmp_path)
     assert (done.returncode, len(runs)) == (1, len(before) + 1)
-    assert re.search(r"--minutes 1: everything but training takes about 2\.5 .* give at least 6", " ".join(done.stderr.split()))
+    assert re.search(r"--minutes 1: everything but training takes about 3\.8 .* give at least 8", " ".join(done.stderr.split()))
     assert "compare several by" in soundmill("run", folder, "model=[ddpm_mel,rave]", "--minutes", "9", *at, cwd=tmp_path).stderr
     for words in (["--model", "rave"], ["--model", "diffwave", "diffwave.train.steps=9"], ["--minutes", "nan"]):
         assert soundmill("run", folder, "--minutes", "10", *words, *at, cwd=tmp_path).returncode == 1
@@ -182,7 +183,7 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
     assert "audioldm_eval-16k needs vggish" in soundmill(*words, cwd=tmp_path).stderr  # before the steps are timed
     assert soundmill(*words, "evaluate.protocols=[project]", cwd=tmp_path).returncode == 0
     train = runs[-1][1]["ddpm_mel"]["train"]
-    assert (train["steps"], train["epochs"]) == (5309, None)
+    assert (train["steps"], train["epochs"]) == (5229, None)
     assert "needs a folder" in soundmill("run", "--model", "rave", "--minutes", "9", cwd=root).stderr
 
 
@@ -244,6 +245,48 @@ print(json.dumps([cost.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}
     assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) > 7_000
     file.write_text("{")  # cut off: timed again
     assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) < 7_000
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "given", "chosen"),
+    [
+        ("cpu", 8, [], ["threads=4", "precision=bf16"]),  # eight threads are no faster than four
+        ("cpu", 2, [], ["threads=2", "precision=bf16"]),
+        ("cpu", 8, ["devices=2"], ["precision=bf16"]),
+        ("cuda", 8, [], ["precision=bf16"]),
+        ("cpu", 8, ["precision=bf16"], ["threads=4"]),
+    ],
+)
+def test_the_fastest_hardware_is_taken(root, monkeypatch, device, cores, given, chosen):
+    def timing(root, family, document, num_labels):
+        hardware = document["ddpm_mel"]["train"]["hardware"]
+        faster = {32: 1.0, "bf16": 0.8}[hardware["precision"]]
+        return cost.Timing(faster / min(hardware["threads"], 4), 8, 1, 50, device)
+
+    key = "ddpm_mel.train.hardware"
+    given = [f"{key}.{one}" for one in ("precision=32", *given)]
+    monkeypatch.setattr(cost, "_timing", timing)
+    monkeypatch.setattr(cost.os, "sched_getaffinity", lambda _: range(cores))
+    found = cost.fastest_hardware(root, "ddpm_mel", lambda more: params.compose(root / "conf", [*TINY, *given, *more]), 3)
+    assert found == [f"{key}.{one}" for one in chosen]
+
+
+def test_named_hardware_is_kept(root, tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(cost, "fastest_hardware", lambda *_: pytest.fail("was measured"))
+    folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
+    works(
+        "run",
+        folder,
+        "--model",
+        "audio_dit",
+        "audio_dit.train.hardware.precision=32",
+        "--minutes",
+        "30",
+        "--project",
+        str(root),
+        cwd=tmp_path,
+    )
+    assert runs[0][1]["audio_dit"]["train"]["hardware"]["precision"] == 32  # an override's number is taken as well
 
 
 def test_what_cannot_be_timed_is_told(root, kept):
