@@ -36,6 +36,13 @@ _RANDOM = re.compile(
     rf"(?i){_NAMED}(?! *==)(?:[ \"'\]:=>-]|\n[ +-]*value|bearer|basic)+(?=\S{{0,60}}?\d)[^\s(\[`|]{{12,99}}+(?![(\[])"
 )
 
+_COMMAND = re.compile(  # a password after an option, a key that a call logs in with
+    r"(?<!\S)(?:curl|wget|https?)\b[^\n]{0,200}?\s(?:-u|--user|-a|--auth)[ =]?[\"']?[^\s:\"'<{$]{1,99}:(?!//)[^\s\"'<{$]{4}"
+    r"|(?<!\S)(?:mysql\w*|mariadb\S*|sshpass)\b[^\n]{0,200}?\s-p ?[\"']?[^\s\"'<{$-][^\s\"'<{$]{3}"
+    r"|\blogin\([^)\n]{0,200}\bkey\s*=\s*[\"'][^\s\"'<{$]{6,}[\"']"
+    rf"|(?<!\S)--(?i:{_NAMED})[ =](?=\S{{0,60}}?\d)[^\s\"'<{{$-][^\s\"'<{{$]{{5}}"
+)
+
 
 def has_some(text: str) -> bool:
     """Whether a value has credentials in an address, however it is encoded, or is a token of a known service."""
@@ -66,7 +73,7 @@ def hide_in(value: Any) -> Any:
 def in_file(content: bytes) -> bool:
     """Whether a file, or a diff, seems to have a credential in it: an address, a known token, or a word after such a name."""
     text = content.replace(b"\0", b"").decode("utf-8", "ignore")  # of UTF-16 too
-    return _hidden(text) != text or any(pattern.search(text) for pattern in (_QUOTED, _PLAIN, _RANDOM))
+    return _hidden(text) != text or any(pattern.search(text) for pattern in (_QUOTED, _PLAIN, _RANDOM, _COMMAND))
 
 
 def _readings(text: str) -> list[str]:

@@ -62,11 +62,14 @@ OPEN = (
 SECRET_LINES = (
     "+    password: swordfish", "+PASSWORD=hunter2hunter", "+  token: |\n+    abcdefgh12345678", '+auth_string = "me:hunter2"',
     "+login: me:secretpass", "Authorization: Bearer abcdefghijklmnop1234", "dvc remote modify r password hunter2hunter2",
+    "curl -s -u me:swordfish https://h/x", "mysql -u me -pswordfish db", "tool --password hunter22", 'wandb.login(key="swordfish")',
 )  # fmt: skip
 OPEN_LINES = (
     "+    token: Tensor", "+  token = page.token", "+  eos_token = tokenizer.eos_token  # end", "+if token == other_token_2024:",
     "see the token `docs/decisions-2024.md`", "+| token | 1234567890123 |", "login: https://github.com/x", "+  num_tokens: 1024",
     "+    token:\n+      description", "+    token: str = field", "+    credentials: Credentials",
+    "curl -u me:$PASSWORD https://h", "mkdir -p data/models", "mysql -p", "`--password` since 2024", "login(key=key)",
+    "--password for others", "curl -u me:<password> h", "page.login(sort_key='name')",
 )  # fmt: skip
 
 
