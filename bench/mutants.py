@@ -1,6 +1,7 @@
 """Do the tests notice a wrong line? Mutants of the product, each with one line changed, and the tests of that module.
 
-The coverage file tells which lines tests reach (`coverage` and `pytest-cov` are not pinned; install them first):
+A coverage file limits them to lines that tests reach (`coverage` and `pytest-cov` are not pinned; install them first). Without it,
+a line that no test reaches counts as missed:
 
     .venv/bin/pytest -m "not slow and not attack" -n 2 --cov=soundmill --cov=stages --cov=flows
     python -m bench.mutants draw mutants.json --coverage .coverage --count 80 --seed 0
@@ -42,13 +43,13 @@ class Mutant:
     after: str
 
 
-def candidates(path: str, source: str, reached: set[int]) -> Iterator[tuple[str, Mutant]]:
-    """Every (kind, mutant) of a file in lines that tests reach."""
+def candidates(path: str, source: str, reached: set[int] | None) -> Iterator[tuple[str, Mutant]]:
+    """Every (kind, mutant) of a file in lines that tests reach; None: in all its lines."""
     lines = source.splitlines()
 
     def mutant(node: ast.AST, kind: str, start: int, end: int, text: str) -> Iterator[tuple[str, Mutant]]:
         line = lines[node.lineno - 1]
-        if node.lineno in reached and lines.count(line) == 1:
+        if (reached is None or node.lineno in reached) and lines.count(line) == 1:
             raw = line.encode()
             after = (raw[:start] + text.encode() + raw[end:]).decode()
             yield kind, Mutant(path, kind, line, after)
@@ -98,10 +99,15 @@ def tests_of(path: str, tree: Path) -> list[str]:
     return [str(file.relative_to(tree)) for file in found[:FILES]]
 
 
-def draw(coverage_file: Path, count: int, seed: int) -> list[Mutant]:
+def every_file() -> dict[str, None]:
+    files = (file for room in ("soundmill", "stages", "flows") for file in (ROOT / room).rglob("*.py"))
+    return {str(file.relative_to(ROOT)): None for file in sorted(files)}
+
+
+def draw(coverage_file: Path | None, count: int, seed: int) -> list[Mutant]:
     """`count` mutants, the three kinds in turn, no two in one line."""
     by_kind: dict[str, list[Mutant]] = {"comparison": [], "constant": [], "statement": []}
-    for path, lines in reached(coverage_file).items():
+    for path, lines in (reached(coverage_file) if coverage_file else every_file()).items():
         for kind, mutant in candidates(path, (ROOT / path).read_text(), lines):
             by_kind[kind].append(mutant)
     rng, drawn, taken = random.Random(seed), [], set()
