@@ -198,6 +198,7 @@ def test_min_snr_of_tango_divides_by_snr_whatever_is_predicted():
 def test_the_loss_of_a_schedule_is_the_weighted_mean(weighting):
     params = named("linear").model_copy(update={"objective": "v", "weighting": weighting})
     path = paths.discrete(params)
+    assert path.times(torch.zeros(1)).item() == 0  # the first of all timesteps is drawn too
     x0, t, noise = items(path, 4)
     losses = error(path, lambda xt, t: xt, x0, t, noise).square().flatten(1).mean(1)
     loss = paths.scheduled_loss(path, params, lambda xt, t: xt, x0, t, noise)

@@ -96,6 +96,8 @@ def test_a_dot_is_hollow_if_the_metric_is_deaf_to_its_rung():
     dots = {line.get_xdata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
     assert dots.keys() == {3.2, 10.0, 3.0, 3.3}
     assert {value for value, dot in dots.items() if dot.get_markerfacecolor() == "white"} == {3.0, 3.3}
+    colours = {3.2: figures.COLOURS["real"], 10.0: figures.HEARD, 3.0: figures.DEAF, 3.3: figures.DEAF}
+    assert {value: dot.get_color() for value, dot in dots.items()} == colours
     texts = {text.get_text(): text for text in figure.axes[0].texts}
     assert {
         "real sounds",
