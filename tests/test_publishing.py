@@ -1,5 +1,6 @@
 """Publishing the shrunk demo's models, and pulling them elsewhere."""
 
+import json
 import os
 import re
 import shutil
@@ -269,6 +270,8 @@ def test_mlcroissant_validates_the_metadata_and_loads_every_clip(built_graph, pu
     mlcroissant = pytest.importorskip("mlcroissant")
     dataset = mlcroissant.Dataset(published_data / CROISSANT)
     assert not dataset.metadata.issues.errors
+    fields = json.loads((published_data / CROISSANT).read_text())["recordSet"][0]["field"]
+    assert {field["name"] for field in fields if field.get("repeated")} == {"captions", "labels"}
     catalog = pq.read_table(built_graph / "data/catalog/default.parquet").to_pylist()
     rows = [row | {"split": split} for split in ("train", "validation", "test") for row in dataset.records(split)]
     loaded = {row[f"{row['split']}/clip_id"].decode(): row for row in rows}
