@@ -68,12 +68,6 @@ def test_a_recordings_caption_holds_for_all_clips():
     assert result.matched == 1
 
 
-def test_labels_make_captions_where_there_are_none():
-    recordings, cut = [recording("a", labels=["dog", "rain"]), recording("b")], clips("a", 0.0) + clips("b", 0.0)
-    result = match(recordings, [], cut, ["the sound of {label}"])
-    assert descriptions(result) == {"a_0": (["the sound of dog and rain"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
-
-
 def test_every_template_with_the_fields_of_the_first_makes_a_caption():
     templates = ["{label} at {tempo} bpm", "{label}", "{file}", "the sound of {label}", "{label}", "{file} again"]
     result = match([recording("a", labels=["dog"]), recording("rain")], [], clips("a", 0.0) + clips("rain", 0.0), templates)

@@ -212,12 +212,6 @@ def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
     assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
 
 
-def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
-    tables = joined(["cat/1.wav"], [row("dog/1.wav", "barks"), row("cat/1.wav", "meows", at=3)])
-    assert captions(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
-    assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
-
-
 def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
     names = ["FreeSound_flac/12.flac", "SoundBible_flac/12.flac", "FreeSound_flac/13.flac"]
     rows = [

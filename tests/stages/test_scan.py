@@ -377,9 +377,3 @@ def test_of_195_real_samples_three_are_described_by_their_comments(shared):
         "vinyl_rewind.flac": "Recorded on 21.06.2011 in Edison.",
     }
     assert not any({"title", "genre"} & of.keys() for of in facts.values())
-
-
-@pytest.mark.parametrize("name", manifest.FILE_TAGS)
-def test_unknown_tags_are_no_fields(name):
-    assert name not in catalog.facts_of({"path": "4.wav", "file_tags": None}, [])
-    assert name not in catalog.facts_of({"path": "4.wav", "file_tags": dict.fromkeys(manifest.FILE_TAGS)}, [])
