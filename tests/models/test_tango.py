@@ -171,8 +171,6 @@ def test_latents_are_drawn_from_their_posterior():
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     x0 = 0.5 * drawn(posterior, noise)
     assert x0.dtype == torch.float32
-    assert x0.mean().item() == pytest.approx(1.0, abs=0.02)
-    assert x0.std().item() == pytest.approx(0.5 * np.exp(-0.5), rel=0.05)
     torch.testing.assert_close(x0, 0.5 * (2 + np.exp(-0.5) * noise))
 
 

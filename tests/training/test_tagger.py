@@ -1,18 +1,15 @@
 """The tagger: what it learns, stores and hears; targets from labels, captions or clusters."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from soundmill.audio.mel import log_mel, num_frames
+from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.training.curve import write_curve
 from soundmill.training.tagger import (
     CURVE,
     AugmentationParams,
-    Tagger,
     TaggerParams,
     Targets,
     average_precision,
@@ -151,14 +148,6 @@ def test_a_change_of_level_changes_no_class(trained, corpus):
     _, loud = model.embed(waves)
     _, soft = model.embed([0.6 * wave for wave in waves])
     assert (loud.argmax(1) == soft.argmax(1)).mean() > 0.9
-
-
-def test_net_shapes_without_any_training():
-    net = Tagger(SPEC, 5, width=4, embedding_size=6, patch_seconds=1.0, dropout=0.0).eval()
-    for frames, patches in ((1, 1), (48, 1), (72, 2), (num_frames(SPEC, 80_000), 9)):
-        embedding, logits = net(torch.full((2, 32, frames), math.log(SPEC.floor)))
-        assert embedding.shape == (2, patches, 6)
-        assert logits.shape == (2, 5)
 
 
 def test_tampered_or_missing_files_are_named(trained, tmp_path):
