@@ -172,14 +172,6 @@ def test_it_says_where_it_is_from_and_on_which_terms(source, imported, tmp_path,
         assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
 
 
-def test_the_command_s_sounds(imported, tmp_path):
-    settings = ["num_steps=2", f"seconds={3 * 128 / RATE}"]  # two windows more: those continue
-    paths = generation.generate_sounds(imported, ["rain"], 1, 0, tmp_path / "sounds", tmp_path, settings)
-    assert len(paths) == 1
-    with pytest.raises(UserError, match="num_steps of 2 or more"):
-        generation.generate_sounds(imported, ["rain"], 1, 0, tmp_path / "more", tmp_path, ["num_steps=1"])
-
-
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
