@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,10 @@ class Drawn:
     seconds: list[float]
     tables: list[float]
     images: list[float]
+
+
+def until(chrome: webdriver.Chrome, condition: Callable[[], object], seconds: float = 20) -> None:
+    WebDriverWait(chrome, seconds, 0.02).until(lambda _: condition())
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.listening import answers
 from soundmill.listening.answers import Key, Stimulus, orders
 from tests import chromium
+from tests.chromium import until
 from tests.commands.running import soundmill, works
 from tests.listening.test_material import HERTZ, tone
 
@@ -231,10 +231,6 @@ def sounds(tmp_path):
 def make(sounds, output: str, *arguments: str):
     works("listening-test", "new", *arguments, "--reference", "real", "--per-model", "3", "--output", output, cwd=sounds)
     return sounds / output / "test.html", answers.read_key(sounds / output / "key.json")
-
-
-def until(chrome, condition) -> None:
-    WebDriverWait(chrome, 20, 0.02).until(lambda _: condition())
 
 
 def start(chrome, page, rater: int) -> None:

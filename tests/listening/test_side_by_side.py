@@ -11,12 +11,13 @@ import pytest
 from matplotlib.image import imread
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.audio.levels import integrated_loudness
 from soundmill.listening import material, side_by_side
 from tests import chromium
+from tests.chromium import until
 from tests.listening.test_material import MAKER, SECONDS, tone, write_models, write_report
 
 SVG = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='2000' height='40'/%3E"
@@ -129,10 +130,6 @@ def playing(chrome) -> dict[str, float]:
     )
 
 
-def wait_for(chrome, condition) -> None:
-    WebDriverWait(chrome, 20, 0.05).until(lambda _: condition())
-
-
 def shown(chrome) -> list[str]:
     found = chrome.find_elements(By.CSS_SELECTOR, "article")
     return [article.find_element(By.TAG_NAME, "code").text for article in found if article.is_displayed()]
@@ -148,34 +145,34 @@ def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, t
         pictures = chrome.find_elements(By.CSS_SELECTOR, ".picture")
 
         pictures[1].click()
-        wait_for(chrome, lambda: playing(chrome).get("beep/1 soft", 0) > 0.3)
+        until(chrome, lambda: playing(chrome).get("beep/1 soft", 0) > 0.3)
         began, before = time.monotonic(), playing(chrome)["beep/1 soft"]
         body.send_keys("3")
-        wait_for(chrome, lambda: "beep/1 wide" in playing(chrome))
+        until(chrome, lambda: "beep/1 wide" in playing(chrome))
         after = playing(chrome)
         assert list(after) == ["beep/1 wide"]  # one at a time
         assert before - 0.05 <= after["beep/1 wide"] <= before + (time.monotonic() - began) + 0.05
         body.send_keys(" ")
-        wait_for(chrome, lambda: not playing(chrome))
+        until(chrome, lambda: not playing(chrome))
         chrome.execute_script("document.querySelectorAll('audio')[2].currentTime = 3")
         pictures[0].click()  # paused at a place: the next one goes on there
-        wait_for(chrome, lambda: playing(chrome).get("beep/1 real", 0) >= 3)
+        until(chrome, lambda: playing(chrome).get("beep/1 real", 0) >= 3)
         pictures[0].click()  # in the middle, which is the place of 3 s
         assert 2.9 < playing(chrome)["beep/1 real"] < 5
         body.send_keys("j")
-        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
         assert playing(chrome)["beep/2 real"] < 2  # another request begins at its beginning
         body.send_keys("k")
-        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/1 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["beep/1 real"])
         body.send_keys(" ")
-        wait_for(chrome, lambda: not playing(chrome))
+        until(chrome, lambda: not playing(chrome))
         place = "return document.querySelectorAll('audio')[0].currentTime"
         body.send_keys(Keys.HOME)
         assert chrome.execute_script(place) == 0
         body.send_keys(Keys.ARROW_RIGHT)
         assert chrome.execute_script(place) == 1
         pictures[9].send_keys(Keys.ENTER)  # reached by the keyboard alone
-        wait_for(chrome, lambda: list(playing(chrome)) == ["hiss/2 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["hiss/2 real"])
         body.send_keys("r")
         assert chrome.find_element(By.NAME, "repeat").is_selected()
         assert chrome.execute_script("return [...document.querySelectorAll('audio')].every(player => player.loop)")
@@ -183,7 +180,7 @@ def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, t
         search = chrome.find_element(By.NAME, "text")
         search.send_keys("beep 2")  # digits in a field are no columns
         assert shown(chrome) == ["beep/2"]
-        wait_for(chrome, lambda: not playing(chrome))  # what is hidden is not heard
+        until(chrome, lambda: not playing(chrome))  # what is hidden is not heard
         search.send_keys(Keys.CONTROL + "a", Keys.DELETE)
         label = Select(chrome.find_element(By.NAME, "label"))
         label.select_by_value("hiss")
@@ -195,13 +192,13 @@ def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, t
         assert shown(chrome) == ["hiss/1", "beep/2", "beep/1"]
         chrome.execute_script("document.activeElement.blur()")  # keys are the field's as long as it has them
         body.send_keys(" ")  # what played is hidden: the first that is not
-        wait_for(chrome, lambda: list(playing(chrome)) == ["hiss/1 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["hiss/1 real"])
         body.send_keys("j")  # in the order that is seen
-        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
         body.send_keys("l")
-        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 soft"])
+        until(chrome, lambda: list(playing(chrome)) == ["beep/2 soft"])
         body.send_keys("h")
-        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
+        until(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
         chrome.find_element(By.NAME, "high").send_keys("3.5")
         assert shown(chrome) == ["hiss/1", "beep/2"]
         assert chrome.find_element(By.TAG_NAME, "output").text == "2 of 4 rows"
