@@ -160,6 +160,10 @@ def sounds(directory: Path) -> dict[str, bytes]:
     return {path.name: soundfile.read(path, dtype="int16")[0].tobytes() for path in sorted(directory.glob("*.wav"))}
 
 
+def config_of(directory: Path) -> dict:
+    return json.loads((directory / "config.json").read_text())
+
+
 def files(directory: Path) -> dict[str, bytes]:
     """The content of each file below, by its path."""
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

@@ -28,10 +28,6 @@ def weights(home: Path, name: str) -> dict[str, torch.Tensor]:
     return checkpoint.read_weights(home / "inputs" / ROWS[name].part / "model.safetensors")
 
 
-def config(home: Path, part: str) -> dict:
-    return json.loads((home / "inputs" / part / "config.json").read_text())
-
-
 def trained_on(home: Path, part: str) -> list[dict]:
     return shards.read_table(home / "inputs" / part / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON).to_pylist()
 
@@ -72,8 +68,8 @@ def test_it_starts_from_another(tmp_path, components: Components, name, capfd):
     for key, value in weights(first, name).items():
         if name != "rave_v1":  # into whose weights go norms that have seen one batch
             torch.testing.assert_close(weights(tmp_path, name)[key], value, atol=5e-3, rtol=2e-2)
-    digests = config(first, row.part).get("digest"), hashing.file_digest(before / "model.safetensors")
-    assert config(tmp_path, row.part)["source"]["started_from"] in digests
+    digests = of_waves.config_of(first / "inputs" / row.part).get("digest"), hashing.file_digest(before / "model.safetensors")
+    assert of_waves.config_of(tmp_path / "inputs" / row.part)["source"]["started_from"] in digests
     rows = trained_on(first, row.part)
     assert len(rows) == 5
     assert trained_on(tmp_path, row.part) == [*rows, *({**one, "earlier": True} for one in rows)]
@@ -178,7 +174,7 @@ def test_one_that_others_trained_is_taken(tmp_path, name, capfd):
     assert "licence" in said.lower() or "CC BY" in said
     assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n"
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert config(tmp_path, row.part)["source"]["name"].endswith("published")
+    assert of_waves.config_of(tmp_path / "inputs" / row.part)["source"]["name"].endswith("published")
     assert not (tmp_path / "inputs" / row.part / manifest.TRAINED_ON_FILE).exists()
     change, message = row.other
     with pytest.raises(SystemExit, match=message if name == "encodec" else None):
@@ -225,7 +221,7 @@ def test_files_of_others_that_do_not_belong_together_are_refused(tmp_path, name,
 )
 def test_a_codec_saved_before_there_were_components_loads(tmp_path, components: Components, name, at, changes):
     CODECS[name].make(tmp_path, components.data(name), CODECS[name].composed(*changes, ".weights.steps=1"))
-    place, found = tmp_path / "inputs/autoencoder", config(tmp_path, "autoencoder")
+    place, found = tmp_path / "inputs/autoencoder", of_waves.config_of(tmp_path / "inputs/autoencoder")
     del found.get("params", found)[at]["pca"]
     codec = registry.load_codec(place)
     wave = 0.1 * np.random.default_rng(0).standard_normal((codec.channels, 3200)).astype(np.float32)
@@ -286,7 +282,7 @@ def test_the_weights_of_a_kept_step_are_published(tmp_path, components: Componen
     row.make(tmp_path, data, row.composed(".weights.keep_every_steps=2", ".weights.use=2"))
     last, kept = weights(components.made("hifigan"), "hifigan"), weights(tmp_path, "hifigan")
     assert any(not torch.equal(last[key], value) for key, value in kept.items())
-    source = config(tmp_path, "vocoder")["source"]
+    source = of_waves.config_of(tmp_path / "inputs/vocoder")["source"]
     assert (source["use"], source["weights"]["2"]["step"]) == (2, 2)
 
 

@@ -21,7 +21,7 @@ from tests.commands.running import soundmill, works
 from tests.stages import of_waves
 from tests.stages.components import REFUSALS, VOCODERS
 from tests.stages.families import ROWS, STEPS, Trainings
-from tests.stages.of_waves import LABELS
+from tests.stages.of_waves import LABELS, config_of
 from tests.training.doubling import Killed, die_before
 
 SCORES = (".score_every_steps=2", ".score_requests=3", ".score_share=null")
@@ -32,10 +32,6 @@ def rows(*names: str) -> list:
     """`make test` runs the first row of each family, `make test-all` all."""
     firsts = {ROWS[name].family: name for name in reversed(names)}.values()
     return [name if name in firsts else pytest.param(name, marks=pytest.mark.slow(minutes=0.1)) for name in names]
-
-
-def config_of(home: Path) -> dict:
-    return json.loads((home / "model/config.json").read_text())
 
 
 def load(home: Path, name: str):
@@ -53,7 +49,7 @@ def test_every_family_has_a_row():
 @pytest.mark.parametrize("name", rows(*ROWS))
 def test_it_trains_on_what_the_stages_made(trainings: Trainings, name):
     row, home = ROWS[name], trainings.trained(name)
-    metrics, config = trainings.metrics[name], config_of(home)
+    metrics, config = trainings.metrics[name], config_of(home / "model")
     assert metrics.items() >= {"steps": STEPS, **row.told}.items()
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     curve = (home / "curve.csv").read_text().splitlines()
@@ -171,7 +167,7 @@ def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd
     metrics = trainings.train(tmp_path, name, *still, catalog="more")
     said = capfd.readouterr().out
     assert f"starts from last weights (step {STEPS}, held-out loss " in said
-    config = config_of(tmp_path)
+    config = config_of(tmp_path / "model")
     assert config["started_from"]["checkpoint"] == hashing.tree_digest(first / "model")
     if row.labels:
         assert "new labels: kick" in said
@@ -257,7 +253,7 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, trainings: Trainings, na
         (mels / one).symlink_to(source / one)
     VOCODERS[voice].make(mels, mels, VOCODERS[voice].composed(".weights.steps=1"))
     shutil.copytree(mels / "inputs/vocoder", place)
-    config = json.loads((place / "config.json").read_text())
+    config = config_of(place)
     other = {**config, "mel_spec": {**config["mel_spec"], "f_max": 7000.0}}
     (place / "config.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000\.0, not 8000\.0\)"):
