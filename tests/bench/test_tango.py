@@ -4,21 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 from bench import measure, samplers
 from bench.samplers import Run
 from tests.models.untrained_tango import write_prepared, write_untrained
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory) -> Path:
-    return write_untrained(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, shared) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("data"), shared)
 
 
 def bench(monkeypatch, module, results: Path, *arguments: object) -> dict:
@@ -28,11 +16,12 @@ def bench(monkeypatch, module, results: Path, *arguments: object) -> dict:
     return json.loads((results / f"{name}.json").read_text())
 
 
-def test_samplers(tmp_path, monkeypatch, shared, untrained, prepared):
+def test_samplers(tmp_path, monkeypatch, shared):
     """Of a net with random weights scores mean nothing, but each has its interval, and seconds grow with the steps."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     monkeypatch.setattr(samplers, "EMBEDDERS", ("yamnet",))  # the tagger is trained by a stage
     monkeypatch.setattr(measure, "WORKERS", 1)
+    untrained, prepared = write_untrained(tmp_path / "checkpoint"), write_prepared(tmp_path / "data", shared)
     size = ["--prompts", 4, "--bootstrap", 5, "--ddpm", 1, 20, "--ddim", 2, "--dpm++", 2, "--unipc", 2]
     found = bench(monkeypatch, samplers, tmp_path, untrained, "--reference", prepared, *size)
     assert list(found["scores"]) == list(found["seconds"]) == ["ddpm 1", "ddpm 20", "ddim 2", "dpm++ 2", "unipc 2"]

@@ -22,14 +22,11 @@ from soundmill.commands import app
 from soundmill.corpora import duplicates, fingerprint_index
 from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
+from tests.audio.test_fingerprint import noise
 from tests.corpora.tiny import write_table
 from tests.prepared import sound
 
 RATE = fingerprint.SAMPLE_RATE
-
-
-def noise(seed: int, seconds: float = 3.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
 
 
 def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None, threshold: float = 0.4):

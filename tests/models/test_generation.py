@@ -64,17 +64,13 @@ def test_what_a_model_can_and_cannot():
         require(Model(), "transform", "tiny")
 
 
-@pytest.fixture
-def catalog(tmp_path):
+def test_test_clips_ask_for_what_the_model_reads(tmp_path, capsys):
     rows = [
         {"clip_id": "a", "labels": ["rain", "dog"], "captions": ["first", "second"]},
         {"clip_id": "b", "labels": ["unknown"], "captions": []},
     ]
-    write_rows([sound(wave=np.zeros(9), split="test", **row) for row in rows], tmp_path / "catalog.parquet", manifest.CATALOG)
-    return tmp_path / "catalog.parquet"
-
-
-def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
+    catalog = tmp_path / "catalog.parquet"
+    write_rows([sound(wave=np.zeros(9), split="test", **row) for row in rows], catalog, manifest.CATALOG)
     by_label = sounds.of_clips(Model(condition="labels", labels=["dog", "rain"]), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in by_label.values()] == [(("dog", "rain"), ""), ((), "")]
     assert "not trained on: unknown" in capsys.readouterr().out

@@ -48,14 +48,6 @@ def waves(tmp_path):
     return tmp_path / "voice"
 
 
-@pytest.fixture
-def one_step(tmp_path):
-    torch.manual_seed(0)
-    net = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate)
-    save_vocoder(HifiGan(VOICE, SPEC, net), tmp_path / "hifigan", {})
-    return tmp_path / "hifigan"
-
-
 def test_only_the_schedule_differs(waves):
     betas = {
         name: vocoding.load_vocoder(waves, None, steps, fast).sampling
@@ -75,9 +67,11 @@ def test_only_the_schedule_differs(waves):
     assert vocoding.load_vocoder(waves.parent / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
 
 
-def test_steps_that_a_vocoder_has_not_are_refused(waves, one_step):
+def test_steps_that_a_vocoder_has_not_are_refused(waves, tmp_path):
     with pytest.raises(UserError, match="trained on 50 timesteps: --steps 51 is too many"):
         vocoding.load_vocoder(waves, None, 51, False)
+    net = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate)
+    save_vocoder(HifiGan(VOICE, SPEC, net), one_step := tmp_path / "hifigan", {})
     for steps, fast in ((6, False), (None, True)):
         with pytest.raises(UserError, match=r"hifigan: this vocoder makes sound in one step.* leave --fast and --steps out"):
             vocoding.load_vocoder(one_step, None, steps, fast)

@@ -104,20 +104,15 @@ def train(project: Path, name: str) -> dict[str, bytes]:
     return tree(project / name / "it")
 
 
-@pytest.fixture
-def corpus(project) -> Path:
-    lay(project / "sounds", list(TRUTH))
-    return project
-
-
 @pytest.mark.slow(minutes=0.5)
-def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
-    take(TERMS, corpus)
+def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(project):
+    lay(project / "sounds", list(TRUTH))
+    take(TERMS, project)
     found = {row["path"]: (row["licence"], row["ai_terms"]) for row in table("data/corpus/recordings.parquet")}
     assert found == TRUTH
     prepare()
     before = Path("data/corpus/recordings.parquet").read_bytes()
-    take(POLICY, corpus)
+    take(POLICY, project)
     assert Path("data/corpus/recordings.parquet").read_bytes() == before  # so no stage before `splits` runs again
     split()
     quarantined = {row["path"]: row for name in ("scan", "splits") for row in table(f"data/quarantine/{name}.parquet")}
@@ -132,8 +127,8 @@ def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
     assert "is the same sound or video as" in quarantined["bare/softer hub b.ogg"]["detail"]
     assert "hub/b.wav: licence CC-BY-NC-ND-4.0" in quarantined["bare/softer hub b.ogg"]["detail"]
     left = {name: table(f"data/{name}.parquet") for name in ("splits", "catalog")}
-    trained = train(corpus, "with them")
-    credited = attribution.read(corpus / "with them/it/ATTRIBUTION.csv")
+    trained = train(project, "with them")
+    credited = attribution.read(project / "with them/it/ATTRIBUTION.csv")
     assert {credit.recording for credit in credited} == {row["source"] for row in left["catalog"] if row["split"] == "train"}
     card = trained["README.md"].decode()
     assert "| CC0-1.0 |" in card
@@ -142,12 +137,12 @@ def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
     assert {row["source"] for row in left["catalog"]} == set(TRUTH) - set(quarantined)
 
     for path in quarantined:
-        os.unlink(corpus / "sounds" / path)
-    take(TERMS, corpus)
+        os.unlink(project / "sounds" / path)
+    take(TERMS, project)
     prepare()
     split()
     assert {name: table(f"data/{name}.parquet") for name in left} == left
-    assert train(corpus, "without them") == trained
+    assert train(project, "without them") == trained
     assert not table("data/quarantine/scan.parquet") + table("data/quarantine/splits.parquet")
 
 
