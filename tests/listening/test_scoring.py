@@ -62,6 +62,14 @@ def test_means_intervals_and_differences_of_known_answers(tmp_path):
     assert "2 models are too few for a rank correlation over models, which needs 3." in result["warnings"]
 
 
+@pytest.mark.parametrize(("count", "said"), [(2, "too few for a rank"), (4, "have no interval"), (5, None)])
+def test_correlations_over_models_need_three_and_their_intervals_five(tmp_path, count, said):
+    key, liked = make_key(list("abcde")[:count], 3), {"real": 5, "bad": 1}
+    result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked.get(systems[0], 3)))
+    of_models = [one for one in result["warnings"] if "ank correlation" in one]
+    assert [said in one for one in of_models] == ([True] if said else [])
+
+
 def test_one_rater_has_the_interval_of_the_requests():
     found = estimate(np.array([[1.0, 2.0, 3.0]]))
     assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2, 3)
