@@ -252,7 +252,6 @@ print(json.dumps([cost.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}
     [
         ("cpu", 8, [], ["threads=4", "precision=bf16"]),  # eight threads are no faster than four
         ("cpu", 2, [], ["threads=2", "precision=bf16"]),
-        ("cpu", 8, ["devices=2"], ["precision=bf16"]),
         ("cuda", 8, [], ["precision=bf16"]),
         ("cpu", 8, ["precision=bf16"], ["threads=4"]),
     ],
