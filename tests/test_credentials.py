@@ -70,6 +70,8 @@ OPEN_LINES = (
     "+    token:\n+      description", "+    token: str = field", "+    credentials: Credentials",
     "curl -u me:$PASSWORD https://h", "mkdir -p data/models", "mysql -p", "`--password` since 2024", "login(key=key)",
     "--password for others", "curl -u me:<password> h", "page.login(sort_key='name')",
+    "train --max-token 100000", "curl x | docker run -u me:users img", "https://h docker run -u me:users", "curl -u 1000:1000 x",
+    "wget --user-agent=foo:barbaz https://h",
 )  # fmt: skip
 
 

@@ -304,7 +304,7 @@ def _hardware(root: Path, folder: Path | Bucket | None, family: str, chosen: lis
     """The overrides of threads and precision that are fastest here, unless `chosen` has its own; says which."""
     from soundmill.models import cost
 
-    if any(re.match(rf"\+*(hardware@)?{family}\.train\.hardware\b", change) for change in chosen):
+    if any(re.match(rf"experiment=|\+*(hardware@)?{family}\.train\.hardware\b", change) for change in chosen):
         return []
     fastest = cost.fastest_hardware(root, family, lambda more: _composed(root, folder, [*chosen, *more]), len(contents.labels))
     if fastest:

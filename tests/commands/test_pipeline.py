@@ -273,18 +273,8 @@ def test_the_fastest_hardware_is_taken(root, monkeypatch, device, cores, given, 
 def test_named_hardware_is_kept(root, tmp_path, runs, monkeypatch):
     monkeypatch.setattr(cost, "fastest_hardware", lambda *_: pytest.fail("was measured"))
     folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
-    works(
-        "run",
-        folder,
-        "--model",
-        "audio_dit",
-        "audio_dit.train.hardware.precision=32",
-        "--minutes",
-        "30",
-        "--project",
-        str(root),
-        cwd=tmp_path,
-    )
+    for named in ("model=audio_dit audio_dit.train.hardware.precision=32", "experiment=esc10_ddpm_mel"):
+        works("run", folder, *named.split(), "--minutes", "30", "--project", str(root), cwd=tmp_path)
     assert runs[0][1]["audio_dit"]["train"]["hardware"]["precision"] == 32  # an override's number is taken as well
 
 
