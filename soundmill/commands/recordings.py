@@ -324,5 +324,5 @@ def _log_mel(file: Path, spec: MelSpec) -> LogMel:
     try:
         values, num_samples = log_mel_of_blocks(blocks, spec)
     except decode.DecodeError as error:
-        raise UserError(f"{file}: {error.reason}: {error.detail}") from None
+        raise UserError(f"{file}: {error}") from None
     return transforming.LogMel(file.stem, values, num_samples)

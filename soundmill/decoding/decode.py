@@ -162,7 +162,7 @@ def open_sound(path: Path) -> Sound:
         try:
             yield
         except DecodeError as error:
-            raise UserError(f"{path}: {error.reason}: {error.detail}") from None
+            raise UserError(f"{path}: {error}") from None
 
     def blocks() -> Iterator[np.ndarray]:
         with named():

@@ -291,5 +291,5 @@ def _beginning(role: str, folder: folders.Folder, clip_id: str) -> Sound:
             while sum(map(len, parts)) <= LONGEST_SECONDS * rate and (block := next(blocks, None)) is not None:
                 parts.append(block)
     except decode.DecodeError as error:
-        return Sound(role, parts[0], 1, f"{sound.shown}: {error.reason}: {error.detail}; it could be decoded when it was scored")
+        return Sound(role, parts[0], 1, f"{sound.shown}: {error}; it could be decoded when it was scored")
     return Sound(role, np.concatenate(parts), rate, made_by=tags.read(Path(os.fsdecode(sound.path))))

@@ -402,4 +402,4 @@ def read_channels(sound: Sound) -> tuple[np.ndarray, int]:
     try:
         return decode.read_channels(sound.path, MAX_SECONDS)
     except decode.DecodeError as error:
-        raise UserError(f"{sound.shown}: cannot be scored: {error.reason}: {error.detail}") from None
+        raise UserError(f"{sound.shown}: cannot be scored: {error}") from None

@@ -30,7 +30,7 @@ class SoundFile:
         try:
             wave, rate = decode.read_channels(self.path, decode.MAX_SECONDS)
         except decode.DecodeError as error:
-            raise UserError(f"{self.path}: {error.reason}: {error.detail}") from None
+            raise UserError(f"{self.path}: {error}") from None
         return _playable(wave), rate
 
 

@@ -4,7 +4,6 @@ They are timed once per set of parameters, code and processors, by `python -m so
 arguments of `time_steps` on stdin, a Timing on stdout. Torch takes a gigabyte of memory, and the flow runs for hours after it.
 """
 
-import itertools
 import json
 import math
 import os
@@ -67,8 +66,9 @@ def fastest_hardware(root: Path, family: str, compose: Callable[[list[str]], dic
     document, key = compose([]), f"{family}.train.hardware"
     given, chosen, best = document[family]["train"]["hardware"], [], _timing(root, family, document, num_labels)
     cores = len(os.sched_getaffinity(0)) if best.device == "cpu" and given["devices"] == given["nodes"] == 1 else 1
-    doubled = itertools.takewhile(lambda threads: threads <= cores, (given["threads"] * 2**n for n in itertools.count(1)))
-    for tried in ([f"{key}.threads={threads}"] for threads in doubled):
+    threads = given["threads"]
+    while (threads := 2 * threads) <= cores:
+        tried = [f"{key}.threads={threads}"]
         if (timing := _timing(root, family, compose(tried), num_labels)).seconds < GAIN * best.seconds:
             chosen, best = tried, timing
     tried = [*chosen, f"{key}.precision=bf16"]
