@@ -32,7 +32,7 @@ FORMAT = "audiofolder"
 
 DEEPEST = 4  # folders above those of splits
 _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
-CAPTIONS = re.compile(r"text|captions?|caption_\d+|transcription|transcript|sentence|description|prompt")
+CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcription|transcript|sentence|description|prompt")
 # The first column with a value is used.
 LABELS = ("human_labels", "labels", "label", "category", "class", "genre")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
@@ -146,15 +146,16 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
             for at, values in entries:
                 if not isinstance(values, dict):
                     tables.reject(name, "bad entry", f"line {at}: not an object")
-                elif row := _row(name, at, values, names, tables):
+                elif row := row_of(name, at, values, names, tables):
                     yield row
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 
 
-def _row(
+def row_of(
     name: bytes, at: int | str, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables
 ) -> ManifestRow | None:
+    """The row of a table about the recording in its cell `file_name`; None, and quarantined, without it. `names`: of classes."""
     key = values.get("file_name")
     if not isinstance(key, str):
         tables.reject(name, "bad id", f"line {at}: no `file_name`")
@@ -167,7 +168,7 @@ def _row(
         key,
         captions=_bounded(about, name, at, tables),
         labels=about.labels,
-        split=about.split or (None if _METADATA.search(name) else split_of(name)),
+        split=about.split,
         fold=about.fold,
         group=clip[0] if clip else about.original,
         about=clip,
@@ -195,7 +196,8 @@ def _read_table(
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
                     is_named = file_or_error.reason == "empty" and inner
-                    if is_named and (row := _row(name, count - 1, {**values, "file_name": inner}, names, tables)):
+                    if is_named and (row := row_of(name, count - 1, {**values, "file_name": inner}, names, tables)):
+                        row.split = row.split or split_of(name)
                         yield row
                     else:
                         shown = sources.shown(sources.embedded_path(name, count - 1))

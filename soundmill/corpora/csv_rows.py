@@ -135,7 +135,14 @@ def _fsd50k(cells: Cells) -> dict[str, Any]:
     return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
 
 
-FSD50K = CsvRows(
+class Fsd50k(CsvRows):
+    """Not the tables of `FSD50K.metadata/collection`, which have a part of the labels, and `dev` in their names."""
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return (name for name in super().manifests(inventory) if b"FSD50K.metadata/" not in name)
+
+
+FSD50K = Fsd50k(
     "fsd50k",
     columns=frozenset({"fname", "labels"}),
     remedy="put FSD50K.ground_truth there",
@@ -191,16 +198,25 @@ class AudioSet(ManifestFormat):
     """Csv files of segments whose header is a comment, with a space after each comma; labels are machine ids."""
 
     FORMAT = "audioset"
-    looks = 'csv of lines `YTID, start, end, "labels"`, as AudioSet\'s'
+    form = '`YTID, start, end, "labels"`'
     remedy = "put balanced_train_segments.csv there"
+
+    @property
+    def looks(self) -> str:
+        return f"csv of lines {self.form}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         """Those of whose first lines most are segments."""
         for name in inventory.csv_files():
             lines = [cells for line in head_lines(inventory, name)[:DETECTED] if (cells := self._cells(line))]
-            segments = sum(len(cells) > 3 and bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip())) for cells in lines)
-            if 2 * segments > len(lines):
+            if 2 * sum(len(cells) > 3 and self._is_segment(cells) for cells in lines) > len(lines):
                 yield name
+
+    def _is_segment(self, cells: list[str]) -> bool:
+        return bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip()))
+
+    def _labels_and_split(self, name: bytes, cells: list[str]) -> tuple[list[str], str | None]:
+        return [label.strip() for label in ",".join(cells[3:]).split(",")], split_of_file(name)
 
     @staticmethod
     def _cells(line: str) -> list[str]:
@@ -219,19 +235,38 @@ class AudioSet(ManifestFormat):
             video, start = video_id(cells[0]), seconds(cells[1]) if len(cells) > 3 else None
             if not video or start is None:
                 reason = "bad start time" if video else "bad id"
-                tables.reject(name, reason, f'line {line}: {text!r:.80}, expected `YTID, start, end, "labels"`')
+                tables.reject(name, reason, f"line {line}: {text!r:.80}, expected {self.form}")
                 continue
-            labels = [label.strip() for label in ",".join(cells[3:]).split(",")]
+            labels, split = self._labels_and_split(name, cells)
             yield ManifestRow(
                 name,
                 line,
                 f"{video}_{start:g}",
                 labels=labels,
-                split=split_of_file(name),
+                split=split,
                 of_video=True,
                 about=(video, start),
                 bare=True,
             )
+
+
+class VggSound(AudioSet):
+    """Csv files of segments without header, each with one label and its split."""
+
+    FORMAT = "vggsound"
+    form = '`YTID,start,"label",train` (or test)'
+    remedy = "put vggsound.csv there"
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        first = ((name, self._cells(head_lines(inventory, name)[0])) for name in super().manifests(inventory))
+        return (name for name, cells in first if len(cells) > 3 and self._is_segment(cells))
+
+    def _is_segment(self, cells: list[str]) -> bool:
+        is_split = cells[-1].strip().lower() in SPLIT_NAMES
+        return is_split and bool(video_id(cells[0])) and cells[1].strip().isdecimal() and not cells[2].strip().isdecimal()
+
+    def _labels_and_split(self, name: bytes, cells: list[str]) -> tuple[list[str], str | None]:
+        return [",".join(cells[2:-1]).strip()], SPLIT_NAMES.get(cells[-1].strip().lower())
 
 
 class Clotho(ManifestFormat):

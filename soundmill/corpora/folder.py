@@ -3,14 +3,15 @@ caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits
 
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random
-from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number
+from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, split_of
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
 
@@ -38,36 +39,52 @@ class Folder:
             recording_id = tables.add_recording(
                 file, num_shards, recording_id=own_id, start_time=start, labels=filter(None, [label]), split=split, group=video
             )
-            for key in dict.fromkeys((os.path.splitext(file.raw_path)[0], file.raw_path)):
-                if name := inventory.beside(key, b".txt"):
-                    paired.add(name)
-                    text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
-                    if text is not None and tables.said([text], escape_path(name)):
-                        tables.add_caption(recording_id, text, escape_path(name))
-                    elif text is not None:
-                        tables.reject(name, "empty caption")
+            paired |= add_texts_beside(inventory, file.raw_path, recording_id, tables)
         join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
         _remark(inventory.audio, layout, doubtful, tables)
         return tables
+
+
+def add_texts_beside(inventory: Inventory, raw_path: bytes, recording_id: str, tables: CorpusTables) -> set[bytes]:
+    """Add the captions in `x.txt` and `x.wav.txt` beside `x.wav`; returns the names of these texts."""
+    paired = set()
+    for key in dict.fromkeys((os.path.splitext(raw_path)[0], raw_path)):
+        if name := inventory.beside(key, b".txt"):
+            paired.add(name)
+            text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
+            if text is not None and tables.said([text], escape_path(name)):
+                tables.add_caption(recording_id, text, escape_path(name))
+            elif text is not None:
+                tables.reject(name, "empty caption")
+    return paired
+
+
+def split_of_folder(folder: bytes) -> str | None:
+    """The split that a folder is named after."""
+    return SPLIT_NAMES.get(folder.decode("utf-8", "replace").lower())
 
 
 @dataclass(frozen=True)
 class _Layout:
     above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
     level: int  # depth of the class folders
+    split_of: Callable[[bytes], str | None] = split_of_folder  # of the name of a split folder
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
         """(split, label); a file beside the split folders has neither."""
-        split = None if self.above is None else _split_below(file, self.above)
+        split = None if self.above is None else _split_below(file, self.above, self.split_of)
         if self.above is not None and split is None:
             return None, None
         return split, class_label(file.folders[self.level]) if len(file.folders) > self.level else None
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others."""
+    """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others; so do
+    folders that all have a word for a split, and otherwise the same names (`train-clean-100`, `test-clean`)."""
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
+    if above is None and (above := _above_words(audio)) is not None:
+        return _Layout(above, _class_level(audio, len(above) + 1), split_of)
     if above is None or any(parent[: len(above)] != above for parent in parents):
         return _Layout(None, _class_level(audio, 0))
     inside = [file for file in audio if _split_below(file, above)]
@@ -78,19 +95,37 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
     return _Layout(above, _class_level(inside, len(above) + 1))
 
 
-def split_of_folder(folder: bytes) -> str | None:
-    """The split that a folder is named after."""
-    return SPLIT_NAMES.get(folder.decode("utf-8", "replace").lower())
+def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
+    """Path of the first folder that contains several, if each has a word for a split, and its other words with another one, too."""
+    depth = 0
+    while audio and all(len(file.folders) > depth for file in audio):
+        if len(names := {file.folders[depth] for file in audio}) > 1:
+            splits_of: dict[frozenset[str], set[str | None]] = defaultdict(set)
+            for name in names:
+                splits_of[frozenset(words_beside_split(name))].add(split_of(name))
+            splits = set().union(*splits_of.values())
+            in_parts = None not in splits and "train" in splits and all(len(some) > 1 for some in splits_of.values())
+            return tuple(audio[0].folders[:depth]) if in_parts else None
+        depth += 1
+    return None
+
+
+def words_beside_split(name: bytes) -> set[str]:
+    """The words in a name, in lower case, but for those for splits and for what holds recordings."""
+    words = re.split(r"[\W\d_]+", name.decode("utf-8", "replace").lower())
+    return {word for word in words if word and word not in SPLIT_NAMES and word.encode() not in CONTAINERS}
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
     return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
 
 
-def _split_below(file: AudioFile, above: tuple[bytes, ...]) -> str | None:
+def _split_below(
+    file: AudioFile, above: tuple[bytes, ...], split_of: Callable[[bytes], str | None] = split_of_folder
+) -> str | None:
     """The split of a file, from its folder directly below `above`."""
     folders = file.folders
-    return split_of_folder(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
+    return split_of(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
 
 
 def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:

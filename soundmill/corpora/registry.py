@@ -11,7 +11,19 @@ from pydantic import Field
 
 from soundmill.corpora import audiofolder, buckets, sources
 from soundmill.corpora.buckets import Bucket
-from soundmill.corpora.csv_rows import AUDIOCAPS, BBC, CLASS_TABLE, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, AudioSet, LjSpeech
+from soundmill.corpora.csv_rows import (
+    AUDIOCAPS,
+    BBC,
+    CLASS_TABLE,
+    CLOTHO,
+    FSD50K,
+    MUSICCAPS,
+    URBANSOUND8K,
+    AudioSet,
+    LjSpeech,
+    VggSound,
+)
+from soundmill.corpora.file_tables import FileTables
 from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
@@ -45,12 +57,14 @@ ADAPTERS: dict[str, Any] = {
         TANGO,
         WAVCAPS,
         AudioSet(),
+        VggSound(),
         Esc(),
         Gtzan(),
         StableAudio(),
         LjSpeech(),
         SC09,
         SPEECH_COMMANDS,
+        FileTables(),
         Folder(),
     )
 }

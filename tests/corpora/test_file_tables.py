@@ -1,0 +1,203 @@
+"""Tables of any name beside recordings, in the layouts of published corpora and of a user's own."""
+
+import pytest
+
+from tests.corpora.tiny import captions, put, recordings, scan, write
+
+KAGGLE = {
+    "meta/train_post_competition.csv": "fname,label,manually_verified\na.wav,Hi-hat,1\n",
+    "meta/test_post_competition.csv": "fname,label,usage\nb.wav,Bass_drum,Private\n",
+}
+COMMON_VOICE = {
+    "en/train.tsv": "client_id\tpath\tsentence\n1\ta.mp3\tHello there\n",
+    "en/test.tsv": "client_id\tpath\tsentence\n2\tb.mp3\tAndrea, is here\n",
+    "en/validated.tsv": "client_id\tpath\tsentence\n1\ta.mp3\tHello there\n2\tb.mp3\tAndrea, is here\n",
+}
+MAESTRO = "composer,split,year,midi_filename,audio_filename\nBach,train,2004,2004/a.midi,2004/a.wav\nBach,test,2008,,2008/b.wav\n"
+SCENES = {
+    "meta.csv": "filename\tscene_label\tidentifier\naudio/a.wav\tairport\tx\naudio/b.wav\tmetro_station\ty\n",
+    "setup/fold1_train.csv": "filename\tscene_label\naudio/a.wav\tairport\n",
+    "setup/fold1_test.csv": "filename\naudio/b.wav\n",
+    "setup/fold1_evaluate.csv": "filename\tscene_label\naudio/b.wav\tmetro_station\n",
+}
+EVENTS = {"weak.tsv": "filename\tevent_label\na.wav\tdog\na.wav\tspeech\nb.wav\train\n"}
+FOLDS = {
+    f"lists/{part}_{fold}.csv": f"file,label\n{name}.wav,x\n"
+    for fold, parts in ((1, {"train": "a", "test": "b"}), (2, {"train": "b", "test": "a"}))
+    for part, name in parts.items()
+}
+PARTS = {
+    f"{part}_{at}.csv": f"file,label\n{name}.wav,x\n" for part, at, name in (("train", 1, "a"), ("train", 2, "b"), ("test", 2, "c"))
+}
+
+
+@pytest.mark.parametrize(
+    ("sounds", "texts", "outcome"),
+    [
+        (
+            ["x.audio_train/a.wav", "x.audio_test/b.wav"],
+            KAGGLE,
+            {"x.audio_train/a.wav": (["Hi-hat"], "train"), "x.audio_test/b.wav": (["Bass drum"], "test")},
+        ),
+        (["en/clips/a.mp3", "en/clips/b.mp3"], COMMON_VOICE, {"en/clips/a.mp3": ([], "train"), "en/clips/b.mp3": ([], "test")}),
+        (["2004/a.wav", "2008/b.wav"], {"maestro.csv": MAESTRO}, {"2004/a.wav": ([], "train"), "2008/b.wav": ([], "test")}),
+        (
+            ["audio/a.wav", "audio/b.wav"],
+            SCENES,
+            {"audio/a.wav": (["airport"], "train"), "audio/b.wav": (["metro station"], "test")},
+        ),
+        (["a.wav", "b.wav"], EVENTS, {"a.wav": (["dog", "speech"], None), "b.wav": (["rain"], None)}),
+        (["a.wav", "b.wav"], FOLDS, {"a.wav": (["x"], "train"), "b.wav": (["x"], "test")}),
+        (
+            ["a.wav", "b.wav", "c.wav"],
+            PARTS,
+            {f"{name}.wav": (["x"], split) for name, split in zip("abc", ("train", "train", "test"), strict=True)},
+        ),
+        (["a.wav", "b.wav"], {"train.csv": "file,label\na,dog\n"}, {"a.wav": (["dog"], None), "b.wav": ([], None)}),
+        (
+            ["clips/1.wav", "clips/2.wav"],
+            {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'},
+            {"clips/1.wav": (["dog"], None), "clips/2.wav": ([], None)},
+        ),
+    ],
+    ids=["kaggle", "common voice", "maestro", "scenes", "events", "folds", "parts of lists", "one list", "json"],
+)
+def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, tmp_path):
+    put(tmp_path, *sounds)
+    for name, text in texts.items():
+        write(tmp_path, name, text)
+    tables = scan(tmp_path)
+    assert tables.format == "table"
+    assert recordings(tables, "labels", "split") == outcome
+    assert all(len(texts) == 1 for texts in captions(tables).values())
+
+
+def lists(**names: str) -> dict[str, str]:
+    """Tables of the files that are named by one letter each: `{"train_1": "ab"}` is `train_1.csv` with `a.wav` and `b.wav`."""
+    return {f"{name}.csv": "file,label\n" + "".join(f"{one}.wav,x\n" for one in ones) for name, ones in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("texts", "splits"),
+    [
+        (lists(dev="abc", eval="d"), ["train", "train", "train", "test"]),
+        (lists(everything="abcd", test="d"), [None, None, None, "test"]),
+        (lists(everything="abcd", test="abcd"), [None] * 4),
+        (lists(everything="abcd", train="abc"), [None] * 4),
+        (lists(train="abc", test="d", evaluation_notes="abcd"), ["train", "train", "train", "test"]),
+        (lists(train="abc", test="d") | {"test_scores.csv": "file,score\na.wav,1\nb.wav,1\n"}, ["train", "train", "train", "test"]),
+        (lists(train="abcd", test="d"), ["train", "train", "train", "test"]),  # the more protected split
+        (
+            lists(train_fold1="bc", valid_fold1="a", train_fold2="ac", valid_fold2="b", test="d"),
+            ["valid", "valid", "train", "test"],
+        ),
+        (lists(train_station="ab", test_tone="cd"), [None] * 4),  # one table a class
+        ({"m.csv": "file,split\na.wav,train\nb.wav,unseen\nc.wav,Test Set\n"}, ["train", None, "test", None]),
+        (lists(train="abcd") | {"m.csv": "file,set\na.wav,dev\n"}, ["valid", None, None, None]),
+    ],
+)
+def test_splits_of_lists(texts, splits, tmp_path):
+    put(tmp_path, *(f"{one}.wav" for one in "abcd"))
+    for name, text in texts.items():
+        write(tmp_path, name, text)
+    assert [row["split"] for row in scan(tmp_path).recordings] == splits
+
+
+@pytest.mark.parametrize("with_split", ["", ",split"])
+def test_a_name_in_two_folders_is_two_recordings(with_split, tmp_path):
+    put(tmp_path, *(f"{part}/{number}.wav" for part in ("train", "test") for number in (1, 2)))
+    write(
+        tmp_path,
+        "train/labels.csv",
+        f"file,label{with_split}\n1.wav,x{with_split and ',train'}\n2.wav,y{with_split and ',train'}\n",
+    )
+    write(tmp_path, "test/labels.csv", "file,label\n1.wav,x\n2.wav,y\n")
+    found = recordings(scan(tmp_path), "split", "labels")
+    assert found == {
+        f"{part}/{number}.wav": (part, [label]) for part in ("train", "test") for number, label in ((1, "x"), (2, "y"))
+    }
+
+
+@pytest.mark.parametrize("lines", [3, 2500])  # within what detection reads, and beyond
+def test_a_damaged_table_hides_no_recording(lines, tmp_path):
+    put(tmp_path, "dog/a.wav", "cat/b.wav")
+    write(tmp_path, "log.jsonl", '{"file": "a.wav", "label": "x"}\n' * lines + '{"file": "c.w')
+    tables = scan(tmp_path)
+    assert recordings(tables, "labels") == {"dog/a.wav": ["dog"], "cat/b.wav": ["cat"]}
+    assert f"log.jsonl:{lines + 1}" in str(tables.remarks + tables.rejected)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["dog"], ["cat"])),  # predictions
+        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["dog", "good"], ["cat", "bad"])),
+        ("file,label\ndog/a.wav,Dog\n", (["dog"], ["cat"])),
+        ("file,num_captions,labelled,class_id\ndog/a.wav,5,yes,1\n", None),  # no column of descriptions
+        ("a,label\n1,x\n2,y\n", None),  # no column of recordings
+        ("file,caption\nelsewhere/x.wav,rain\n", None),
+        ("file,label\n1.wav,x\ndog/a.wav,y\nz.wav,z\n", None),  # of another corpus, most of whose names are not here
+        ("clean_file,noisy_file,label\ndog/a.wav,cat/b.wav,1\n", None),
+        ("file,author,description\ndog/a.wav,me,my old dog\n", None),
+        ("file,text,start,end\ndog/a.wav,so it begins,0.0,0.1\n", None),
+        ('file,caption\ndog/a.wav,"' + "x" * 200_000 + '"\n', None),  # damaged
+    ],
+)
+def test_classes_of_folders_stay(text, labels, tmp_path):
+    put(tmp_path, "dog/a.wav", "cat/b.wav")
+    write(tmp_path, "guesses.csv", text)
+    tables = scan(tmp_path)
+    assert tables.format == ("table" if labels else "folder")
+    assert recordings(tables, "labels") == dict(zip(("dog/a.wav", "cat/b.wav"), labels or (["dog"], ["cat"]), strict=True))
+    assert labels or "guesses.csv" in "\n".join(tables.remarks)
+
+
+def test_texts_and_folders_say_what_no_table_does(tmp_path):
+    put(tmp_path, "train/dog/a.wav", "test/dog/b.wav")
+    for name, text in {"train/dog/a.txt": "a dog", "x.csv": "path,caption\nb.wav,another dog\nlost.wav,rain\n,wind\n"}.items():
+        write(tmp_path, name, text)
+    tables = scan(tmp_path)
+    assert captions(tables) == {"train/dog/a.wav": ["a dog"], "test/dog/b.wav": ["another dog"], None: ["rain"]}
+    assert recordings(tables, "split") == {"train/dog/a.wav": "train", "test/dog/b.wav": "test"}
+    assert [(row["path"], row["detail"]) for row in tables.rejected] == [("x.csv", "line 4: no `path`")]
+
+
+def test_tables_of_single_recordings_are_not_read(tmp_path):
+    names = [f"{kind}/{number}.wav" for kind in ("dog", "cat") for number in range(40)]
+    put(tmp_path, *names, seconds=0.01)
+    for name in names:
+        write(tmp_path, name.replace(".wav", ".csv"), f"file,label\n{name},noise\n")
+    assert set(map(tuple, recordings(scan(tmp_path), "labels").values())) == {("dog",), ("cat",)}
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train-clean-100", "dev-clean"), ("train", "valid")),
+        (("x/train_data", "x/test_data"), ("train", "test")),
+        (("train_station", "dog"), (None, None)),
+        (("train_station", "train_horn"), (None, None)),
+    ],
+)
+def test_words_for_splits_in_all_folders_give_splits(folders, splits, tmp_path):
+    put(tmp_path, *(f"{folder}/{at}.wav" for at, folder in enumerate(folders)))
+    tables = scan(tmp_path, "folder")
+    assert tuple(row["split"] for row in sorted(tables.recordings, key=lambda row: row["path"][-5])) == splits
+
+
+def test_a_published_list_without_header(tmp_path):
+    put(tmp_path, "audio/---g-f_I2yQ_000001.wav", "audio/--56QUhyDQM_000185.wav")
+    write(
+        tmp_path,
+        "vggsound.csv",
+        '---g-f_I2yQ,1,"people marching",test\n--56QUhyDQM,185,"playing tennis, hard",train\n--5OkAjCI7g,40,x\n',
+    )
+    tables = scan(tmp_path)
+    assert tables.format == "vggsound"
+    assert [(row["labels"], row["split"]) for row in tables.recordings] == [
+        (["people marching"], "test"),
+        (["playing tennis, hard"], "train"),
+    ]
+    assert len(tables.rejected) == 1
+    write(tmp_path, "vggsound.csv", "id,take,label,split\n---g-f_I2yQ,1,people,test\n--56QUhyDQM,2,tennis,train\n")
+    assert scan(tmp_path).format == "folder"
