@@ -5,28 +5,25 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
-from soundmill import commands, manifest, shards
+from soundmill import manifest, shards
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.models.components import registry
 from soundmill.models.components.diffwave import published
 from tests import recorded
+from tests.commands import running
+from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components import test_diffwave as files
 
 
 def run(*arguments: object) -> str:
-    done = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.output
+    return running.works(*map(str, arguments), cwd=ROOT).stdout
 
 
 def refused(*arguments: object) -> str:
-    done = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
-    assert done.exit_code == 1
-    return " ".join(done.output.split())
+    return " ".join(running.refused(*map(str, arguments), cwd=ROOT).split())
 
 
 @pytest.fixture
