@@ -102,6 +102,16 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure can be saved."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+
+
+@pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the weights and servers of this machine's user; `dvc` and `python` are those of the tests."""
     leave_alone(monkeypatch, tmp_path)

@@ -252,13 +252,9 @@ def test_a_label_may_be_any_text(tmp_path, strange, capfd, recwarn):
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, capfd, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise MemoryError("no room for a picture")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, capfd, no_picture):
     train(tmp_path, strange, ROW.composed(*OFTEN))
-    failed = r"could not be made: MemoryError: no room for a picture \(test_train_generate\.py, line \d+\)"
+    failed = r"could not be made: MemoryError: no picture \(conftest\.py, line \d+\)"
     now_and_then, losses, last = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"tracking: figures/loss\.png " + failed, losses)
     assert re.fullmatch(r"tracking: figures/samples/step-0000003\.png " + failed, now_and_then)
