@@ -54,12 +54,6 @@ def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_
     assert two.ambiguous[0]["reason"] == "rows have 2 starts, the file name has none"
 
 
-def test_repeated_ids_are_reported_if_each_may_occur_once():
-    rows = [row("x", "one"), row("x", "two", at=9)]
-    assert joined(["x.wav"], rows, unique=True).collisions == [{"id": "x", "origins": ["m.csv:2", "m.csv:9"]}]
-    assert joined(["x.wav"], rows).collisions == []
-
-
 def test_assumptions_are_reported():
     rows = [row(VIDEO, start_time=130.0), row("UDGBjjwyaqE", start_time=30.0, at=3)]
     tables = joined([f"{VIDEO}.wav", "UDGBjjwyaqE_29.wav"], rows)
@@ -68,12 +62,6 @@ def test_assumptions_are_reported():
     assert bare.startswith(f"1 files are named by a YouTube id without a start (first: {VIDEO}.wav)")
     assert inside.startswith("1 rows start inside a longer file (first: m.csv:3)")
     assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
-
-
-def test_a_missing_rows_caption_can_never_be_another_recordings():
-    (recording,) = joined(["x.wav"], []).recordings
-    tables = joined(["x.wav"], [row(recording["recording_id"], "not mine")])
-    assert captions(tables) == {None: ["not mine"]}
 
 
 @pytest.mark.parametrize(
@@ -268,13 +256,6 @@ def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
     assert tables.ambiguous == []
 
 
-def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
-    rows = [row("x.wav", "one", source=b"meta/m.csv"), row("y", "two", source=b"meta/m.csv")]
-    tables = joined(["audio/x.wav", "audio/y.wav"], rows)
-    assert captions(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
-    assert tables.ambiguous == []
-
-
 @pytest.mark.parametrize(
     ("names", "keys", "source"),
     [
@@ -315,15 +296,6 @@ def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
     rows = [row("../audio/one.wav", source=b"json/train.json"), row("../../two.wav", "out", at=3)]
     tables = joined(["audio/one.flac", "two.flac"], rows)
     assert captions(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
-
-
-def test_the_folder_of_a_possible_part_belongs_to_no_other_part():
-    rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
-    parts = {"development": "train", "evaluation": "test"}
-    assert captions(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
-    assert captions(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
-    rows = [row("b.wav", part="train", source=b"train.csv")]  # another word for the same
-    assert captions(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
 
 
 def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
@@ -392,12 +364,6 @@ def test_a_whole_video_does_not_take_a_clips_caption_and_a_tag_is_no_video():
     assert (starts["clips/abcdEFGH123.wav"], starts["Title [-abcdEFGH12].wav"]) == (30.0, 0.0)
     tags = joined(["Dog [HD-Remaster].wav"], [row("Dog [HD-Remaster].wav", "dog"), row("Cat [HD-Remaster].wav", "cat", at=3)])
     assert captions(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
-
-
-def test_two_spellings_of_one_name_share_its_file():
-    for keys in (["rain.wav", "rain.wav "], ["a b.wav", "a%20b.wav"]):
-        tables = joined([keys[0]], [row(key, key, at=at) for at, key in enumerate(keys)])
-        assert (sorted(captions(tables)), len(tables.captions)) == ([keys[0]], 2)
 
 
 @pytest.mark.parametrize("written", ["{}.wav ", "{}%20x.wav"])
