@@ -340,9 +340,3 @@ def test_labels_in_a_cell_are_several_and_a_fold_may_be_written_as_a_float(tmp_p
     for column in ("labels", "label"):
         write(tmp_path, "metadata.csv", f"""file_name,{column},fold\na.wav,"['dog', 'cat']",1.0\nb.wav,"[""rain""]",2.5\n""")
         assert recordings(scan(tmp_path), "labels", "fold") == {"a.wav": (["dog", "cat"], 1), "b.wav": (["rain"], None)}
-
-
-def test_recordings_in_a_table_that_says_nothing_of_them_are_listed(tmp_path):
-    write_table(tmp_path / "train.parquet", [cell(n) for n in range(3)], text=["one", "", None])
-    tables = scan(tmp_path)
-    assert ([clip["captions"] for clip in tables.matched], tables.orphans, len(tables.named)) == ([1, 0, 0], [], 2)

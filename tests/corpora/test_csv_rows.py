@@ -168,12 +168,6 @@ def test_the_freesound_original_is_the_group(clotho, number):
     assert groups["validation/door.wav"] is None
 
 
-def test_lists_of_youtube_clips_with_the_same_columns_are_not_clotho(tmp_path):
-    put(tmp_path, "Yr1nicOVtvkQ.wav")
-    write(tmp_path, "captions.csv", CLOTHO + "Yr1nicOVtvkQ.wav,a,b,c,d,e\n")
-    assert detected(tmp_path) != "clotho"
-
-
 def test_splits_in_plain_words_are_kept_and_keep_files_of_one_name_apart(tmp_path):
     put(tmp_path, "train/x.wav", "test/x.wav", "train/rain in town.wav")
     write(tmp_path, "train.csv", CLOTHO + "x.wav,A dog,b,,,\nrain in town.wav,Rain,,,,\n")
@@ -381,9 +375,3 @@ def test_other_tables_of_that_name_are_no_ljspeech(tmp_path, table):
     put(tmp_path, *WAVS)
     write(tmp_path, "metadata.csv", table)
     assert detected(tmp_path) == "folder"
-
-
-def test_a_header_with_file_name_is_an_audiofolder_s(tmp_path):
-    put(tmp_path, *WAVS)
-    write(tmp_path, "metadata.csv", "file_name,text\nwavs/LJ001-0001.wav,a|b|c\n")
-    assert detected(tmp_path) == "audiofolder"

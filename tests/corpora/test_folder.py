@@ -89,12 +89,6 @@ def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, l
     assert [remark in text for text in tables.remarks] == ([True] if remark else [])
 
 
-def test_containers_below_splits_are_no_classes(lay):
-    tables = registry.read("folder", lay("train/audio/dog/a.wav", "test/audio/dog/b.wav"), 1)
-    found = recordings(tables, "split", "labels")
-    assert found == {f"{split}/audio/dog/{name}.wav": (split, ["dog"]) for split, name in (("train", "a"), ("test", "b"))}
-
-
 def test_texts_without_recording_are_missing(lay):
     texts = {"d/a.txt": "A dog", "d/b.txt": "A cat", "d/README.txt": "Free", "d/list.txt": "a\nb\n", "notes.txt": "x"}
     result = lay("d/a.wav", **texts)
@@ -175,12 +169,6 @@ def test_esc50_table(lay):
 ESC50 = "filename,fold,target,category,esc10,src_file,take\n"
 
 
-def test_esc50_without_its_audio_is_all_missing(lay):
-    result = lay(**{"esc50.csv": ESC50 + "1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,True,2,A\n"})
-    tables = registry.read("auto", result, 1, needs_audio=False)
-    assert (tables.format, tables.recordings, [row["id"] for row in tables.missing]) == ("esc", [], ["1-1-A-0.wav", "2-2-A-1.wav"])
-
-
 def test_esc50_twice_is_a_collision_and_one_folder_is_described(lay):
     """`2-…` sorts after `16000`, `1-…` before it: the first in the order of paths would be one of either folder."""
     names = ("1-1-A-0.wav", "2-2-A-1.wav", "dog.wav")
@@ -257,7 +245,8 @@ def test_sc09_is_the_ten_digits_of_speech_commands(tmp_path):
 
 def test_digits_alone_are_recognised_as_sc09(tmp_path):
     put(tmp_path, *WORDS[2:])
-    assert set(recordings(scan(tmp_path), "split").values()) == {None}
+    tables = scan(tmp_path)
+    assert (tables.format, set(recordings(tables, "split").values())) == ("sc09", {None})
 
 
 def test_without_lists_a_speaker_keeps_recordings_together(tmp_path):
