@@ -15,10 +15,11 @@ import pytest
 import soundfile
 
 from flows import locks
-from soundmill import forgetting, ledger, lineage, manifest, params, shards
+from soundmill import forgetting, ledger, manifest, params, shards
 from soundmill.audio import fingerprint
 from soundmill.corpora import forgotten, inventory
 from soundmill.corpora.csv_rows import AUDIOCAPS
+from soundmill.project import Project
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
 from stages.corpus import CSV_FILES, SYNTHESISED
@@ -391,7 +392,7 @@ def test_workspaces_are_looked_at_and_what_cannot_be_searched_is_said(small, mon
 def test_what_is_said_to_be_a_recording_is_that_whatever_is_in_its_name(small):
     shutil.copy(small / "sounds/a.wav", small / "sounds/at 12:00:other.wav")
     make()
-    (piece,) = lineage.Project(small).find("recording:at 12:00:other.wav")
+    (piece,) = Project(small).find("recording:at 12:00:other.wav")
     assert piece.source == "at 12:00:other.wav"
 
 

@@ -159,9 +159,9 @@ def forget(
     if not (names or refused or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
     if refused:
-        from soundmill.lineage import Project as Lineage
+        from soundmill.project import Project
 
-        names = [f"recording:{name}" for name in Lineage(root).refused]
+        names = [f"recording:{name}" for name in Project(root).refused]
         if not names:
             raise UserError("--refused: data/refused.parquet lists no recording; set corpus.terms, and run `dvc repro` first")
     if not (undo or update):

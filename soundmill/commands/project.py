@@ -88,9 +88,9 @@ def writable_file(path: Path | None) -> Path | None:
 
 def check_apart(directory: Path, root: Path) -> None:
     """UserError if an export would lie where the pipeline reads recordings or writes outputs."""
-    from soundmill import lineage
+    from soundmill.project import Project
 
-    for path in [*lineage.Project(root).corpora, root / "data"]:
+    for path in [*Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{directory}: is in {path}, which the pipeline reads or writes; choose a directory elsewhere")
 
