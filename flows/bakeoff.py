@@ -337,7 +337,7 @@ def measure(
     if "seconds_per_step" not in measured:
         raise UserError(f"{target}: a step could not be timed")
     kept = {"params": read, "measured": measured, "took": took}
-    disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
+    disk.write_text(path, json.dumps(kept, indent=2) + "\n")
     return measured
 
 
@@ -374,7 +374,7 @@ def _run(
     (directory / "report").mkdir(parents=True, exist_ok=True)
     for name in ("scores.json", "sounds.csv"):
         shutil.copyfile(data / "report" / family / name, directory / "report" / name)
-    disk.write_atomically(directory / "run.json", lambda path: path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
+    disk.write_text(directory / "run.json", json.dumps(kept, indent=2) + "\n")
     return kept
 
 

@@ -144,8 +144,8 @@ class Project:
         if not source.startswith("loops/") or (variant not in plans and not directory.is_dir()):
             return table
         columns = ["recording_id", "start", "stretch"]
-        shards_of = shards.shard_paths(directory) if directory.is_dir() else []
-        loops = {row["recording_id"]: row for path in shards_of for row in shards.read_rows(path, manifest.LOOPS, columns)}
+        rows = shards.rows_below(directory, manifest.LOOPS, columns) if directory.is_dir() else ()
+        loops = {row["recording_id"]: row for row in rows}
         places = []
         for row in table.select(["recording_id", "start", "seconds"]).to_pylist():
             if (loop := loops.get(row["recording_id"])) and row["seconds"] is not None:
@@ -165,8 +165,7 @@ class Project:
     def mixes(self) -> dict[str, tuple[str, str]]:
         """Mix id → its two clips."""
         directory = self.data / "mixes"
-        paths = shards.shard_paths(directory) if directory.is_dir() else []
-        rows = (row for path in paths for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "first", "second"]))
+        rows = shards.rows_below(directory, manifest.MIXES, ["clip_id", "first", "second"]) if directory.is_dir() else ()
         return {row["clip_id"]: (row["first"], row["second"]) for row in rows}
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill import terminal
+from soundmill import disk, terminal
 from soundmill.commands.project import TAKES_IDS, Root, progress_bar, use_recorded_store, writable_file
 from soundmill.errors import UserError, first_of
 
@@ -46,8 +46,6 @@ def lineage(
 
     A checkpoint carries what it was trained on, so this also works for one that was copied or registered in MLflow.
     """
-    from json import dumps
-
     from rich.tree import Tree
 
     from soundmill.lineage import trace
@@ -66,7 +64,7 @@ def lineage(
     for sentence in dict.fromkeys(found.gone):
         terminal.say(f"note: {sentence}", error=True)
     if json:
-        json.write_text(dumps(found.plain(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        disk.write_json(json, found.plain(), indent=1, sort_keys=False, allow_nan=True)
 
 
 def _grow(tree: Tree, nodes: list[Node], all: bool) -> None:

@@ -67,7 +67,7 @@ class Asked(StageParams):
         return params.changed(self, changes, "the request")
 
     def write(self, path: Path) -> None:
-        disk.write_atomically(path, lambda temporary: temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8"))
+        disk.write_text(path, self.model_dump_json(indent=1) + "\n")
 
 
 def read(wav: Path) -> Asked:
@@ -244,5 +244,5 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
         )
         document = {"format": 1, "test": test, "rater": 1, "answers": [*earlier, {"sounds": trial, **given}]}
         disk.write_atomically(key_path, key.write)
-        disk.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document) + "\n", encoding="utf-8"))
+        disk.write_text(path, json.dumps(document) + "\n")
     return path

@@ -156,7 +156,7 @@ class Reader:
 
     def advance(self, **values: Any) -> None:
         self.position = Position(**vars(self.position) | values)
-        disk.write_atomically(self.folder / "position.json", lambda path: path.write_text(json.dumps(vars(self.position))))
+        disk.write_text(self.folder / "position.json", json.dumps(vars(self.position)))
 
     def remove(self) -> None:
         hidden = self.folder.rename(self.folder.with_name(f".{self.id}"))  # atomic: half a journal would be sent again
