@@ -24,6 +24,7 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, le=100_000_000, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, le=1_000_000, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
+    grid: GridParams
     # The defaults are for earlier checkpoints, which lack these keys.
     score_every_steps: int | None = Field(
         None, ge=1, description="steps between scores of sounds for validation clips by the tagger, and after the last; null: never"

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import TransformerParams
 from soundmill.models.family import Family
-from soundmill.models.params import ConditionedTrainParams, GridParams
+from soundmill.models.params import ConditionedTrainParams
 from soundmill.params import Probability, Seconds, StageParams
 
 
@@ -72,7 +72,6 @@ class TrainParams(ConditionedTrainParams):
     standardise: bool = Field(description="divide each channel of the latents by its deviation over the training clips")
     network: TransformerParams
     flow: FlowParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
 
     @model_validator(mode="after")

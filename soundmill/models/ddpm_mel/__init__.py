@@ -8,7 +8,7 @@ from soundmill.diffusion.params import DiffusionParams, SamplerParams
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import SizesParams
 from soundmill.models.family import Family
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 
@@ -143,7 +143,6 @@ class TrainParams(BatchedTrainParams):
     network: UNetParams | ResidualUNetParams | DiTParams = Field(discriminator="kind")
     diffusion: PictureDiffusionParams
     augmentation: AugmentationParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
 
     @property

@@ -5,7 +5,7 @@ from pydantic import Field
 from soundmill.audio.mel import MelSpec, check_bands
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.family import Family
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams
 
 
 class TrainParams(BatchedTrainParams):
@@ -13,7 +13,6 @@ class TrainParams(BatchedTrainParams):
     mel: MelSpec
     unit_variance: UnitVariance = False
     network: UNet1dParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill reconstruct`, sample the checkpoint")
 
     def check_spec(self, spec: MelSpec | None) -> None:

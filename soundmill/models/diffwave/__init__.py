@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from soundmill.audio.mel import MelSpec, check_bands, check_overlap
 from soundmill.models.components.diffwave import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
 from soundmill.models.family import Family
-from soundmill.models.params import GridParams, VectorTrainParams
+from soundmill.models.params import VectorTrainParams
 from soundmill.params import Seconds
 
 
@@ -26,7 +26,6 @@ class TrainParams(VectorTrainParams):
         description="divide waves by the standard deviation of the training clips; of conditions other than mel",
     )
     loss: NoiseLoss
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate` and `reconstruct`, sample the checkpoint")
 
     @model_validator(mode="after")

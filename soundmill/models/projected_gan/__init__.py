@@ -8,7 +8,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.family import Family
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams
 
@@ -80,7 +80,6 @@ class TrainParams(BatchedTrainParams):
     )
     generator: GeneratorParams
     discriminators: DiscriminatorParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
 
     @property

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.family import Family
-from soundmill.models.params import FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams
 from soundmill.params import Probability, StageParams
 
 
@@ -61,7 +61,6 @@ class TrainParams(FamilyTrainParams):
     null_text: Literal["empty", "zeros"] = Field(description="the encoder's states of the empty caption, or one state of zeros")
     network: UNetParams
     diffusion: DiffusionParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
 
     @property

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.family import Family
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams
 
 
 class TrainParams(BatchedTrainParams):
@@ -15,7 +15,6 @@ class TrainParams(BatchedTrainParams):
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     unit_variance: UnitVariance = False
     network: UNet1dParams
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.unet1d.params import PathName, TransformParams, UNet1dParams
 from soundmill.models.family import Family
-from soundmill.models.params import ConditionedTrainParams, GridParams
+from soundmill.models.params import ConditionedTrainParams
 from soundmill.params import Probability, StageParams
 
 
@@ -52,7 +52,6 @@ class TrainParams(ConditionedTrainParams):
     transform: TransformParams
     network: UNet1dParams
     text: TextParams = Field(description="text encoding of `condition: caption`")
-    grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
 
     @model_validator(mode="after")

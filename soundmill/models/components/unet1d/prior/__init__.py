@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from soundmill.models.components.unet1d.params import PathName, UNet1dParams
-from soundmill.models.params import GridParams, VectorTrainParams
+from soundmill.models.params import VectorTrainParams
 from soundmill.params import Probability, StageParams
 
 
@@ -20,7 +20,6 @@ class PriorTrainParams(VectorTrainParams):
     path: PathName = "v"
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     network: UNet1dParams = Field(description="U-Net on the latents")
-    grid: GridParams
     sampling: PriorSamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
 
     @model_validator(mode="after")
