@@ -6,7 +6,7 @@ project.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,8 +41,6 @@ class EncodecCodec(NetworkCodec):
     network: NetworkParams
     bandwidth: float  # kbit/s
     net: Any  # transformers' EncodecModel
-    scaling_factor: float = 1.0
-    digest: str = field(default="")  # set when saved
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:

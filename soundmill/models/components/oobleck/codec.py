@@ -5,7 +5,7 @@ It is trained, or taken in diffusers' layout, the directory `vae` of Stable Audi
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +38,6 @@ class OobleckCodec(NetworkCodec):
 
     network: NetworkParams
     net: Any  # diffusers' AutoencoderOobleck
-    scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
-    digest: str = field(default="")  # set when saved
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ It is trained in two phases (phases.py); then the principal components and the r
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -97,8 +97,6 @@ class RaveCodec(SavedWaveCodec):
     phase: int
     fidelity: float
     rank: int
-    scaling_factor: float = 1.0
-    digest: str = field(default="")  # set when saved
     channels: int = 1
 
     @property

@@ -211,12 +211,12 @@ def padded(waves: Sequence[np.ndarray], num_samples: int, samples_per_frame: int
     return torch.from_numpy(np.stack(cut).astype(np.float32))
 
 
+@dataclass(kw_only=True)
 class SavedWaveCodec(Saved):
-    """What codecs of waves share, and the part of a `LatentCodec` that follows from the sizes of its network."""
+    """What codecs of waves share, and the part of a `LatentCodec` that follows from the sizes in `network`, if it has these."""
 
-    scaling_factor: float  # x0 = scaling_factor · latent
-
-    network: Any  # sizes: samples_per_latent, latent_channels
+    scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
+    digest: str = ""  # set when saved
 
     @property
     def latent_channels(self) -> int:

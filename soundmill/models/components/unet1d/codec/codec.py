@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -165,8 +165,6 @@ class DiffusionCodec(SavedWaveCodec):
     channels: int
     net: AutoencoderNet
     sigma_data: float = 1.0  # standard deviation of the waves, by which the U-Net's input is divided
-    scaling_factor: float = 1.0
-    digest: str = field(default="")  # set when saved
 
     @property
     def sample_rate(self) -> int:
