@@ -12,6 +12,7 @@ from soundmill.stage import Context, Input, Output
 from soundmill.training import tagger as taggers
 from soundmill.training.checkpoint import write_trained_on
 from soundmill.training.curve import write_curve
+from soundmill.training.device import torch_threads
 
 
 def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input,
     digest = taggers.save_tagger(net, params, spec, targets, tagger)
     write_trained_on(tagger, catalog, usable["train"])
     write_curve(curve, curves, taggers.CURVE)
-    with taggers.torch_threads(params.threads):
+    with torch_threads(params.threads):
         scores = {split: taggers.evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}
     return {
         "targets": targets.kind,

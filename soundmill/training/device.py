@@ -18,6 +18,18 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads in the block (None: unchanged)."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def usable_precision(device: torch.device, precision: str) -> str:
     """`precision`, or 32 on a CPU without bfloat16 instructions, which is up to a hundred times faster there.
 

@@ -24,7 +24,7 @@ from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, read_yaml
 from soundmill.training import checkpoint
 from soundmill.training.curve import speed
-from soundmill.training.device import of_equal_length
+from soundmill.training.device import of_equal_length, torch_threads
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
 CLIPS_AT_ONCE = 16  # batch size outside training
@@ -203,18 +203,6 @@ class TaggerModel:
                 for index, patch, score in zip(some, patches.numpy(), scores.numpy(), strict=True):
                     embeddings[index], logits[index] = patch.copy(), score
         return embeddings, logits
-
-
-@contextlib.contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use `count` threads in the block (None: unchanged)."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def num_steps(params: TaggerParams, num_clips: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from soundmill import manifest, shards, terminal, text
 from soundmill.errors import UserError
 from soundmill.params import parse, parse_json
+from soundmill.training.device import torch_threads
 from soundmill.training.loader import Arrays, Described, gather
 
 LENGTHS = 8  # states are padded to a multiple of this, to limit the number of shapes on a GPU
@@ -105,13 +106,9 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
 
     Relative names of encoders start at `home`; an encoder with random weights is rebuilt below `scratch`.
     """
-    threads = torch.get_num_threads()
-    try:
+    with torch_threads(1):  # more threads change the last bits
         read = _reader(config.model_dump_json(), home, scratch, digests)
-        torch.set_num_threads(1)  # more threads change the last bits
         by_prompt = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
-    finally:
-        torch.set_num_threads(threads)
     for prompt, states in by_prompt.items():
         if states.truncated:
             terminal.say(f"a prompt is longer than {config.max_tokens} tokens and is truncated: {prompt[:60]!r}…")
