@@ -31,7 +31,10 @@ Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(PAPER)})$")]
 
 
 class Seeds(StageParams):
-    keys: list[str] = Field(description="parameters that are set to the seed, with `{family}` as well")
+    keys: list[str] = Field(
+        ["mixup.seed", "{family}.train.seed", "{family}.generate.seed"],
+        description="parameters that are set to the seed, with `{family}` as well",
+    )
     values: list[Seed] = Field([0], min_length=1, description="each point runs with each of them")
 
 
@@ -47,7 +50,7 @@ class Sweep(trials.Plan):
 
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
     subsets: str | None = Field(None, description="a grouping of `evaluate.subsets`; its groups are the rows (null: points are)")
-    seeds: Seeds
+    seeds: Seeds = Seeds()
     paper: Paper | None = None
     knee: bool = Field(False, description="the points are in order of cost: name the cheapest that is as good as the best")
     start_from: dict[PointName, PointName] = Field({}, description="point → an earlier one, with whose model its training starts")

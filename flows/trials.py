@@ -39,7 +39,9 @@ class Plan(StageParams):
     """A file of conf/sweep or conf/bakeoff."""
 
     title: str
-    overrides: list[str] = Field(description="for every point, as in `soundmill params`; `{family}` stands for every family of it")
+    overrides: list[str] = Field(
+        [], description="for every point, as in `soundmill params`; `{family}` stands for every family of it"
+    )
     points: dict[PointName, list[str]] = Field(description="the rows")
 
 
