@@ -18,57 +18,30 @@ SCENES = {
     "meta.csv": "filename\tscene_label\tidentifier\naudio/a.wav\tairport\tx\naudio/b.wav\tmetro_station\ty\n",
     "setup/fold1_train.csv": "filename\tscene_label\naudio/a.wav\tairport\n",
     "setup/fold1_test.csv": "filename\naudio/b.wav\n",
-    "setup/fold1_evaluate.csv": "filename\tscene_label\naudio/b.wav\tmetro_station\n",
 }
-EVENTS = {"weak.tsv": "filename\tevent_label\na.wav\tdog\na.wav\tspeech\nb.wav\train\n"}
-FOLDS = {
-    f"lists/{part}_{fold}.csv": f"file,label\n{name}.wav,x\n"
-    for fold, parts in ((1, {"train": "a", "test": "b"}), (2, {"train": "b", "test": "a"}))
-    for part, name in parts.items()
-}
-PARTS = {
-    f"{part}_{at}.csv": f"file,label\n{name}.wav,x\n" for part, at, name in (("train", 1, "a"), ("train", 2, "b"), ("test", 2, "c"))
-}
+EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"}
 
 
 @pytest.mark.parametrize(
     ("sounds", "texts", "outcome"),
     [
-        (
-            ["x.audio_train/a.wav", "x.audio_test/b.wav"],
-            KAGGLE,
-            {"x.audio_train/a.wav": (["Hi-hat"], "train"), "x.audio_test/b.wav": (["Bass drum"], "test")},
-        ),
-        (["en/clips/a.mp3", "en/clips/b.mp3"], COMMON_VOICE, {"en/clips/a.mp3": ([], "train"), "en/clips/b.mp3": ([], "test")}),
-        (["2004/a.wav", "2008/b.wav"], {"maestro.csv": MAESTRO}, {"2004/a.wav": ([], "train"), "2008/b.wav": ([], "test")}),
-        (
-            ["audio/a.wav", "audio/b.wav"],
-            SCENES,
-            {"audio/a.wav": (["airport"], "train"), "audio/b.wav": (["metro station"], "test")},
-        ),
-        (["a.wav", "b.wav"], EVENTS, {"a.wav": (["dog", "speech"], None), "b.wav": (["rain"], None)}),
-        (["a.wav", "b.wav"], FOLDS, {"a.wav": (["x"], "train"), "b.wav": (["x"], "test")}),
-        (
-            ["a.wav", "b.wav", "c.wav"],
-            PARTS,
-            {f"{name}.wav": (["x"], split) for name, split in zip("abc", ("train", "train", "test"), strict=True)},
-        ),
-        (["a.wav", "b.wav"], {"train.csv": "file,label\na,dog\n"}, {"a.wav": (["dog"], None), "b.wav": ([], None)}),
-        (
-            ["clips/1.wav", "clips/2.wav"],
-            {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'},
-            {"clips/1.wav": (["dog"], None), "clips/2.wav": ([], None)},
-        ),
+        ("x.audio_train/a.wav x.audio_test/b.wav", KAGGLE, [(["Hi-hat"], "train"), (["Bass drum"], "test")]),
+        ("en/clips/a.mp3 en/clips/b.mp3", COMMON_VOICE, [([], "train"), ([], "test")]),
+        ("2004/a.wav 2008/b.wav", {"maestro.csv": MAESTRO}, [([], "train"), ([], "test")]),
+        ("audio/a.wav audio/b.wav", SCENES, [(["airport"], "train"), (["metro station"], "test")]),
+        ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),
+        ("a.wav b.wav", {"train.csv": "file,label\na,dog\n"}, [(["dog"], None), ([], None)]),
+        ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
     ],
-    ids=["kaggle", "common voice", "maestro", "scenes", "events", "folds", "parts of lists", "one list", "json"],
+    ids=["kaggle", "common voice", "maestro", "scenes", "events", "one list", "json"],
 )
 def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, tmp_path):
-    put(tmp_path, *sounds)
+    put(tmp_path, *sounds.split())
     for name, text in texts.items():
         write(tmp_path, name, text)
     tables = scan(tmp_path)
     assert tables.format == "table"
-    assert recordings(tables, "labels", "split") == outcome
+    assert recordings(tables, "labels", "split") == dict(zip(sounds.split(), outcome, strict=True))
     assert all(len(texts) == 1 for texts in captions(tables).values())
 
 
@@ -87,10 +60,9 @@ def lists(**names: str) -> dict[str, str]:
         (lists(train="abc", test="d", evaluation_notes="abcd"), ["train", "train", "train", "test"]),
         (lists(train="abc", test="d") | {"test_scores.csv": "file,score\na.wav,1\nb.wav,1\n"}, ["train", "train", "train", "test"]),
         (lists(train="abcd", test="d"), ["train", "train", "train", "test"]),  # the more protected split
-        (
-            lists(train_fold1="bc", valid_fold1="a", train_fold2="ac", valid_fold2="b", test="d"),
-            ["valid", "valid", "train", "test"],
-        ),
+        (lists(train_1="a", test_1="bcd", train_2="bcd", test_2="a"), ["train", "test", "test", "test"]),  # folds
+        (lists(train_1="a", train_2="b", test_2="cd"), ["train", "train", "test", "test"]),
+        (lists(train_1="bc", valid_1="a", train_2="ac", valid_2="b", test="d"), ["valid", "valid", "train", "test"]),
         (lists(train_station="ab", test_tone="cd"), [None] * 4),  # one table a class
         ({"m.csv": "file,split\na.wav,train\nb.wav,unseen\nc.wav,Test Set\n"}, ["train", None, "test", None]),
         (lists(train="abcd") | {"m.csv": "file,set\na.wav,dev\n"}, ["valid", None, None, None]),
@@ -103,19 +75,13 @@ def test_splits_of_lists(texts, splits, tmp_path):
     assert [row["split"] for row in scan(tmp_path).recordings] == splits
 
 
-@pytest.mark.parametrize("with_split", ["", ",split"])
-def test_a_name_in_two_folders_is_two_recordings(with_split, tmp_path):
-    put(tmp_path, *(f"{part}/{number}.wav" for part in ("train", "test") for number in (1, 2)))
-    write(
-        tmp_path,
-        "train/labels.csv",
-        f"file,label{with_split}\n1.wav,x{with_split and ',train'}\n2.wav,y{with_split and ',train'}\n",
-    )
+@pytest.mark.parametrize("of_train", ["file,label\n1.wav,x\n2.wav,y\n", "file,label,split\n1.wav,x,train\n2.wav,y,train\n"])
+def test_a_name_in_two_folders_is_two_recordings(of_train, tmp_path):
+    put(tmp_path, "test/1.wav", "test/2.wav", "train/1.wav", "train/2.wav")
+    write(tmp_path, "train/labels.csv", of_train)
     write(tmp_path, "test/labels.csv", "file,label\n1.wav,x\n2.wav,y\n")
-    found = recordings(scan(tmp_path), "split", "labels")
-    assert found == {
-        f"{part}/{number}.wav": (part, [label]) for part in ("train", "test") for number, label in ((1, "x"), (2, "y"))
-    }
+    found = [(row["path"], row["split"], row["labels"]) for row in scan(tmp_path).recordings]
+    assert found == [(f"{part}/{name}.wav", part, [label]) for part in ("test", "train") for name, label in ("1x", "2y")]
 
 
 @pytest.mark.parametrize("lines", [3, 2500])  # within what detection reads, and beyond
@@ -132,9 +98,7 @@ def test_a_damaged_table_hides_no_recording(lines, tmp_path):
     [
         ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["dog"], ["cat"])),  # predictions
         ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["dog", "good"], ["cat", "bad"])),
-        ("file,label\ndog/a.wav,Dog\n", (["dog"], ["cat"])),
         ("file,num_captions,labelled,class_id\ndog/a.wav,5,yes,1\n", None),  # no column of descriptions
-        ("a,label\n1,x\n2,y\n", None),  # no column of recordings
         ("file,caption\nelsewhere/x.wav,rain\n", None),
         ("file,label\n1.wav,x\ndog/a.wav,y\nz.wav,z\n", None),  # of another corpus, most of whose names are not here
         ("clean_file,noisy_file,label\ndog/a.wav,cat/b.wav,1\n", None),
@@ -154,20 +118,13 @@ def test_classes_of_folders_stay(text, labels, tmp_path):
 
 def test_texts_and_folders_say_what_no_table_does(tmp_path):
     put(tmp_path, "train/dog/a.wav", "test/dog/b.wav")
-    for name, text in {"train/dog/a.txt": "a dog", "x.csv": "path,caption\nb.wav,another dog\nlost.wav,rain\n,wind\n"}.items():
-        write(tmp_path, name, text)
+    write(tmp_path, "train/dog/a.txt", "a dog")
+    write(tmp_path, "train/dog/a.csv", "file,caption\na.wav,of one recording\n")
+    write(tmp_path, "x.csv", "path,caption\nb.wav,another dog\nlost.wav,rain\n,wind\n")
     tables = scan(tmp_path)
     assert captions(tables) == {"train/dog/a.wav": ["a dog"], "test/dog/b.wav": ["another dog"], None: ["rain"]}
     assert recordings(tables, "split") == {"train/dog/a.wav": "train", "test/dog/b.wav": "test"}
     assert [(row["path"], row["detail"]) for row in tables.rejected] == [("x.csv", "line 4: no `path`")]
-
-
-def test_tables_of_single_recordings_are_not_read(tmp_path):
-    names = [f"{kind}/{number}.wav" for kind in ("dog", "cat") for number in range(40)]
-    put(tmp_path, *names, seconds=0.01)
-    for name in names:
-        write(tmp_path, name.replace(".wav", ".csv"), f"file,label\n{name},noise\n")
-    assert set(map(tuple, recordings(scan(tmp_path), "labels").values())) == {("dog",), ("cat",)}
 
 
 @pytest.mark.parametrize(
@@ -201,3 +158,10 @@ def test_a_published_list_without_header(tmp_path):
     assert len(tables.rejected) == 1
     write(tmp_path, "vggsound.csv", "id,take,label,split\n---g-f_I2yQ,1,people,test\n--56QUhyDQM,2,tennis,train\n")
     assert scan(tmp_path).format == "folder"
+
+
+def test_other_lists_of_fsd50k_have_neither_its_labels_nor_its_splits(tmp_path):
+    put(tmp_path, "FSD50K.dev_audio/1.wav")
+    write(tmp_path, "FSD50K.ground_truth/dev.csv", 'fname,labels,mids,split\n1,"Bark,Dog",/m/1,train\n')
+    write(tmp_path, "FSD50K.metadata/collection/collection_dev.csv", "fname,labels,mids\n1,Bark,/m/1\n")
+    assert recordings(scan(tmp_path), "labels", "split") == {"FSD50K.dev_audio/1.wav": (["Bark", "Dog"], "train")}

@@ -189,14 +189,6 @@ def test_esc50_rows_of_one_file_are_reported(lay):
     assert recordings(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
 
 
-def test_real_esc10(shared):
-    tables = registry.read("esc", inventory.list_files(shared / "data" / "esc10", digests=False), 16)
-    assert len(tables.recordings) == 240
-    assert sorted(row["fold"] for row in tables.recordings) == [1] * 80 + [2] * 80 + [3] * 80
-    assert len({row["labels"][0] for row in tables.recordings}) == 10
-    assert all(row["group"] for row in tables.recordings)
-
-
 @pytest.mark.parametrize("extension", ["wav", "au"])
 def test_gtzan(tmp_path, extension):
     names = [f"genres_original/{genre}/{genre}.{number:05d}.{extension}" for genre in ("blues", "hiphop") for number in (0, 54)]
