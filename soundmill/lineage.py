@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from soundmill import hashing, manifest, params
 from soundmill.errors import UserError
-from soundmill.project import Held, Piece, Project, Weights
+from soundmill.holdings import Held, Piece, Project, Weights
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from soundmill import forgetting, ledger, manifest, params, shards
 from soundmill.audio import fingerprint
 from soundmill.corpora import forgotten, inventory
 from soundmill.corpora.csv_rows import AUDIOCAPS
-from soundmill.project import Project
+from soundmill.holdings import Project
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
 from stages.corpus import CSV_FILES, SYNTHESISED

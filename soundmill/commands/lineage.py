@@ -157,7 +157,7 @@ def forget(
     if not (names or refused or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
     if refused:
-        from soundmill.project import Project
+        from soundmill.holdings import Project
 
         names = [f"recording:{name}" for name in Project(root).refused]
         if not names:

@@ -88,7 +88,7 @@ def writable_file(path: Path | None) -> Path | None:
 
 def check_apart(directory: Path, root: Path) -> None:
     """UserError if an export would lie where the pipeline reads recordings or writes outputs."""
-    from soundmill.project import Project
+    from soundmill.holdings import Project
 
     for path in [*Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):

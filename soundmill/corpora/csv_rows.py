@@ -35,6 +35,7 @@ class CsvRows(ManifestFormat):
     columns: frozenset[str]
     remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
+    without: frozenset[str] = frozenset()  # columns with which a csv is of another format
     unique = True
 
     @property
@@ -42,7 +43,8 @@ class CsvRows(ManifestFormat):
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return csv_files_with(inventory, self.columns)
+        names = csv_files_with(inventory, self.columns)
+        return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         for line, cells in read_csv(inventory, name):
@@ -111,6 +113,7 @@ def _class_table(cells: Cells) -> dict[str, Any]:
 CLASS_TABLE = CsvRows(
     "class_table",
     columns=frozenset({"filename", "class"}),
+    without=frozenset({"split", "subset", "partition", "set", "caption", "text"}),
     remedy="put a csv with the columns FileName and Class there",
     row=_class_table,
 )
@@ -258,8 +261,10 @@ class VggSound(AudioSet):
     remedy = "put vggsound.csv there"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        first = ((name, self._cells(head_lines(inventory, name)[0])) for name in super().manifests(inventory))
-        return (name for name, cells in first if len(cells) > 3 and self._is_segment(cells))
+        for name in super().manifests(inventory):
+            first = next(filter(None, map(self._cells, head_lines(inventory, name))))  # not a header
+            if len(first) > 3 and self._is_segment(first):
+                yield name
 
     def _is_segment(self, cells: list[str]) -> bool:
         is_split = cells[-1].strip().lower() in SPLIT_NAMES

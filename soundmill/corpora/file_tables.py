@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora.audiofolder import CAPTIONS, LABELS, row_of
-from soundmill.corpora.folder import add_texts_beside, layout_of, words_beside_split
-from soundmill.corpora.inventory import LICENCES, Inventory
+from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
+from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
@@ -20,7 +20,7 @@ from soundmill.corpora.tables import CorpusTables, ManifestRow, split_of, split_
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
-_SAMPLED = 40 * DETECTED  # first rows, of which every 40th is looked at
+_SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
 _MORE_LABELS = (
@@ -35,23 +35,25 @@ _MORE_LABELS = (
     "emotion",
 )
 _SPLITS = ("split", "subset", "partition", "set")
-_BY_MODELS = re.compile(r"(?:^|[\W_])(?:scores?|confidence|prob\w*|pred\w*|results?|logits?|generated|asr|whisper)(?:$|[\W_])")
-_CREDITS = re.compile(r"licen[cs]e|author|creator|credits?|source|ur[il]|link")  # of which a description is one
-_TIMES = re.compile(r"(?:start|end|onset|offset|begin)(?:[_ ]\w+)?")  # of a part of the recording
-_LIST_WORDS = {"list", "lists", "file", "files", "filelist", "id", "ids", "fold", "split"}
+_BY_MODELS = re.compile(
+    r"(?:^|[\W_])(?:scores?|confidence|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
+)
+_CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
+_STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
+_LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
 
 Recording = tuple[bytes, str]  # its raw path, else the table and the row's key
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table, the column that names recordings, and those that describe them."""
+    """A table, and its columns: of recordings, labels and splits, and those that are not used."""
 
     name: bytes
     files: str
-    captions: frozenset[str]
     label: str
     split: str
+    unused: frozenset[str]
 
 
 class FileTables:
@@ -79,13 +81,15 @@ class FileTables:
         _drop_repeated_classes(rows, recordings, {path: label for path, (_, label) in folders.items() if label}, tables)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
-        several = len({label for _, label in folders.values()} - {None}) > 1
+        classes = {label for _, label in folders.values() if label}
+        numbered = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)  # years, ids
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
-            if label and (several or not (tables.captions or row["labels"])) and not _is_no_class(label):
-                row["labels"] = list(dict.fromkeys([label, *row["labels"]]))
-            add_texts_beside(inventory, row["raw_path"], row["recording_id"], tables)
+            if label and (len(classes) > 1 or not (tables.captions or row["labels"])) and not (numbered or _is_no_class(label)):
+                row["labels"] = list(dict.fromkeys([*row["labels"], label]))
+        add_texts(inventory, num_shards, tables)
+        remark_layout(inventory.audio, layout, [], tables)
         return tables
 
 
@@ -95,15 +99,15 @@ def _tables(inventory: Inventory) -> list[_Table]:
     for name in sorted(inventory.metadata):
         columns = [] if name == LICENCES or os.path.splitext(name)[0] in beside else _columns(inventory, name)
         files = [column for column in columns if _FILES.fullmatch(column)]
-        if not files or any(map(_BY_MODELS.search, [*columns, escape_path(name).lower()])):
+        if not files or any(map(_BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
             continue
-        captions = frozenset(filter(CAPTIONS.fullmatch, columns))
-        if any(map(_CREDITS.search, columns)):
-            captions -= {"description"}
-        if any(map(_TIMES.fullmatch, columns)):
-            captions = frozenset()
-        label, split = (next((one for one in some if one in columns), "") for some in ((*LABELS, *_MORE_LABELS), _SPLITS))
-        if not (captions or label or split or _is_list(name)):
+        captions = set(filter(CAPTIONS.fullmatch, columns))
+        unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
+        if any(map(_STARTS.fullmatch, columns)) and any(map(_ENDS.fullmatch, columns)):
+            unused = captions
+        labels = [column for column in (*LABELS, *_MORE_LABELS) if column in columns]
+        split = next((column for column in _SPLITS if column in columns), "")
+        if not (captions - unused or labels or split or _is_list(name)):
             continue
         was_opened, index = name in inventory.opened, index or FileIndex(inventory)
         try:
@@ -111,11 +115,11 @@ def _tables(inventory: Inventory) -> list[_Table]:
         except UserError as error:
             inventory.remarks[name, "unreadable"] = f"not read: {error}"
             continue
-        is_card = len(rows) < 2 and not _CSV.search(name)  # an object about something, such as package.json
-        if not is_card and (
-            named := _columns_of_files(rows[:: max(1, len(rows) // DETECTED)], files, os.path.dirname(name), index)
-        ):
-            found.append(_Table(name, named, captions, label, split))
+        rows = rows[:: max(1, len(rows) // DETECTED)]
+        is_card = len(rows) < 2 and name.lower().endswith(b".json")  # an object about something, such as package.json
+        if not is_card and (named := _column_of_files(rows, files, os.path.dirname(name), index)):
+            label = _column_of_labels(rows, labels)
+            found.append(_Table(name, named, label, split, frozenset({*unused, *labels, *_SPLITS})))
         elif not was_opened:
             inventory.opened.discard(name)  # so that it is remarked as not read
     return found
@@ -140,37 +144,43 @@ def _entries(inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, dic
         yield at, {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
 
 
-def _columns_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes, index: FileIndex) -> str:
-    """The column of whose cells at least half name recordings; empty if there is none, or several."""
-    found = []
+def _column_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes, index: FileIndex) -> str:
+    """The column of whose cells at least half name recordings; empty if there is none, or several that name different ones."""
+    found: dict[str, list[tuple[AudioFile, ...]]] = {}
     for column in columns:
-        cells = [row[column].strip() for row in rows if isinstance(row.get(column), str) and row[column].strip()]
-        if cells and 2 * sum(bool(index.resolve(cell, base).files) for cell in cells) >= len(cells):
-            found.append(column)
-    return found[0] if len(found) == 1 else ""
+        cells = [str(row.get(column) or "").strip() for row in rows]
+        named = [index.resolve(cell, base).files if cell else () for cell in cells]
+        if 2 * sum(map(bool, named)) >= max(1, sum(map(bool, cells))):
+            found[column] = named
+    same = all(named == first for first in list(found.values())[:1] for named in found.values())
+    return next(iter(found), "") if same else ""
+
+
+def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    """The first column with words, else with anything: `class_name` comes before numbers in `label`."""
+    cells = {column: "".join(str(row.get(column) or "") for row in rows) for column in columns}
+    with_words = (column for column, text in cells.items() if re.search(r"[^\W\d_]", text))
+    return next(with_words, next((column for column, text in cells.items() if text.strip()), ""))
 
 
 def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator[ManifestRow]:
     unknown = Counter[str]()
     for at, values in _entries(inventory, table.name):
-        file = values.get(table.files)
+        file, label = values.get(table.files), values.get(table.label)
         if not isinstance(file, str) or not file.strip():
             tables.reject(table.name, "bad id", f"line {at}: no `{table.files}`")
             continue
-        told = {"file_name": file.strip(), **{column: values.get(column) for column in table.captions}}
-        if table.label:
-            label = values.get(table.label)
-            if table.label == "event_labels" and isinstance(label, str):  # of DESED
-                label = re.split("[,;]", label)
-            told |= {"label" if table.label in _MORE_LABELS else table.label: label}
+        if table.label == "event_labels" and isinstance(label, str):  # of DESED
+            label = re.split("[,;]", label)
+        told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
+        told["label" if table.label in _MORE_LABELS else table.label] = label
         if row := row_of(table.name, at, told, {}, tables):
-            split = str(values[table.split]).strip() if values.get(table.split) and table.split else ""
+            split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
             row.split = split_of(split.encode("utf-8", "replace"))
             unknown[split] += bool(split) and row.split is None
             yield row
-    inventory.remark(
-        table.name, f"cells of `{table.split}` name no split", unknown.total(), *[one for one in unknown if unknown[one]][:1]
-    )
+    first = [cell for cell, count in unknown.items() if count][:1]
+    inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown.total(), *first)
 
 
 def _recording(row: ManifestRow, index: FileIndex) -> Recording:
@@ -183,9 +193,8 @@ def _settle_splits(rows: list[ManifestRow], recordings: list[Recording]) -> None
     listed: dict[bytes, set[Recording]] = defaultdict(set)
     for row, recording in zip(rows, recordings, strict=True):
         listed[row.source].add(recording)
-    named = _named_splits(listed)
     stated = {recording for row, recording in zip(rows, recordings, strict=True) if row.split}
-    given: dict[Recording, str] = {}
+    named, given = _named_splits(listed, bool(stated)), dict[Recording, str]()
     for row, recording in zip(rows, recordings, strict=True):
         if recording not in stated and row.source in named:
             row.split = named[row.source]
@@ -195,10 +204,11 @@ def _settle_splits(rows: list[ManifestRow], recordings: list[Recording]) -> None
         row.split = given.get(recording)
 
 
-def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
-    """Splits that tables are named after, by the name: of several splits, or of one that has a part of the recordings in `listed`.
+def _named_splits(listed: dict[bytes, set[Recording]], are_stated: bool) -> dict[bytes, str]:
+    """Splits by the names of tables: of those with a counterpart of another split, and of bare lists of a part (`test.csv`).
 
-    Of lists of folds, which put most recordings into several splits, the first fold's. `dev` without `train` is for training.
+    `listed`: the recordings of each table. Of lists of folds, which put most recordings into several splits, those of the first
+    count. If `dev` and `test` list all recordings, `dev` is for training.
     """
     stems = {name: os.path.splitext(os.path.basename(name))[0] for name in sorted(listed)}
     words = {name: re.findall(r"[a-z]+", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
@@ -225,7 +235,7 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
         for name in sorted(named, key=lambda name: [int(number) for number in re.findall(rb"\d+", name)]):
             first.setdefault(re.sub(rb"\d+", b"", name), name)
         named = {name: named[name] for name in first.values()}
-    if set(named.values()) == {"valid", "test"}:
+    if set(named.values()) == {"valid", "test"} and splits.keys() == everything and not are_stated:
         return {name: "train" if "dev" in words[name] else split for name, split in named.items()}
     return named
 
@@ -252,11 +262,10 @@ def _drop_repeated_classes(
 
 
 def _is_no_class(label: str) -> bool:
-    """Whether a folder is named by a number of several digits, or by a split and what holds recordings (`train audio`)."""
+    """Whether a folder is named after a fold, or a split and what holds recordings (`train audio`)."""
     name = label.encode()
-    return (label.isdecimal() and len(label) > 1) or bool(
-        split_of(name) and label not in SPLIT_NAMES and not words_beside_split(name)
-    )
+    is_split = split_of(name) and label not in SPLIT_NAMES and not words_beside_split(name)
+    return bool(is_split or re.fullmatch(r"fold ?\d+", label))
 
 
 def _plain(label: str) -> str:

@@ -27,7 +27,6 @@ class Folder:
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of a directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
         tables, layout = CorpusTables(), layout_of(inventory.audio)
-        paired: set[bytes] = set()
         doubtful = []
         for file in inventory.audio:
             split, label = layout.split_and_label(file)
@@ -36,27 +35,27 @@ class Folder:
             if video and like_words(video):
                 doubtful.append(file)
             own_id = f"{video}_{start:g}" if video else None
-            recording_id = tables.add_recording(
+            tables.add_recording(
                 file, num_shards, recording_id=own_id, start_time=start, labels=filter(None, [label]), split=split, group=video
             )
-            paired |= add_texts_beside(inventory, file.raw_path, recording_id, tables)
-        join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
-        _remark(inventory.audio, layout, doubtful, tables)
+        add_texts(inventory, num_shards, tables)
+        remark_layout(inventory.audio, layout, doubtful, tables)
         return tables
 
 
-def add_texts_beside(inventory: Inventory, raw_path: bytes, recording_id: str, tables: CorpusTables) -> set[bytes]:
-    """Add the captions in `x.txt` and `x.wav.txt` beside `x.wav`; returns the names of these texts."""
-    paired = set()
-    for key in dict.fromkeys((os.path.splitext(raw_path)[0], raw_path)):
-        if name := inventory.beside(key, b".txt"):
-            paired.add(name)
-            text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
-            if text is not None and tables.said([text], escape_path(name)):
-                tables.add_caption(recording_id, text, escape_path(name))
-            elif text is not None:
-                tables.reject(name, "empty caption")
-    return paired
+def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> None:
+    """Add the captions in `x.txt` and `x.wav.txt` beside `x.wav` that it does not have, and those of missing recordings."""
+    paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
+    for row in tables.recordings:
+        for key in dict.fromkeys((os.path.splitext(row["raw_path"])[0], row["raw_path"])):
+            if name := inventory.beside(key, b".txt"):
+                paired.add(name)
+                text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
+                if text is not None and not tables.said([text], escape_path(name)):
+                    tables.reject(name, "empty caption")
+                elif text is not None and (row["recording_id"], " ".join(text.split())) not in known:
+                    tables.add_caption(row["recording_id"], text, escape_path(name))
+    join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
 
 
 def split_of_folder(folder: bytes) -> str | None:
@@ -68,11 +67,11 @@ def split_of_folder(folder: bytes) -> str | None:
 class _Layout:
     above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
     level: int  # depth of the class folders
-    split_of: Callable[[bytes], str | None] = split_of_folder  # of the name of a split folder
+    split_in: Callable[[bytes], str | None] = split_of_folder  # the name of a split folder
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
         """(split, label); a file beside the split folders has neither."""
-        split = None if self.above is None else _split_below(file, self.above, self.split_of)
+        split = None if self.above is None else _split_below(file, self.above, self.split_in)
         if self.above is not None and split is None:
             return None, None
         return split, class_label(file.folders[self.level]) if len(file.folders) > self.level else None
@@ -92,20 +91,25 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
     beside = {_folder_beside(file, above) for file in audio if not _split_below(file, above)} - {None}
     if beside and not (len({split_of_folder(folder) for folder in named}) > 1 and len(named) > len(beside)):
         return _Layout(None, _class_level(audio, 0))
-    return _Layout(above, _class_level(inside, len(above) + 1))
+    is_dev_for_training = set(map(bytes.lower, named)) in ({b"dev", b"eval"}, {b"dev", b"test"})
+    return _Layout(above, _class_level(inside, len(above) + 1), _dev_for_training if is_dev_for_training else split_of_folder)
+
+
+def _dev_for_training(folder: bytes) -> str | None:
+    return "train" if folder.lower() == b"dev" else split_of_folder(folder)
 
 
 def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
-    """Path of the first folder that contains several, if each has a word for a split, and its other words with another one, too."""
+    """Path of the first folder that contains several, if each has a word for a split, and one for training a counterpart."""
     depth = 0
     while audio and all(len(file.folders) > depth for file in audio):
         if len(names := {file.folders[depth] for file in audio}) > 1:
             splits_of: dict[frozenset[str], set[str | None]] = defaultdict(set)
             for name in names:
                 splits_of[frozenset(words_beside_split(name))].add(split_of(name))
-            splits = set().union(*splits_of.values())
-            in_parts = None not in splits and "train" in splits and all(len(some) > 1 for some in splits_of.values())
-            return tuple(audio[0].folders[:depth]) if in_parts else None
+            has_counterpart = any("train" in splits and len(splits) > 1 for splits in splits_of.values())
+            are_splits = has_counterpart and None not in set().union(*splits_of.values())
+            return tuple(audio[0].folders[:depth]) if are_splits else None
         depth += 1
     return None
 
@@ -121,11 +125,11 @@ def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
 
 
 def _split_below(
-    file: AudioFile, above: tuple[bytes, ...], split_of: Callable[[bytes], str | None] = split_of_folder
+    file: AudioFile, above: tuple[bytes, ...], split_in: Callable[[bytes], str | None] = split_of_folder
 ) -> str | None:
     """The split of a file, from its folder directly below `above`."""
     folders = file.folders
-    return split_of(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
+    return split_in(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
 
 
 def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
@@ -152,7 +156,7 @@ def _parts_below(audio: list[AudioFile], level: int) -> bool:
     return False
 
 
-def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
+def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
     if layout.above is None:
         unused = [file for file in audio if _above_split(file) is not None]
         what = (

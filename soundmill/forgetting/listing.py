@@ -28,8 +28,8 @@ from soundmill.corpora.forgotten import Entry, Forgotten, ForgottenClip
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
+from soundmill.holdings import TEXTS, Held, Piece, Project, named, overlap, overlapping, piece_of
 from soundmill.params import did_you_mean
-from soundmill.project import TEXTS, Held, Piece, Project, named, overlap, overlapping, piece_of
 
 WORK = Path("data/.work")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")

@@ -14,7 +14,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError, first_of
 from soundmill.forgetting import listing
 from soundmill.forgetting.listing import Progress, Traces, in_force
-from soundmill.project import Project, piece_of
+from soundmill.holdings import Project, piece_of
 
 LISTED = 3  # objects of the cache that a message names
 ERASE = "`soundmill forget --erase` removes it"

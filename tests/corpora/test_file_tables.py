@@ -54,9 +54,7 @@ def lists(**names: str) -> dict[str, str]:
     ("texts", "splits"),
     [
         (lists(dev="abc", eval="d"), ["train", "train", "train", "test"]),
-        (lists(everything="abcd", test="d"), [None, None, None, "test"]),
-        (lists(everything="abcd", test="abcd"), [None] * 4),
-        (lists(everything="abcd", train="abc"), [None] * 4),
+        (lists(everything="abcd", dev="c", test="d"), [None, None, "valid", "test"]),
         (lists(train="abc", test="d", evaluation_notes="abcd"), ["train", "train", "train", "test"]),
         (lists(train="abc", test="d") | {"test_scores.csv": "file,score\na.wav,1\nb.wav,1\n"}, ["train", "train", "train", "test"]),
         (lists(train="abcd", test="d"), ["train", "train", "train", "test"]),  # the more protected split
@@ -97,9 +95,10 @@ def test_a_damaged_table_hides_no_recording(lines, tmp_path):
     ("text", "labels"),
     [
         ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["dog"], ["cat"])),  # predictions
-        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["dog", "good"], ["cat", "bad"])),
+        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["good", "dog"], ["bad", "cat"])),
         ("file,num_captions,labelled,class_id\ndog/a.wav,5,yes,1\n", None),  # no column of descriptions
         ("file,caption\nelsewhere/x.wav,rain\n", None),
+        ("file,path,label,class_name\na.wav,dog/a.wav,1,dog\nb.wav,cat/b.wav,0,wolf\n", (["dog"], ["cat"])),
         ("file,label\n1.wav,x\ndog/a.wav,y\nz.wav,z\n", None),  # of another corpus, most of whose names are not here
         ("clean_file,noisy_file,label\ndog/a.wav,cat/b.wav,1\n", None),
         ("file,author,description\ndog/a.wav,me,my old dog\n", None),
@@ -132,7 +131,8 @@ def test_texts_and_folders_say_what_no_table_does(tmp_path):
     [
         (("train-clean-100", "dev-clean"), ("train", "valid")),
         (("x/train_data", "x/test_data"), ("train", "test")),
-        (("train_station", "dog"), (None, None)),
+        (("dev", "eval"), ("train", "test")),
+        (("dev", "train"), ("valid", "train")),
         (("train_station", "train_horn"), (None, None)),
     ],
 )
