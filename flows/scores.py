@@ -72,7 +72,8 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
 
 def markdown_table(rows: list[list[str]], gap: str = " ") -> str:
     """A Markdown table; the first row is its head, and `gap` ends each cell but the last."""
-    head, *body = [f"| {f'{gap}| '.join(row)} |" for row in rows]
+    lines = [[" ".join(cell.replace("|", r"\|").splitlines()) for cell in row] for row in rows]
+    head, *body = [f"| {f'{gap}| '.join(cells)} |" for cells in lines]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 

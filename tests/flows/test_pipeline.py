@@ -359,6 +359,7 @@ def test_scores_stand_beside_their_baselines() -> None:
         assert line in lines
         assert not any("MMD" in text for text in lines)
     assert scores.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
+    assert scores.markdown_table([["parameter"], ["{a|b}\nc"]]).splitlines()[2:] == [r"| {a\|b} c |"]
 
 
 def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: Callable[..., None]) -> None:
