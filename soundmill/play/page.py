@@ -17,6 +17,7 @@ from soundmill.play import making
 from soundmill.play.session import FIELDS, KINDS, REAL_ONE, Play
 
 LOCAL = ("127.0.0.1", "localhost")
+MAX_PAGES = 100  # of which Gradio remembers the fields; each takes some 3 MB, also after it was closed
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
 
@@ -165,6 +166,7 @@ def serve(play: Play, host: str, port: int, password: str | None) -> gr.Blocks:
             blocked_paths=[str(play.root / making.VOTES)],
             max_file_size="200mb",
             head=page.render(__package__, "head.html"),
+            state_session_capacity=MAX_PAGES,
             prevent_thread_lock=True,
         )
     except OSError as error:
