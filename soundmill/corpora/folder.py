@@ -79,7 +79,8 @@ class _Layout:
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
     """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others; so do
-    folders that all have a word for a split, and otherwise the same names (`train-clean-100`, `test-clean`)."""
+    folders that all have a word for a split, if one for training is otherwise named like another (`train-clean-100`, `test-clean`).
+    `dev` beside the test alone is for training."""
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
     if above is None and (above := _above_words(audio)) is not None:
