@@ -142,7 +142,7 @@ def bakeoff(
     families: Annotated[str, typer.Option(help="Only these, comma-separated (`soundmill families` lists them).")] = "",
     seeds: Annotated[str, typer.Option(help="Comma-separated; each family runs with each seed.")] = "0",
     extra: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help="Any folder of WAV files, as one more row.")] = None,
-    plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off, a file of conf/bakeoff: `esc10`, `one_shots`.")] = "",
+    plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off: a file of conf/bakeoff, without .yaml.")] = "",
     root: Root = None,
 ) -> None:
     """Find out which method is best for your sounds: every family trains for the same time on the same recordings.
@@ -161,9 +161,11 @@ def bakeoff(
         from flows import bakeoff, trials
 
     names, numbers, folders = trials.comma_separated(families), trials.numbers(seeds), bakeoff.named_folders(extra or [], here)
-    models = len(bakeoff.rows_of(root, bakeoff.read_plan(root, plan), names))
+    file = bakeoff.read_plan(root, plan)
+    models = len(bakeoff.rows_of(root, file, names))
     if folder:
-        document = parameters.compose(root / "conf", ["corpus=auto"])
+        lengths = [change for change in [*file.overrides, *changes] if change.startswith("clips.default.")]
+        document = parameters.compose(root / "conf", ["corpus=auto", *lengths])
         contents = _contents(folder, document)
         for line in contents.cost(document, 60 * minutes * models * len(numbers)):
             terminal.say(line)

@@ -11,11 +11,13 @@ class DiffusionParams(StageParams):
     """The noise schedule, the prediction target and the loss weighting."""
 
     num_timesteps: int = Field(ge=2, le=100_000)
-    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
+    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine", "rectified_flow"]
     beta_start: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
     beta_end: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
     shift: float = Field(gt=0, description="for `shifted_cosine`; below 1: more timesteps at high noise")
-    objective: Literal["eps", "x0", "v"] = Field(description="what the net predicts: the noise, the sound, or v")
+    objective: Literal["eps", "x0", "v", "flow"] = Field(
+        description="what the net predicts: the noise, the sound, v, or the noise minus the sound"
+    )
     weighting: Literal["none", "min_snr", "min_snr_tango"]
     min_snr_gamma: float = Field(gt=0)
     stratified: bool = Field(description="spread the timesteps of a batch evenly instead of drawing them independently")

@@ -30,7 +30,8 @@ def alpha_bar(params: DiffusionParams) -> Tensor:
 
     Of `scaled_linear`, the square roots of betas are evenly spaced (Rombach et al. 2022). `cosine` is a squared cosine (Nichol &
     Dhariwal 2021, eq. 17); of `shifted_cosine`, the log-SNR of a cosine is moved by 2·ln(shift) (Hoogeboom et al. 2023, eq. 9): a
-    shift below 1 spends more of the schedule at high noise, as large smooth pictures need. Betas of both are at most 0.999.
+    shift below 1 spends more of the schedule at high noise, as large smooth pictures need. Of `rectified_flow`, noise and signal
+    are as t to 1 − t (Liu et al. 2022), scaled to unit variance. Betas of these three are at most 0.999.
     """
     count = params.num_timesteps
     if params.schedule == "linear":
@@ -43,7 +44,10 @@ def alpha_bar(params: DiffusionParams) -> Tensor:
         level = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2).square()
         return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
     time = torch.arange(1, count + 1, dtype=torch.float64) / count
-    log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(params.shift)
+    if params.schedule == "rectified_flow":
+        log_snr = -2 * torch.logit(time.clamp(max=1 - 1e-9))
+    else:
+        log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(params.shift)
     return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
 
 
@@ -57,7 +61,7 @@ def alpha_bar_to_betas(table: Tensor) -> Tensor:
     return 1 - table / before
 
 
-Objective = Literal["eps", "x0", "v"]
+Objective = Literal["eps", "x0", "v", "flow"]
 Weighting = Literal["none", "min_snr", "min_snr_tango"]
 Net = Callable[[Tensor, Tensor], Tensor]
 
@@ -84,19 +88,23 @@ class Discrete:
         return self.first + (shares * span).long().clamp(max=span - 1)
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor:
-        """v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D)."""
-        return {"eps": lambda: noise, "x0": lambda: x0, "v": lambda: alpha * noise - sigma * x0}[self.objective]()
+        """v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D), flow is noise − x0 (Liu et al. 2022)."""
+        targets = {"eps": lambda: noise, "x0": lambda: x0, "v": lambda: alpha * noise - sigma * x0, "flow": lambda: noise - x0}
+        return targets[self.objective]()
 
     def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
         if self.objective == "eps":
             return (xt - sigma * output) / alpha
+        if self.objective == "flow":
+            return (xt - sigma * output) / (alpha + sigma)
         return output if self.objective == "x0" else alpha * xt - sigma * output
 
     def weights(self, t: Tensor, weighting: Weighting, gamma: float) -> Tensor:
         """Weights [B] of losses. Min-SNR weights the x0 error by min(SNR, gamma), converted to the error of the objective.
 
-        Hang et al. 2023 divide by SNR for eps, by SNR + 1 for v, and not at all for x0. `min_snr_tango` divides by SNR for all of
-        them, as TANGO's code does: with v, this weights errors (SNR + 1) / SNR times as much, most of all at high noise.
+        Hang et al. 2023 divide by SNR for eps, by SNR + 1 for v, and not at all for x0; of flow it is (√SNR + 1)².
+        `min_snr_tango` divides by SNR for all of them, as TANGO's code does: with v, this weights errors (SNR + 1) / SNR times as
+        much, most of all at high noise.
         """
         snr = signal_to_noise(self.table, t)
         if weighting == "none":
@@ -104,7 +112,7 @@ class Discrete:
         clipped = snr.clamp(max=gamma)
         if weighting == "min_snr_tango":
             return clipped / snr
-        return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[self.objective]
+        return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr), "flow": (snr.sqrt() + 1) ** 2}[self.objective]
 
 
 @dataclass(frozen=True)

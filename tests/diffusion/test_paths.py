@@ -39,7 +39,7 @@ CONTINUOUS: dict[str, tuple[Path, Callable[[int], Steps]]] = {
     **{solver: (Flow(), lambda num_steps, solver=solver: solvers.flow(num_steps, solver)) for solver in solvers.PASSES},
     "dpm++_sde": (Velocity(), lambda num_steps: solvers.stable_audio(num_steps + 1, CPU)),
 }
-PATHS = {(objective, table): Discrete(TABLES[table], objective) for objective in ("eps", "x0", "v") for table in TABLES}
+PATHS = {(objective, table): Discrete(TABLES[table], objective) for objective in ("eps", "x0", "v", "flow") for table in TABLES}
 DISCRETE = {
     f"{sampler} {objective} {table} {spacing}": (path, scheduled(path, sampler, spacing=spacing))
     for sampler in SAMPLERS
@@ -67,7 +67,7 @@ def blind(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 ALL: dict[str, Path] = {
     "velocity": Velocity(),
     "flow": Flow(),
-    **{f"{one} linear": PATHS[one, "linear"] for one in ("eps", "x0", "v")},
+    **{f"{one} linear": PATHS[one, "linear"] for one in ("eps", "x0", "v", "flow")},
 }
 MEAN, DEVIATION = 0.7, 0.3
 
@@ -171,12 +171,12 @@ def test_a_shift_gives_longer_sounds_the_same_doubt():
     torch.testing.assert_close(paths.shifted(moved, 1 / shift), t)
 
 
-def test_min_snr_weights_are_one_error_in_three_languages():
-    """Weighted errors of one net agree whether its error is counted in eps, v or x0."""
+def test_min_snr_weights_are_one_error_in_four_languages():
+    """Weighted errors of one net agree whether its error is counted in eps, v, x0 or flow."""
     t = torch.tensor([0, 146, 500, 999])
     snr = paths.signal_to_noise(TABLES["tango"], t)
-    # eps − eps' = (alpha/sigma)(x0 − x0'); v − v' = (x0 − x0')/sigma
-    for objective, squared in (("eps", snr), ("v", snr + 1), ("x0", torch.ones_like(snr))):
+    # eps − eps' = (alpha/sigma)(x0 − x0'); v − v' = (x0 − x0')/sigma; of flow, the sum of the first and x0 − x0'
+    for objective, squared in (("eps", snr), ("v", snr + 1), ("x0", torch.ones_like(snr)), ("flow", (snr.sqrt() + 1) ** 2)):
         weighted = PATHS[objective, "tango"].weights(t, "min_snr", gamma=5.0) * squared
         torch.testing.assert_close(weighted, snr.clamp(max=5.0))
 
@@ -243,6 +243,11 @@ def test_cosine_halves_the_signal_in_the_middle():
     assert table[-1] < 1e-8
 
 
+def test_noise_and_signal_of_rectified_flow_are_as_t_to_one_minus_t():
+    alpha, sigma = Discrete(paths.alpha_bar(named("rectified_flow"))).alpha_sigma(torch.tensor([0, 249, 499, 899]))
+    torch.testing.assert_close(sigma / alpha, torch.tensor([0.001 / 0.999, 1 / 3, 1, 9]), rtol=1e-5, atol=0)
+
+
 def test_shift_moves_the_log_snr_by_a_constant():
     plain, shifted = (paths.alpha_bar(named("shifted_cosine", shift=shift)) for shift in (1.0, 0.5))
     middle = slice(100, 900)
@@ -250,7 +255,7 @@ def test_shift_moves_the_log_snr_by_a_constant():
     torch.testing.assert_close(difference, torch.full_like(difference, 2 * torch.tensor(0.5).log().item()))
 
 
-@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "shifted_cosine"])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "shifted_cosine", "rectified_flow"])
 def test_every_schedule_falls_and_keeps_variance(name):
     table = paths.alpha_bar(named(name))
     assert table.dtype == torch.float64

@@ -69,7 +69,9 @@ class TrainParams(ConditionedTrainParams):
     condition: Literal["none", "label", "caption", "caption_and_label"]
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
-    standardise: bool = Field(description="divide each channel of the latents by its deviation over the training clips")
+    standardise: Literal[False, True, "together"] = Field(
+        description="divide the latents by their deviation over the training clips: each channel by its own, or all by one"
+    )
     network: TransformerParams
     flow: FlowParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")

@@ -69,8 +69,11 @@ class Layout:
         return folded.unflatten(1, (-1, self.bands)).permute(0, 1, 3, 2)
 
 
-def layout(shape: tuple[int, int, int], scaling_factor: float, posteriors: Iterable[np.ndarray] = ()) -> Layout:
-    """The layout for latents of `shape` (channels, frames, bands), standardised by `posteriors` [2, *shape], if there are any."""
+def layout(
+    shape: tuple[int, int, int], scaling_factor: float, posteriors: Iterable[np.ndarray] = (), together: bool = False
+) -> Layout:
+    """The layout for latents of `shape` (channels, frames, bands), standardised by `posteriors` [2, *shape], if there are any:
+    each channel, or all `together` by one deviation."""
     channels, _, bands = shape
     count, total, squares = 0, torch.zeros(channels, bands), torch.zeros(channels, bands)
     for posterior in posteriors:
@@ -81,6 +84,8 @@ def layout(shape: tuple[int, int, int], scaling_factor: float, posteriors: Itera
         return Layout(bands, torch.zeros(channels * bands), torch.ones(channels * bands), scaling_factor)
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    if together:
+        deviation = deviation.square().mean().sqrt().expand_as(deviation)
     scaled = [scaling_factor * values.flatten() for values in (mean, deviation)]
     return Layout(bands, scaled[0].float(), scaled[1].clamp_min(LEAST_DEVIATION).float(), scaling_factor)
 
@@ -347,7 +352,12 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     else:
         posteriors = gather_posteriors([directory], train, ctx.scratch)
         chosen = choose_by_hash(train, STANDARDISING_CLIPS) if params.standardise else []
-        standard = layout(shape, autoencoder.scaling_factor, (posteriors.read(train.index(one)) for one in chosen))
+        standard = layout(
+            shape,
+            autoencoder.scaling_factor,
+            (posteriors.read(train.index(one)) for one in chosen),
+            params.standardise == "together",
+        )
     torch.manual_seed(params.seed)
     net = build_net(params, shape, len(known.labels))
     vocoder = registry.chosen_vocoder(params.sampling, parts, autoencoder.spec)

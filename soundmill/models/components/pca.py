@@ -48,8 +48,16 @@ def components(means: Iterable[Tensor]) -> Components:
     return Components(mean.float(), rotation.float().contiguous(), kept, float(variances.sum()))
 
 
+def partly_whitened(deviation: Tensor, whitening: float) -> Tensor:
+    """What to divide channels of these standard deviations by: with `whitening` 1 each has unit variance, with 0 all of them
+    together. In between, weak channels, fine detail, are amplified only partly: fully whitened, a net spends its capacity on noise.
+    """
+    unwhitened = deviation ** (1 - whitening)
+    return deviation**whitening * unwhitened.square().mean().sqrt()
+
+
 class Pca(nn.Module):
-    """A linear codec of signals [N, rows, T]: the first principal components of blocks of `frames` frames, of unit variance.
+    """A linear codec of signals [N, rows, T]: the first principal components of blocks of `frames` frames.
 
     T is a multiple of `frames`. Nothing is trained; `fit` sets the buffers. TorchScript can compile it.
     """
@@ -77,8 +85,11 @@ class Pca(nn.Module):
         return blocks.reshape(count, self.rows, self.frames, -1).transpose(2, 3).reshape(count, self.rows, -1)
 
     @torch.no_grad()
-    def fit(self, signals: Iterable[Tensor], key: str) -> None:
-        """Set the components to those of `signals` [N, rows, T]; UserError that names the parameter `key` if all are constant."""
+    def fit(self, signals: Iterable[Tensor], key: str, whitening: float = 1.0) -> None:
+        """Set the components to those of `signals` [N, rows, T]; UserError that names the parameter `key` if all are constant.
+
+        `whitening` is that of `partly_whitened`: 1 gives each component unit variance.
+        """
         found = components(self.blocks(some).transpose(0, 1).flatten(1) for some in signals)
         if found.variance < LEAST_VARIANCE:
             raise UserError(
@@ -87,4 +98,5 @@ class Pca(nn.Module):
             )
         count = len(self.basis)
         self.center.copy_(found.mean), self.basis.copy_(found.rotation[:count])
-        self.deviations.copy_(found.variances[:count].clamp_min(LEAST_SHARE * found.variance).sqrt())
+        deviations = found.variances[:count].clamp_min(LEAST_SHARE * found.variance).sqrt()
+        self.deviations.copy_(partly_whitened(deviations, whitening))

@@ -24,6 +24,7 @@ from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.dit.network import PictureDiT
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.models.components.pca import partly_whitened
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.vocoding import vocoder_of
 from soundmill.models.ddpm_mel import DiTParams, PictureParams, SamplingParams, TrainParams
@@ -134,9 +135,7 @@ class PictureCodec(nn.Module):
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
         if self.params.standardise == "channel":
-            # Amplify weak channels (fine detail) only partly: fully whitened, the network spends its capacity on noise.
-            unwhitened = deviation ** (1 - self.params.whitening)
-            deviation = deviation**self.params.whitening * unwhitened.square().mean().sqrt()
+            deviation = partly_whitened(deviation, self.params.whitening)
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.deviation.copy_(deviation.reshape(self.deviation.shape))
 

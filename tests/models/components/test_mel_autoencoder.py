@@ -82,11 +82,11 @@ def test_shapes_and_scale(model):
     torch.testing.assert_close(rebuilt, expected.clamp_min(math.log(1e-5)))
 
 
-def started(fitted: bool = True) -> Autoencoder:
+def started(fitted: bool = True, whitening: float = 1.0) -> Autoencoder:
     torch.manual_seed(0)
     net = build_autoencoder(STARTED).eval()
     if fitted:
-        net.pca.fit((net.rows(autoencoders.to_picture(one[None], -5.5, 3.0)) for one in smooth_log_mels()), "")
+        net.pca.fit((net.rows(autoencoders.to_picture(one[None], -5.5, 3.0)) for one in smooth_log_mels()), "", whitening)
     return Autoencoder(STARTED, SPEC, net, mean=-5.5, deviation=3.0, scaling_factor=1.0)
 
 
@@ -96,9 +96,10 @@ def smooth_log_mels() -> torch.Tensor:
     return (torch.nn.functional.avg_pool2d(white, 3, 1) * 6 - 5)[:, 0]
 
 
-def test_an_untrained_autoencoder_is_the_closed_form_of_principal_components():
-    """Patches of 2 × 2 become their first three components, of unit variance, and those the nearest patches."""
-    model, log_mels = started(), smooth_log_mels()
+@pytest.mark.parametrize("whitening", [1.0, 0.5, 0.0])
+def test_an_untrained_autoencoder_is_the_closed_form_of_principal_components(whitening):
+    """Patches of 2 × 2 become their first three components, of unit variance each or together, and those the nearest patches."""
+    model, log_mels = started(whitening=whitening), smooth_log_mels()
     mean, log_variance = model.encode(log_mels)
     patches = log_mels.double().numpy().reshape(6, 8, 2, 20, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 4)
     center = patches.mean(0)
@@ -107,7 +108,12 @@ def test_an_untrained_autoencoder_is_the_closed_form_of_principal_components():
     nearest = (components @ axes + center).reshape(6, 8, 20, 2, 2).transpose(0, 1, 3, 2, 4).reshape(6, 16, 40)
     expected = torch.from_numpy(nearest).float().clamp_min(math.log(1e-5))
     torch.testing.assert_close(model.decode(mean), expected, atol=1e-5, rtol=0)
-    unit = (components / components.std(0)).reshape(6, 8, 20, 3).transpose(0, 3, 2, 1)
+    spread = components.std(0)
+    unit = (
+        (components / spread**whitening / np.square(spread ** (1 - whitening)).mean() ** 0.5)
+        .reshape(6, 8, 20, 3)
+        .transpose(0, 3, 2, 1)
+    )
     found = mean.numpy() * np.sign((mean.numpy() * unit).sum((0, 2, 3)))[None, :, None, None]
     np.testing.assert_allclose(found, unit, atol=1e-4)  # [6, 3, 20, 8]
     assert (log_variance == -8).all()

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecTrainingParams, ComponentParams, LoadedParams
-from soundmill.params import StageParams
+from soundmill.params import Probability, StageParams
 
 
 class AutoencoderNetParams(StageParams):
@@ -20,6 +20,9 @@ class AutoencoderNetParams(StageParams):
     pca: bool = Field(  # earlier checkpoints lack this key
         default=False,
         description="start from the principal components of the training clips' patches and learn only what they lack",
+    )
+    whitening: Probability = Field(  # earlier checkpoints lack this key
+        default=1.0, description="of the components: 1 gives each unit variance, 0 all of them together"
     )
 
     @model_validator(mode="after")

@@ -63,8 +63,8 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
 class PcaAutoencoder(nn.Module):
     """An AutoencoderKL that learns what the principal components of patches lack; it is called like an AutoencoderKL.
 
-    A patch has `factor` frames and `factor` bands. Untrained, the posterior's mean is the components of each patch, of unit
-    variance, and the decoder inverts them.
+    A patch has `factor` frames and `factor` bands. Untrained, the posterior's mean is the components of each patch, and the decoder
+    inverts them.
     """
 
     def __init__(self, residual: Any, params: AutoencoderNetParams):
@@ -328,7 +328,7 @@ def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: making.Splits
     torch.manual_seed(weights.seed)
     net = build_autoencoder(network)
     if network.pca and not start:
-        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
+        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca", network.whitening)
     parameters = making.size(net)
     terminal.say(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
