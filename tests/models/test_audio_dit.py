@@ -174,8 +174,9 @@ def test_latents_are_folded_and_standardised():
     torch.testing.assert_close(standard.unfold(x0), drawn, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(standard.fold(drawn), x0)
     together = layout((3, 8, 4), 0.5, posteriors, together=True)
-    torch.testing.assert_close(together.deviation, standard.deviation.square().mean().sqrt().expand(12))
-    assert torch.equal(together.mean, standard.mean)
+    scaled = together.x0(torch.from_numpy(np.stack(posteriors)), noise)
+    assert float(scaled.square().mean()) == pytest.approx(1, abs=0.01)
+    torch.testing.assert_close(scaled * together.deviation[0], drawn.permute(0, 1, 3, 2).flatten(1, 2))
     plain = layout((3, 8, 4), 0.5)
     assert (plain.mean.tolist(), plain.deviation.tolist()) == ([0.0] * 12, [1.0] * 12)
     # A channel is a band of a latent channel, at all frames.

@@ -70,7 +70,7 @@ class TrainParams(ConditionedTrainParams):
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
     standardise: Literal[False, True, "together"] = Field(
-        description="divide the latents by their deviation over the training clips: each channel by its own, or all by one"
+        description="standardise each channel of the latents over the training clips, or divide all by their root mean square"
     )
     network: TransformerParams
     flow: FlowParams

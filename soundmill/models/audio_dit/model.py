@@ -73,7 +73,7 @@ def layout(
     shape: tuple[int, int, int], scaling_factor: float, posteriors: Iterable[np.ndarray] = (), together: bool = False
 ) -> Layout:
     """The layout for latents of `shape` (channels, frames, bands), standardised by `posteriors` [2, *shape], if there are any:
-    each channel, or all `together` by one deviation."""
+    each channel, or all `together` by their root mean square."""
     channels, _, bands = shape
     count, total, squares = 0, torch.zeros(channels, bands), torch.zeros(channels, bands)
     for posterior in posteriors:
@@ -82,10 +82,9 @@ def layout(
         total, squares = total + mean.sum(1), squares + (mean.square() + log_variance.exp()).sum(1)
     if not count:
         return Layout(bands, torch.zeros(channels * bands), torch.ones(channels * bands), scaling_factor)
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
-    if together:
-        deviation = deviation.square().mean().sqrt().expand_as(deviation)
+    mean = torch.zeros_like(total) if together else total / count
+    variance = (squares / count - mean.square()).clamp_min(0)
+    deviation = (variance.mean().expand_as(variance) if together else variance).sqrt()
     scaled = [scaling_factor * values.flatten() for values in (mean, deviation)]
     return Layout(bands, scaled[0].float(), scaled[1].clamp_min(LEAST_DEVIATION).float(), scaling_factor)
 
