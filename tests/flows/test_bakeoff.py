@@ -112,6 +112,7 @@ def test_a_named_plan_counts_above_that_of_every_bake_off():
     assert (autoencoder["decoding"]["num_steps"], latents["num_samples"]) == (10, 16384)
     assert "diffusion_ae" not in documents["rave"]
     assert "ddpm_mel" not in documents["rave"]["spectrogram"]
+    assert len(bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, "minutes"), [], ["audio_dit", "ddpm_mel", "rave"])[0]) == 3
     (tango,), _ = bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, "esc10"), [], ["tango"])
     threads = tango.params(ROOT, {}, 0)["tango"]
     assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]

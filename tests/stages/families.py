@@ -167,9 +167,10 @@ def _rave(*sizes: str, choices: tuple[str, ...] = (), **more: object) -> Row:
 
 def _dit(*sizes: str, **more: object) -> Row:
     net = "network={layers: 1, heads: 2, head_width: 8, key_heads: 1, condition_width: 8}"
-    text = ("text.audio_dit.scratch.width=16", "text.audio_dit.max_tokens=8")
+    text = "text.audio_dit.scratch.width=16", "text.audio_dit.max_tokens=8"
+    size = ("audio_dit=labels",) if "labels" in more else text
     return Row(
-        "audio_dit", more.pop("write", mel_latents), (*text, *more.pop("choices", ())), (net, *sizes),
+        "audio_dit", more.pop("write", mel_latents), (*size, *more.pop("choices", ())), (net, *sizes),
         can={"generate", "reconstruct"}, **more,
     )  # fmt: skip
 
@@ -177,7 +178,7 @@ def _dit(*sizes: str, **more: object) -> Row:
 def _dit_of(codec: str, samples: int, *choices: str, **more: object) -> Row:
     """By label, of the latents of a codec."""
     told = {"choices": (*choices, f"audio_dit.latents.num_samples={samples}"), "told": {"clips": 5, "labels": 2}}
-    return _dit("condition=label", write=latents_of(codec), killed_before=None, **told, **more, **BY_LABEL)
+    return _dit(write=latents_of(codec), killed_before=None, **told, **more, **BY_LABEL)
 
 
 AUTOENCODER = ("autoencoder/config.json", "autoencoder/model.safetensors")
@@ -242,9 +243,9 @@ ROWS = {
     ),
     "audio_dit": _dit(told={"clips": 4, "captions": 5}, model=(RATE, 1, 4000), **OF_MELS, **BY_CAPTION),
     "audio_dit_label": _dit(
-        "condition=label",
         "flow.objective=v",
         "flow.times=uniform",
+        "flow.base_frames=null",
         "accumulate=2",
         told={"clips": 4, "labels": 2},
         model=(RATE, 1, 4000),

@@ -18,7 +18,7 @@ class FlowParams(StageParams):
     times: Literal["uniform", "logit_normal"] = Field(description="distribution of the training times; spread evenly over a batch")
     base_frames: int | None = Field(
         ge=1,
-        description="rectified_flow: latents of a sound whose times are not shifted; longer sounds get more noise; null: no shift",
+        description="rectified_flow: sounds of more latents than this are trained and sampled at noisier times; null: none are",
     )
 
     @model_validator(mode="after")

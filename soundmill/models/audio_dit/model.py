@@ -252,7 +252,7 @@ def _window(
 
 def shift_of(flow: FlowParams, frames: int) -> float:
     """How far times are moved towards noise for latents of `frames` frames."""
-    return length_shift(frames, flow.base_frames) if flow.base_frames else 1.0
+    return max(1.0, length_shift(frames, flow.base_frames)) if flow.base_frames else 1.0
 
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> DiT:

@@ -21,9 +21,6 @@ class AutoencoderNetParams(StageParams):
         default=False,
         description="start from the principal components of the training clips' patches and learn only what they lack",
     )
-    whitening: Probability = Field(  # earlier checkpoints lack this key
-        default=1.0, description="of the components: 1 gives each unit variance, 0 all of them together"
-    )
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -51,6 +48,9 @@ class AutoencoderNetParams(StageParams):
 class TrainedParams(CodecTrainingParams):
     """Train the autoencoder on the training clips."""
 
+    whitening: Probability = Field(
+        description="with network.pca: 1 gives each principal component unit variance, 0 all of them together"
+    )
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(
         ge=0, description="weight of the KL divergence per latent value; errors are in standard deviations of the log-mels"

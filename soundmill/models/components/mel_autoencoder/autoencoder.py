@@ -328,7 +328,7 @@ def train(params: AutoencoderParams, ctx: Any, mels: Path, splits: making.Splits
     torch.manual_seed(weights.seed)
     net = build_autoencoder(network)
     if network.pca and not start:
-        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca", network.whitening)
+        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca", weights.whitening)
     parameters = making.size(net)
     terminal.say(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
