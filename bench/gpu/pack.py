@@ -21,12 +21,13 @@ PACKAGES = [
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 SCALES = ("gpu", "paper")
-# `scale=gpu` of both, except that the transformer knows labels and its latents are log-mels': its codec and text encoder cannot be
-# fetched there.
+# `scale=gpu` of the mel DDPM, and a transformer of that size over latents of log-mels by label: the published codec and text encoder
+# cannot be fetched there.
 TRAININGS = [
     "model=[ddpm_mel,audio_dit]",
     "corpus=esc",
     "ddpm_mel=gpu",
+    "audio_dit=labels",
     "ddpm_mel.train.hardware.precision=bf16",
     "audio_dit.train.hardware.precision=bf16",
     "audio_dit.train.batch_size=32",
@@ -34,7 +35,6 @@ TRAININGS = [
     "audio_dit.train.network.heads=12",
     "audio_dit.train.network.head_width=64",
     "audio_dit.train.network.key_heads=6",
-    "audio_dit.train.condition=label",
     "audio_dit.train.optimiser.learning_rate=3.0e-4",
     "audio_dit.train.ema.decay=0.9999",
     "audio_dit.train.sampling.num_steps=25",
