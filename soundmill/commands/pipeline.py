@@ -164,7 +164,7 @@ def bakeoff(
     file = bakeoff.read_plan(root, plan)
     models = len(bakeoff.rows_of(root, file, names))
     if folder:
-        lengths = [change for change in [*file.overrides, *changes] if change.startswith("clips.default.")]
+        lengths = [change for change in [*file.overrides, *changes] if change.startswith(("clips.default.", "clip@clips.default="))]
         document = parameters.compose(root / "conf", ["corpus=auto", *lengths])
         contents = _contents(folder, document)
         for line in contents.cost(document, 60 * minutes * models * len(numbers)):
