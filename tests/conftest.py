@@ -203,19 +203,19 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     return graph.copy(built_graph, tmp_path / f"{HARD_NAME} built")
 
 
-GRAPH = {"built_graph", "graph_copy"}
+SLOW = {"built_graph", "graph_copy", "prefect_server"}  # fixtures
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out attacks unless -m names them. What needs the graph is slow, as that takes minutes to build. The slowest tests come
-    first: one of minutes that began last would leave the other workers without work."""
+    """Leaves out attacks unless -m names them. What needs the graph or a Prefect server is slow, as these are to build. The slowest
+    tests come first: one of minutes that began last would leave the other workers without work."""
     if "attack" not in config.getoption("markexpr"):
         attacks = [item for item in items if item.get_closest_marker("attack")]
         config.hook.pytest_deselected(items=attacks)
         items[:] = [item for item in items if item not in attacks]
     for item in items:
-        if GRAPH & set(item.fixturenames) and not item.get_closest_marker("slow"):
+        if SLOW & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.slow(minutes=0.1))
     items.sort(key=lambda item: slow.kwargs.get("minutes", 0.2) if (slow := item.get_closest_marker("slow")) else 0, reverse=True)
 

@@ -26,6 +26,7 @@ from tests.flows.tiny import dvc_command
 from tests.processes import end_process, wait_for
 
 SCHEDULE = "* * * * * */10"  # with Prefect's sixth field, of seconds
+pytestmark = pytest.mark.slow(minutes=0.8)
 
 
 @pytest.fixture
@@ -155,7 +156,6 @@ def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_serv
         assert [status for status, _ in found] == [204, 201, 201, 200, 200]
 
 
-@pytest.mark.slow(minutes=0.3)
 def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(tiny, server, prefect_server, tmp_path, alone):
     server.start()
     assert (tiny / "prefect.toml").stat().st_mode & 0o777 == 0o600
@@ -175,7 +175,6 @@ def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(tin
     assert "refuses our login; set PREFECT_API_AUTH_STRING" in done.stdout
 
 
-@pytest.mark.slow(minutes=1)
 def test_a_worker_runs_what_is_started_from_the_servers_page(checkout: Path, tiny: Path, tmp_path: Path) -> None:
     """With the commands of docs/orchestration.md, in the checkout that the server belongs to."""
     server = PrefectServer(checkout, tmp_path)
