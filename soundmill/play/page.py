@@ -14,7 +14,8 @@ from soundmill import page
 from soundmill.errors import UserError
 from soundmill.listening.answers import REAL
 from soundmill.play import making
-from soundmill.play.session import FIELDS, KINDS, REAL_ONE, Play
+from soundmill.play.fields import FIELDS, KINDS
+from soundmill.play.session import REAL_ONE, Play
 
 LOCAL = ("127.0.0.1", "localhost")
 MAX_PAGES = 100  # of which Gradio remembers the fields; each takes some 3 MB, also after it was closed

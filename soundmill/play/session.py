@@ -1,4 +1,4 @@
-"""What happens on the page: sounds made, changed, compared and kept, in the session of each person who has it open."""
+"""What the page's buttons do: sounds made, changed, compared and kept, in the session of each person who has it open."""
 
 import html
 import random
@@ -19,7 +19,6 @@ from typing import Any, get_args
 import gradio as gr
 import numpy as np
 import soundfile
-from pydantic import Field
 
 from soundmill import hashing, page, params, terminal, tracking
 from soundmill.audio import pieces, tags
@@ -27,19 +26,16 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError, reason
 from soundmill.listening.answers import FIRST, REAL, SAME, SECOND
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Section, Sound, draw_section
-from soundmill.play import checkpoints, making
+from soundmill.play import checkpoints, fields, making
 from soundmill.play.checkpoints import Found, Models
 from soundmill.play.making import Asked, Refused
 
-FIELDS = params.read_yaml(Path(__file__).with_name("fields.yaml"))
-MAX_COUNT = 20  # sounds of one press
 SHOWN = 24  # sounds of a session, or kept ones, on the page
 ANSWERED = 100  # sounds made through the API that stay
 PROGRESS = gr.Progress()
 ANSWERS = {"1": FIRST, "same": SAME, "2": SECOND}
 QUESTIONS = ("quality", "relevance")  # of a vote; the second one if something was asked for
 REAL_ONE = ("a real recording", REAL)
-KINDS = params.read_yaml(Path(__file__).with_name("kinds.yaml"))  # of change: what is said, and the fields that it reads
 
 
 class Stopped(Exception):
@@ -68,37 +64,6 @@ class Ballot:
     @property
     def left(self) -> list[str]:
         return [name for name in self.questions if name not in self.given]
-
-
-class Pressed(Asked):
-    """A request as the page's fields have it."""
-
-    count: int = Field(1, ge=1, le=MAX_COUNT)
-
-
-class Faults(dict[str, str]):
-    """What is wrong with a request, as a sentence by the name of the field, where Gradio shows it as text and reads it out."""
-
-    @contextmanager
-    def at(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            self.setdefault(getattr(error, "field", name), reason(error).removeprefix("request.").removeprefix("sampling."))
-
-    def check(self, asked: Mapping[str, Any], fields: Iterable[str]) -> None:
-        """Find the values that no request can have."""
-        for name in [name for name in fields if name in asked]:
-            with self.at(name):
-                params.parse(Pressed, {"checkpoint": "", name: asked[name]}, "request")
-
-    def shown(self, *names: str) -> list[dict[str, Any]]:
-        return [gr.validate(name not in self, self.get(name, "")) for name in names]
-
-    def at_components(self, given: Iterable[Any]) -> dict[Any, dict[str, Any]]:
-        return {component: self.shown(_name_of(component))[0] for component in given}
 
 
 @contextmanager
@@ -191,7 +156,7 @@ class Play:
                 *(trained(key) for key in ("num_steps", "guidance_scale")),
                 gr.update(choices=samplers, value=None, visible=bool(samplers)),
                 trained("seconds"),
-                gr.update(choices=[(KINDS[kind][0], kind) for kind in kinds], value=kinds[0] if kinds else None),
+                gr.update(choices=[(fields.KINDS[kind][0], kind) for kind in kinds], value=kinds[0] if kinds else None),
                 page.render(__package__, "live.html", name=name, plays="transfer" in kinds),
             ]
 
@@ -209,22 +174,25 @@ class Play:
         """What is wrong with the fields of Make; asked before the request waits in the queue, as is `check_change`."""
         from soundmill.models import sounds
 
-        asked, faults = _by_name(given), Faults()
+        asked, faults = fields.by_name(given), fields.Faults()
         faults.check(asked, ("seed", "count"))
         with faults.at("checkpoint"):
             traits = self._found(asked.get("checkpoint", "")).traits
-            for name, settings in _settings(asked).items():
+            for name, settings in fields.settings_of(asked).items():
                 with faults.at(name):
                     params.override(traits.sampling, settings, "sampling")
             with faults.at("prompt" if traits.condition == "caption" else "labels"):
-                sounds.of_prompts(traits, _words(asked.get("prompt")), 1, 0, asked.get("labels", ()))
+                sounds.of_prompts(traits, fields.words_of(asked.get("prompt")), 1, 0, asked.get("labels", ()))
         return faults.at_components(given)
 
     def make(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """Sounds of successive seeds, each shown when it is made."""
-        asked = _by_name(given)
-        asked |= {"prompts": _words(asked.get("prompt")), "settings": [one for some in _settings(asked).values() for one in some]}
-        yield from self._each(_successive(asked, ["checkpoint", "labels", "prompts", "settings"]), request, progress)
+        asked = fields.by_name(given)
+        asked |= {
+            "prompts": fields.words_of(asked.get("prompt")),
+            "settings": [one for some in fields.settings_of(asked).values() for one in some],
+        }
+        yield from self._each(fields.successive(asked, ["checkpoint", "labels", "prompts", "settings"]), request, progress)
 
     def again(self, event: gr.EventData, request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A sound of the session with the next seed."""
@@ -236,13 +204,13 @@ class Play:
     def check_change(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         from soundmill.models import sounds
 
-        asked, faults, seconds = _by_name(given), Faults(), []
+        asked, faults, seconds = fields.by_name(given), fields.Faults(), []
         faults.check(asked, ("seed", "count", "amount", "start", "stop", "seconds", "other_seed"))
         for name in [name for name in ("recording", "second") if name in asked]:
             with faults.at(name):
                 seconds.append(self._upload(asked[name], request).seconds)
         with faults.at("words"):
-            if words := _words(asked.get("words")):
+            if words := fields.words_of(asked.get("words")):
                 sounds.of_prompts(self._found(asked.get("checkpoint", "")).traits, words, 1, 0)
         with faults.at("kind"):
             if "kind" not in asked:
@@ -256,7 +224,7 @@ class Play:
 
     def change(self, given: Mapping[Any, Any], request: gr.Request, progress=PROGRESS) -> Iterator[str]:
         """A recording changed with successive seeds, or the sounds between two recordings or seeds."""
-        asked = _by_name(given)
+        asked = fields.by_name(given)
         with as_sentences():
             if "kind" not in asked:
                 raise UserError("this model cannot change a recording; choose another one")
@@ -266,9 +234,9 @@ class Play:
                 shutil.copyfile(path, session.folder / f"{number}-{hashing.tree_digest(path)[:12]}{path.suffix[:8]}").name
                 for number, path in enumerate(uploads)
             ]
-        asked |= {"prompts": _words(asked.get("words"))}
+        asked |= {"prompts": fields.words_of(asked.get("words"))}
         keys = ["checkpoint", "kind", "prompts", "recordings", "amount", "start", "stop", "seconds", "other_seed"]
-        yield from self._each(_successive(asked, keys), request, progress)
+        yield from self._each(fields.successive(asked, keys), request, progress)
 
     def _each(self, requests: Iterable[dict[str, Any]], request: gr.Request, progress: gr.Progress) -> Iterator[str]:
         session = self.begin(request)
@@ -352,7 +320,7 @@ class Play:
         from soundmill.models import sounds
         from soundmill.play import real
 
-        faults, models = Faults(), [name for name in systems or [] if name != REAL]
+        faults, models = fields.Faults(), [name for name in systems or [] if name != REAL]
         faults.check({"seed": seed or 0}, ("seed",))
         with faults.at("systems"):
             if len(systems or []) < 2:
@@ -360,7 +328,7 @@ class Play:
             found = [self._found(name) for name in models]
             with faults.at("words"):
                 for one in found:
-                    sounds.of_prompts(one.traits, _words(words), 1, 0)
+                    sounds.of_prompts(one.traits, fields.words_of(words), 1, 0)
                 if REAL in systems:
                     real.fitting(found[0], (words or "").strip(), 0)
         return faults.shown("systems", "words", "seed", "blind")
@@ -379,7 +347,7 @@ class Play:
                     found = self._found(next(one for one in systems if one != REAL))
                     sounds += real.sounds(found, {role: real.fitting(found, text, seed)})
                 else:
-                    asked = {"checkpoint": name, "prompts": _words(text), "seed": seed}
+                    asked = {"checkpoint": name, "prompts": fields.words_of(text), "seed": seed}
                     sounds.append(_read(role, self.sounds(asked, session, progress)[0]))
             asks = {name: questions()[name].compare for name in QUESTIONS[: 2 if text else 1]} if blind else {}
             ballot = Ballot(heard, _drawn("", text or "unconditional", sounds), asks)
@@ -405,7 +373,7 @@ class Play:
 
     def check_recording(self, recording: str | None, request: gr.Request) -> dict[str, Any]:
         """Whether a dropped recording can be decoded; of a function of one field, Gradio takes no list."""
-        faults = Faults()
+        faults = fields.Faults()
         with faults.at("recording"):
             if recording:
                 self._upload(recording, request)
@@ -456,23 +424,6 @@ class Play:
         return session.folder / f"{name}.wav"
 
 
-def _name_of(component: Any) -> str:
-    return component.elem_id.rpartition("-")[2]
-
-
-def _by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
-    """The values of fields that are not empty, nor hidden for the kind of change."""
-    asked = {_name_of(component): value for component, value in given.items() if value is not None}
-    shown = ("checkpoint", "kind", "recording", *KINDS.get(asked["kind"], [""])[1:]) if "kind" in asked else asked
-    return {name: value for name, value in asked.items() if name in shown}
-
-
-def _settings(asked: Mapping[str, Any]) -> dict[str, list[str]]:
-    """As `--set` takes them, by the name of the field."""
-    told = {name: [f"{name}={asked[name]}"] for name in ("num_steps", "guidance_scale", "seconds") if name in asked}
-    return {**told, "sampler": [*filter(None, [asked.get("sampler")])], "settings": asked.get("settings", "").split()}
-
-
 @lru_cache(maxsize=2 * SHOWN)  # an upload does not change
 def _opened(path: Path) -> pieces.Sound:
     """An upload, decoded once; a UserError has its name, not where it lies."""
@@ -480,12 +431,6 @@ def _opened(path: Path) -> pieces.Sound:
         return decode.open_sound(path)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{path.parent}/")) from None
-
-
-def _successive(asked: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Requests with these fields, where they are not empty, and one seed after another."""
-    told = {key: asked[key] for key in keys if key in asked}
-    return [{**told, "seed": asked.get("seed", 0) + step} for step in range(min(asked.get("count", 1), MAX_COUNT))]
 
 
 def _read(role: str, path: Path) -> Sound:
@@ -516,7 +461,3 @@ def _drawn(name: str, title: str, sounds: Sequence[Sound]) -> str:
 
 def _cards(cards: list[dict[str, Any]], otherwise: str = "") -> str:
     return page.render(__package__, "sounds.html", sounds=cards, otherwise=otherwise)
-
-
-def _words(text: str | None) -> list[str]:
-    return [text.strip()] if text and text.strip() else []
