@@ -70,6 +70,8 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
     for wrong in (["--seeds", "one"], ["--seeds", "²"], ["--extra", "mine"], ["--extra", "a=b", "--extra", "a=c"]):
         assert wrong[0] in refused("bakeoff", *wrong, "--project", str(root), cwd=tmp_path)
     assert len(asked) == 1
+    chosen = [str(put_sounds(tmp_path / "hits", 0.5, ("kick", "snare"))), "--plan", "one_shots", "evaluate.embedders=[texture]"]
+    assert "clips of 1.024 s" in works("bakeoff", *chosen, "--project", str(root), cwd=tmp_path).stdout
 
 
 @pytest.fixture
@@ -98,10 +100,7 @@ def test_run_takes_parameters_without_a_folder(root, runs):
 
 
 def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs):
-    recordings = tmp_path / "a=b"
-    recordings.mkdir()
-    for number in range(4):
-        soundfile.write(recordings / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
+    recordings = put_sounds(tmp_path / "a=b", 1.0, ("dog", "rain"))
     works("run", "a=b", "--project", str(root), cwd=tmp_path)
     assert runs[0][1]["corpus"]["path"] == str(recordings)
 
