@@ -21,8 +21,8 @@ PACKAGES = [
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 SCALES = ("gpu", "paper")
-# `scale=gpu` of the mel DDPM, and a transformer of that size over latents of log-mels by label: the published codec and text encoder
-# cannot be fetched there.
+# `scale=gpu` of the mel DDPM, and a transformer of that size over latents of log-mels, by label: the published codec and text
+# encoder cannot be fetched there.
 TRAININGS = [
     "model=[ddpm_mel,audio_dit]",
     "corpus=esc",
