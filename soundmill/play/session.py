@@ -143,12 +143,12 @@ class Play:
         """The fields that a checkpoint has: labels, prompt, steps, guidance, sampler, seconds, kinds; and how it plays live."""
         with as_sentences(), self.models.lock:
             model = self.models.load(self._found(name)).model
-            sampling, fields, kinds = model.params.sampling, type(model.params.sampling).model_fields, making.kinds_of(model)
-            key = "solver" if "solver" in fields else "sampler"
-            samplers = [(value, f"{key}={value}") for value in get_args(fields[key].annotation)] if key in fields else []
+            sampling, settings, kinds = model.params.sampling, type(model.params.sampling).model_fields, making.kinds_of(model)
+            key = "solver" if "solver" in settings else "sampler"
+            samplers = [(value, f"{key}={value}") for value in get_args(settings[key].annotation)] if key in settings else []
 
             def trained(key: str) -> Any:
-                return gr.update(visible=key in fields, value=None, info=f"as trained: {getattr(sampling, key, None)}")
+                return gr.update(visible=key in settings, value=None, info=f"as trained: {getattr(sampling, key, None)}")
 
             return [
                 gr.update(choices=list(model.labels), value=[], visible=bool(model.labels)),
