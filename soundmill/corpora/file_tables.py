@@ -3,14 +3,16 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
+from soundmill.corpora import unnamed
 from soundmill.corpora.audiofolder import CAPTIONS, LABELS, row_of
 from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
-from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory
+from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
@@ -54,6 +56,7 @@ class _Table:
     label: str
     split: str
     unused: frozenset[str]
+    form: unnamed.Unnamed | None  # None: with named columns
 
 
 class FileTables:
@@ -95,34 +98,46 @@ class FileTables:
 
 def _tables(inventory: Inventory) -> list[_Table]:
     """The tables that can be read; not those beside a recording of their name, nor what models say of the recordings."""
-    beside, index, found = {os.path.splitext(file.raw_path)[0] for file in inventory.audio}, None, []
+    beside, found = {os.path.splitext(file.raw_path)[0] for file in inventory.audio}, []
+    index = cache(lambda: FileIndex(inventory))  # large
     for name in sorted(inventory.metadata):
-        columns = [] if name == LICENCES or os.path.splitext(name)[0] in beside else _columns(inventory, name)
-        files = [column for column in columns if _FILES.fullmatch(column)]
-        if not files or any(map(_BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
+        if name == LICENCES or os.path.splitext(name)[0] in beside:
             continue
-        captions = set(filter(CAPTIONS.fullmatch, columns))
-        unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
-        if any(map(_STARTS.fullmatch, columns)) and any(map(_ENDS.fullmatch, columns)):
-            unused = captions
-        labels = [column for column in (*LABELS, *_MORE_LABELS) if column in columns]
-        split = next((column for column in _SPLITS if column in columns), "")
-        if not (captions - unused or labels or split or _is_list(name)):
-            continue
-        was_opened, index = name in inventory.opened, index or FileIndex(inventory)
+        was_opened = name in inventory.opened
         try:
-            rows = [row for _, row in islice(_entries(inventory, name), _SAMPLED)]
+            table = _table(inventory, name, index)
         except UserError as error:
             inventory.remarks[name, "unreadable"] = f"not read: {error}"
             continue
-        rows = rows[:: max(1, len(rows) // DETECTED)]
-        is_card = len(rows) < 2 and name.lower().endswith(b".json")  # an object about something, such as package.json
-        if not is_card and (named := _column_of_files(rows, files, os.path.dirname(name), index)):
-            label = _column_of_labels(rows, labels)
-            found.append(_Table(name, named, label, split, frozenset({*unused, *labels, *_SPLITS})))
+        if table:
+            found.append(table)
         elif not was_opened:
             inventory.opened.discard(name)  # so that it is remarked as not read
     return found
+
+
+def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
+    columns = _columns(inventory, name)
+    files, form = [column for column in columns if _FILES.fullmatch(column)], None
+    if not files and not is_about_corpus(name) and (form := unnamed.detect(inventory, name, index)):
+        columns, files = ["file", *form.columns], ["file"]
+    if not files or any(map(_BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
+        return None
+    captions = set(filter(CAPTIONS.fullmatch, columns))
+    unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
+    if any(map(_STARTS.fullmatch, columns)) and any(map(_ENDS.fullmatch, columns)):
+        unused = captions
+    labels = [column for column in (*LABELS, *_MORE_LABELS) if column in columns]
+    split = next((column for column in _SPLITS if column in columns), "")
+    if not (captions - unused or labels or split or _is_list(name)):
+        return None
+    rows = [row for _, row in islice(_entries(inventory, name, form), _SAMPLED)]
+    rows = rows[:: max(1, len(rows) // DETECTED)]
+    if len(rows) < 2 and not form and name.lower().endswith(b".json"):  # an object about something, such as package.json
+        return None
+    if not (named := _column_of_files(rows, files, os.path.dirname(name), index())):
+        return None
+    return _Table(name, named, _column_of_labels(rows, labels), split, frozenset({*unused, *labels, *_SPLITS}), form)
 
 
 def _is_list(name: bytes) -> bool:
@@ -137,9 +152,13 @@ def _columns(inventory: Inventory, name: bytes) -> list[str]:
     return sorted({key.strip().lower() for key in first_keys(inventory, name)}) if JSON.search(name) else []
 
 
-def _entries(inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, dict[str, Any]]]:
+def _entries(inventory: Inventory, name: bytes, form: unnamed.Unnamed | None) -> Iterator[unnamed.Row]:
     """Rows of a table as (place, values by column in lower case); what is no row has no values."""
-    entries: Iterable[tuple[int | str, Any]] = read_csv(inventory, name) if _CSV.search(name) else read_entries(inventory, name)
+    entries: Iterable[tuple[int | str, Any]]
+    if form:
+        entries = unnamed.read(inventory, name, form)
+    else:
+        entries = read_csv(inventory, name) if _CSV.search(name) else read_entries(inventory, name)
     for at, values in entries:
         yield at, {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
 
@@ -165,7 +184,7 @@ def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator[ManifestRow]:
     unknown = Counter[str]()
-    for at, values in _entries(inventory, table.name):
+    for at, values in _entries(inventory, table.name, table.form):
         file, label = values.get(table.files), values.get(table.label)
         if not isinstance(file, str) or not file.strip():
             tables.reject(table.name, "bad id", f"line {at}: no `{table.files}`")

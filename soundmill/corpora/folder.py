@@ -44,11 +44,13 @@ class Folder:
 
 
 def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> None:
-    """Add the captions in `x.txt` and `x.wav.txt` beside `x.wav` that it does not have, and those of missing recordings."""
+    """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings."""
     paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
+    elsewhere = _texts_elsewhere(inventory)
     for row in tables.recordings:
-        for key in dict.fromkeys((os.path.splitext(row["raw_path"])[0], row["raw_path"])):
-            if name := inventory.beside(key, b".txt"):
+        keys = dict.fromkeys((os.path.splitext(row["raw_path"])[0], row["raw_path"]))
+        for name in (*(inventory.beside(key, b".txt") for key in keys), *elsewhere.get(row["raw_path"], ())):
+            if name:
                 paired.add(name)
                 text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
                 if text is not None and not tables.said([text], escape_path(name)):
@@ -56,6 +58,25 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> No
                 elif text is not None and (row["recording_id"], " ".join(text.split())) not in known:
                     tables.add_caption(row["recording_id"], text, escape_path(name))
     join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
+
+
+def _texts_elsewhere(inventory: Inventory) -> dict[bytes, list[bytes]]:
+    """One-line texts named like one recording (raw path) in folders without any: `txt/p225/1.txt` of `wav48/p225/1.wav`."""
+    folders, found = {os.path.dirname(file.raw_path) for file in inventory.audio}, defaultdict[bytes, list[bytes]](list)
+    names = [name for name in sorted(inventory.metadata) if name.lower().endswith(b".txt") and os.path.dirname(name) not in folders]
+    index = FileIndex(inventory) if names else None
+    for name in names:
+        key = path_text(os.path.splitext(name)[0])
+        files = index.resolve(key).files if index.has_name_of(key) and not is_about_corpus(name) else ()
+        if len(files) == 1 and _line(inventory, name):
+            found[files[0].raw_path].append(name)
+    return found
+
+
+def _line(inventory: Inventory, name: bytes) -> str:
+    """The only line of a text; empty for a longer text, and for one that begins with a number: it may be the start of an event."""
+    text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
+    return text if re.fullmatch(r"[^\d+-][^\0\r\n]*", text) else ""
 
 
 def split_of_folder(folder: bytes) -> str | None:
@@ -196,8 +217,7 @@ def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[Man
     for name in sorted(inventory.metadata.keys() - paired):
         key, extension = os.path.splitext(name)
         if extension.lower() == b".txt" and os.path.dirname(name) in folders and not is_about_corpus(name):
-            text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
-            if len(text.splitlines()) == 1 and "\0" not in text:
+            if text := _line(inventory, name):
                 inventory.opened.add(name)
                 yield ManifestRow(name, 1, path_text(key), captions=[text])
 

@@ -148,15 +148,25 @@ class FileIndex:
         return files
 
     @cached_property
+    def _versions(self) -> _Files:
+        """Excerpts and smaller copies by the stem of what is listed: Song Describer's `12.2min`, MTG-Jamendo's `12.low`."""
+        files = _Files()
+        for file in self._files:
+            stem = file_stem(_name(file))
+            if (listed := re.sub(r"\.(?:\d+min|low)$", "", stem)) != stem:
+                files.add(listed, file)
+        return files
+
+    @cached_property
     def _folder_names(self) -> set[str]:
         return {path_text(folder) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
-        The first match in this order: the path; its name with this or any extension; the YouTube id (and start) in its name; the
-        same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one name, those that agree best
-        with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`: see youtube_clip.
+        The first match in this order: the path; its name with this or any extension; its excerpt; the YouTube id (and start) in the
+        name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one name, those that
+        agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`: see youtube_clip.
         """
         return next((resolution for one in _spellings(key) if (resolution := self._resolve(one, base, of_video)).files), NOTHING)
 
@@ -206,7 +216,7 @@ class FileIndex:
         if len(files) > MAX_FILES and folders:
             near = chain(self._nested.of((folders[-1], stem)), self._nested.of(("", stem)))
             files = dict.fromkeys(islice(near, MAX_FILES)) or files
-        return list(files)[:MAX_FILES]
+        return list(files)[:MAX_FILES] or self._versions.of(stem)[:MAX_FILES]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
         """Files of a YouTube video that start at `start`, else those without a start; all if `start` is None."""

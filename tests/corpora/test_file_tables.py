@@ -31,8 +31,12 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("audio/a.wav audio/b.wav", SCENES, [(["airport"], "train"), (["metro station"], "test")]),
         ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
+        ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
+        ("1.wav 2.wav", {"x.json": '{"1": {"label": "dog", "split": "test"}, "2": {}}'}, [(["dog"], "test"), ([], None)]),
+        ("1.wav 2.wav", {"x.csv": '1.wav,"A dog, and rain",train\n2.wav,Rain,test\n'}, [([], "train"), ([], "test")]),
+        ("1.wav 2.wav", {"x.csv": "1.wav,dog,rain\n2.wav,dog\n2.wav,rain\n"}, [(["dog", "rain"], None)] * 2),
+        ("1.wav 2.wav", {"train.txt": "1.wav\n", "test.txt": "2.wav\n"}, [([], "train"), ([], "test")]),
     ],
-    ids=["kaggle", "common voice", "maestro", "scenes", "events", "json"],
 )
 def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, tmp_path):
     put(tmp_path, *sounds.split())
@@ -42,6 +46,33 @@ def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, t
     assert tables.format == "table"
     assert recordings(tables, "labels", "split") == dict(zip(sounds.split(), outcome, strict=True))
     assert all(len(texts) == 1 for texts in captions(tables).values())
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "text"),
+    [
+        ("", "x.json", '{"1.wav": "A dog, and rain", "2": ["It rains"]}'),
+        ("", "x.csv", '1.wav,"A dog, and rain",train\n2.wav,It rains,test\n'),
+        ("", "x.csv", "1.wav,A dog, and rain\n2.wav,It rains\n"),
+        ("audio/", "x.txt", "1.wav|A dog, and rain\n2.wav|It rains\n3.wav|Not here"),
+        ("audio/", "1-2.trans.txt", "1 A dog, and rain\n2 It rains\n"),
+        ("5/", "x.csv", 'title,track_id,caption,path\nx,1,"A dog, and rain",5/1.mp3\nx,2,It rains,5/2.mp3\n'),
+    ],
+    ids=["object", "csv", "csv without quotes", "bars", "librispeech", "song describer"],
+)
+def test_captions_without_a_header(folder, name, text, tmp_path):
+    put(tmp_path, *(files := [f"{folder}{one}{'.2min' * (folder == '5/')}.wav" for one in "12"]))
+    write(tmp_path, name, text)
+    found = captions(scan(tmp_path))
+    assert [found[file] for file in files] == [["A dog, and rain"], ["It rains"]]
+
+
+@pytest.mark.parametrize("text", ["1.wav,0.5\n2.wav,0.25\n", "a word\n", "{}", "other.wav,dog\n1.wav,dog\n", "1.wav\n2.wav\n"])
+def test_a_list_that_describes_no_recording_is_not_read(text, tmp_path):
+    put(tmp_path, "1.wav", "2.wav")
+    write(tmp_path, "x.json" if text == "{}" else "x.csv", text)
+    tables = scan(tmp_path)
+    assert ("not read" in str(tables.remarks), tables.format) == (True, "folder")
 
 
 def lists(**names: str) -> dict[str, str]:

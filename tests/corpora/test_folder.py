@@ -7,7 +7,7 @@ import pytest
 from soundmill.corpora import check, inventory, registry
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.resolver import looks_random
-from tests.corpora.tiny import put, recordings, scan, write
+from tests.corpora.tiny import captions, put, recordings, scan, write
 
 
 def test_class_folders_become_labels(lay):
@@ -104,6 +104,13 @@ def test_texts_with_the_extension_of_their_recording(lay):
     tables = registry.read("folder", lay("a.wav", "b.wav", **texts), 1)
     assert [row["caption"] for row in tables.captions] == ["A dog", "A cat", "A cow"]
     assert ([row["id"] for row in tables.missing], tables.remarks) == (["c.wav"], [])
+
+
+def test_texts_in_a_folder_of_their_own(lay):
+    texts = {"txt/p1/1.txt": "Please call", "txt/p1/2.txt": "0.5\t1.5\tdog", "txt/p2/1.txt": "Stella", "txt/p2/9.txt": "x"}
+    tables = registry.read("auto", lay("wav/p1/1.wav", "wav/p1/2.wav", "wav/p2/1.wav", "wav/p2/2.wav", **texts), 1)
+    assert captions(tables) == {"wav/p1/1.wav": ["Please call"], "wav/p2/1.wav": ["Stella"], None: ["x"]}
+    assert "first: txt/p1/2.txt" in tables.remarks[-1]
 
 
 def test_sidecar_texts_are_captions(lay):
