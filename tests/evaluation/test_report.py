@@ -272,8 +272,7 @@ def test_long_sounds_are_cut_on_the_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "level"),
-    [(100, 1.0), (3_000, 10.0), (8_000, 1e-38), (44_100, 1.0), (192_000, 1e30), (384_000, 10.0), (768_000, 1.0)],
+    ("rate", "level"), [(100, 1.0), (3_000, 10.0), (8_000, 1e-38), (44_100, 1.0), (192_000, 1e30), (384_000, 10.0), (768_000, 1.0)]
 )
 def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, capsys):
     """A tone: the row of its frequency is the brightest, whatever the rate and the level; and what the player changes is named."""

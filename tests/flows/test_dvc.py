@@ -16,10 +16,7 @@ from tests.imports import ROOT
 
 
 def test_stages_come_after_all_they_need(tiny):
-    assert dvc.stages(tiny) == [
-        dvc.Stage("first", frozenset()),
-        dvc.Stage("evaluate@tiny", frozenset({"first"})),
-    ]
+    assert dvc.stages(tiny) == [dvc.Stage("first", frozenset()), dvc.Stage("evaluate@tiny", frozenset({"first"}))]
 
 
 def test_the_order_does_not_depend_on_how_the_graph_lists_it():

@@ -160,10 +160,7 @@ def test_a_gathered_stream_is_the_set(clips):
     assert some.lengths.tolist() == [3, 3]
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "expected"),
-    [([1, -1], [1, -1], -8), ([0, 0], [1, 1], 7)],
-)
+@pytest.mark.parametrize(("x", "y", "expected"), [([1, -1], [1, -1], -8), ([0, 0], [1, 1], 7)])
 def test_known_discrepancies(x, y, expected):
     x, y = (np.array(values, dtype=np.float64)[:, None] for values in (x, y))
     assert discrepancy(x, y, polynomial) == pytest.approx(expected, abs=1e-12)

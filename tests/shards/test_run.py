@@ -116,10 +116,7 @@ def two_workers(tmp_path_factory):
 def test_a_cluster_without_workers_or_without_scheduler_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "WORKERLESS_SECONDS", 0.5)
     monkeypatch.setattr(run, "CONNECT_SECONDS", 1.0)
-    with (
-        scheduler(tmp_path) as cluster,
-        pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+.*start some"),
-    ):
+    with scheduler(tmp_path) as cluster, pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+.*start some"):
         shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster=cluster.address)
     with pytest.raises(UserError, match=r"execution\.dask: no Dask scheduler answers at"):
         shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster="tcp://127.0.0.1:1")

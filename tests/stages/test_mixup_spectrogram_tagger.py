@@ -252,8 +252,7 @@ def test_what_did_not_change_is_not_made_again(project):
 
 
 @pytest.mark.parametrize(
-    ("labels", "captions", "targets"),
-    [(True, True, "labels"), (False, True, "caption words"), (False, False, "clusters")],
+    ("labels", "captions", "targets"), [(True, True, "labels"), (False, True, "caption words"), (False, False, "clusters")]
 )
 def test_tagger_learns_what_the_corpus_tells(project, capsys, labels, captions, targets):
     write_corpus(project / "data", labels=labels, captions=captions)

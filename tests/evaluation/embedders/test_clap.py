@@ -38,8 +38,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "starts"),
-    [(0.5, [0]), (10, [0]), (10.24, [0, 0.24]), (20, [0, 10]), (25, [0, 7.5, 15]), (31, [0, 7, 14, 21])],
+    ("seconds", "starts"), [(0.5, [0]), (10, [0]), (10.24, [0, 0.24]), (20, [0, 10]), (25, [0, 7.5, 15]), (31, [0, 7, 14, 21])]
 )
 def test_windows_cover_a_wave_evenly(seconds, starts):
     wave = np.arange(round(seconds * RATE), dtype=np.float32)

@@ -15,15 +15,7 @@ from soundmill.errors import UserError
 from soundmill.models.components.contracts import LoadedParams, save_vocoder
 from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams
 from soundmill.models.components.istft import vocoder as make
-from soundmill.models.components.istft.vocoder import (
-    SPECKLE_MEDIAN,
-    SPECKLE_SPREAD,
-    Istft,
-    MagnitudeNet,
-    build,
-    drawn,
-    load,
-)
+from soundmill.models.components.istft.vocoder import SPECKLE_MEDIAN, SPECKLE_SPREAD, Istft, MagnitudeNet, build, drawn, load
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
 from tests import recorded
