@@ -152,12 +152,12 @@ def content_of(rng: random.Random) -> bytes:
 
 def manifest_of(rng: random.Random, names: list[str], canary: Path) -> tuple[str, bytes]:
     """A manifest's name and content: rows of files that are there, that are not, and that lie elsewhere."""
-
     elsewhere = [str(canary), f"../{canary.parent.name}/{canary.name}", "gone.wav", "", "..", "/", "\0"]
     plain = [None, True, -1, 10**400, 1e308, "", "$x^$", "a" * 5000, "\ud83d", [], {}]
 
     def file() -> str:
-        return rng.choice([rng.choice(names), rng.choice(elsewhere), name_text(rng)])
+        odd = name_of(rng).decode("utf-8", "replace").replace("\0", "")
+        return rng.choice([rng.choice(names), rng.choice(elsewhere), odd])
 
     def value(depth: int = 0) -> object:
         simple = rng.choice([*plain, file()])
@@ -178,10 +178,6 @@ def manifest_of(rng: random.Random, names: list[str], canary: Path) -> tuple[str
     if kind == 3:
         return rng.choice([("deep.json", b"[" * 100_000), ("deep.jsonl", b'{"a":' * 50_000), ("deep.csv", b'"' * 99_999)])
     return rng.choice(["a.json", "b.csv", "c.jsonl", "d.txt"]), rng.randbytes(rng.randrange(2000))
-
-
-def name_text(rng: random.Random) -> str:
-    return name_of(rng).decode("utf-8", "replace").replace("\0", "")
 
 
 def fill(root: Path, canary: Path, rng: random.Random, count: int) -> None:

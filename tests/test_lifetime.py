@@ -108,14 +108,11 @@ def repro(project: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def stage_begins(dvc: subprocess.Popen[bytes]) -> bool:
     """Whether the shell of the stage's command has been started."""
     assert dvc.poll() is None, dvc.stdout.read().decode()
-    return any(b"stages.resample" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(dvc.pid))
+    children = Path(f"/proc/{dvc.pid}/task/{dvc.pid}/children").read_text().split()
+    return any(b"stages.resample" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children)
 
 
 def kill(project: Path, dvc: subprocess.Popen[bytes], mark: dict[str, str]) -> None:

@@ -46,10 +46,6 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, mo
     assert "!!  ffmpeg" in lacking.stdout
 
 
-def test_run_asks_for_recordings_or_a_model(root):
-    assert "`--model tango`" in refused("run", cwd=root)
-
-
 def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
     place = checkout / "workspaces/tango"
     with locks.exclusive_lock(place / ".dvc/tmp/run.lock"):
@@ -207,7 +203,8 @@ def test_an_experiment_over_embedded_recordings_needs_no_folder_and_another_asks
     assert len(runs) == 1
 
 
-def test_a_folder_that_is_not_there_is_told(root, runs):
+def test_run_asks_for_a_model_or_a_folder_that_is_there(root, runs):
+    assert "`--model tango`" in refused("run", cwd=root)
     assert "no such directory" in refused("run", "recordings", cwd=root)
     assert runs == []
 

@@ -315,11 +315,6 @@ def test_pingpong_goes_to_the_sound_and_back_along_even_steps_of_ln_snr():
     torch.testing.assert_close(found, xt, rtol=0, atol=1e-12)
 
 
-def test_stable_audio_s_solver_takes_two_steps_or_more():
-    with pytest.raises(UserError, match=r"dpm\+\+_sde.*num_steps of 2 or more"):
-        solvers.stable_audio(1, CPU)
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gaussian_data_keep_their_mean_and_spread(sampler):
     """For data N(m, s²) the best answer is known in closed form; the sampler must end at that distribution."""
@@ -398,9 +393,11 @@ def test_timesteps_fall_and_exist(spacing, num_steps):
     assert 0 <= visited[-1] <= visited[0] <= 999
 
 
-def test_more_steps_than_timesteps_are_refused():
+def test_more_steps_than_timesteps_are_refused_and_one_of_stable_audio_s_solver():
     with pytest.raises(UserError, match=r"1001 .* 1000"):
         solvers.timesteps(1000, 1001, "trailing")
+    with pytest.raises(UserError, match=r"dpm\+\+_sde.*num_steps of 2 or more"):
+        solvers.stable_audio(1, CPU)
 
 
 def test_the_published_fast_schedule_lies_at_these_timesteps():

@@ -39,11 +39,6 @@ def results(project: Path) -> dict[str, bytes]:
     return {name: content for name, content in tree(project / "data").items() if name.startswith(("first", "generated", "metrics"))}
 
 
-def bucket_of(store: Store, name: str) -> str:
-    store.client.create_bucket(Bucket=name)
-    return f"s3://{name}/dvc"
-
-
 @pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
 def test_only_the_entries_of_current_stages_are_pushed(tiny: Path, tmp_path: Path, set_param, alone: None) -> None:
     with_remote(tiny, str(tmp_path / "store"))
@@ -115,7 +110,8 @@ def test_a_workspace_of_a_clone_pulls_instead_of_building(tiny: Path, tmp_path: 
 
 @pytest.mark.slow(minutes=1)
 def test_a_flow_pushes_and_other_machines_have_the_same_reports(tiny, tracked, tmp_path, prefect_server, bucket):
-    with_remote(tiny, bucket_of(bucket, "team"))
+    bucket.client.create_bucket(Bucket="team")
+    with_remote(tiny, "s3://team/dvc")
     bucket.fail(r"PUT /team/dvc/files", unavailable, times=3)
     done = pipeline(tiny, tmp_path, prefect_server, "--push")
     assert "Pushed   5 objects" in done.stdout

@@ -276,12 +276,8 @@ class TwoPhases(Duel):
         yield other if step % 2 else own + 0 * real.sum()
 
 
-class WatchedPhases(Watched, TwoPhases):
-    pass
-
-
 def test_phases_say_who_steps_and_what_stands_still(tmp_path):
-    watch, _ = fit(tmp_path, kind=WatchedPhases)
+    watch, _ = fit(tmp_path, kind=type("WatchedPhases", (Watched, TwoPhases), {}))
     moved = [
         {
             name.split(".")[0] + ("" if name.startswith("d") else name[3:5])
