@@ -1,6 +1,7 @@
 """Codecs and vocoders in small: a row of each, as the contract suite makes them by the stages `autoencoder` and `vocoder`."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,11 @@ class Component:
         return json.loads((home / "metrics.json").read_text())
 
 
+def _change(key: str, there: float, here: float) -> tuple[str, str]:
+    """Another value of a key, and how a checkpoint with the first is refused."""
+    return f".{key}={here}", re.escape(f"{key} is {there} there and {here} here")
+
+
 def _rave(version: str, *sizes: str) -> Component:
     network = "{version: %s, bands: 4, channels: 4, ratios: [4, 2], dilations: [[1, 3], [1]], latent_channels: 6, %s}"
     noise = "noise: {ratios: %s, filters: 3}, causal: false, pca: true" % ("[4]" if version == "v2" else "[2, 2]")
@@ -89,7 +95,7 @@ def _rave(version: str, *sizes: str) -> Component:
     discriminators = ("channels=2", "layers=2", *(["periods=[]"] if version == "v1" else []))
     of_weights += tuple(f"discriminators.{one}" for one in discriminators)
     sizes = (f"network={network % (version, noise)}", *(f"weights.{one}" for one in of_weights), *sizes)
-    other, told = (".network.channels=8", r"network\.channels is 4 there and 8 here"), {"phase": 2, "rank": 6, "latent_rate": 500}
+    other, told = _change("network.channels", 4, 8), {"phase": 2, "rank": 6, "latent_rate": 500}
     told["latent_values_per_second"], channels = 3000, 2 if version == "v2" else 1  # of which it takes the mean
     return Component("rave", (), sizes, other, told, steps=6, killed=(2, 4), channels=channels)
 
@@ -99,7 +105,7 @@ def _of_waves(codec: str, *sizes: str, other: tuple[str, str], told: dict[str, o
     return Component("audio_dit", choices, sizes, other, told, rate=rate, channels=channels)
 
 
-def _vocoder(conf: str, *sizes: str, other: tuple[str, str], frames: int = 8) -> Component:
+def _vocoder(conf: str, other: tuple[str, str], *sizes: str, frames: int = 8) -> Component:
     sizes = (*sizes, f"weights.crop_frames={frames}", "griffin_lim_iterations=4")
     return Component("tango", (f"vocoder={conf}",), sizes, other, {"measured_clips": 1}, part="vocoder")
 
@@ -110,7 +116,7 @@ CODECS = {
         "tango",
         (),
         ("network={widths: [8, 16], blocks: 1, latent_channels: 4, groups: 4, pca: false}", "weights.crop_frames=8"),
-        (".network.blocks=2", r"network\.blocks is 1 there and 2 here"),
+        _change("network.blocks", 1, 2),
         {},
     ),
     "unet1d": Component(
@@ -121,7 +127,7 @@ CODECS = {
             f"network={{channels: [4, 8], factors: [2, 16], attention: [false, false], {LEVELS}}}",
             *("latents_at=1", "weights.num_samples=1024", "decoding.num_steps=2"),
         ),
-        (".encoder.blocks=2", r"encoder\.blocks is 1 there and 2 here"),
+        _change("encoder.blocks", 1, 2),
         {"latent_rate": 500, "latent_values_per_second": 1500},
         channels=2,
         spec="diffusion_ae",
@@ -132,7 +138,7 @@ CODECS = {
         "oobleck_laptop",
         OOBLECK,
         "weights.num_samples=4096",
-        other=(".network.latent_channels=4", r"network\.latent_channels is 3 there and 4 here"),
+        other=_change("network.latent_channels", 3, 4),
         told={"latent_rate": 44_100 / 8, "latent_values_per_second": 3 * 44_100 / 8},
         rate=44_100,
         channels=2,
@@ -141,41 +147,34 @@ CODECS = {
 VOCODERS = {
     "hifigan": _vocoder(
         "hifigan_laptop",
+        _change("network.channels", 32, 16),
         "network={channels: 32, rates: [8, 5, 4], kernels: [16, 11, 8], resblock_kernels: [3], resblock_dilations: [[1, 3]]}",
-        other=(".network.channels=16", r"network\.channels is 32 there and 16 here"),
     ),
     "melgan": _vocoder(
-        "melgan_laptop",
-        "network={channels: 4, rates: [8, 5, 4], residual_layers: 1}",
-        other=(".network.residual_layers=2", r"network\.residual_layers is 1 there and 2 here"),
+        "melgan_laptop", _change("network.residual_layers", 1, 2), "network={channels: 4, rates: [8, 5, 4], residual_layers: 1}"
     ),
     "istft": _vocoder(
-        "istft_laptop",
-        "network={head: magnitude, layers: 2, width: 16, hidden: 32}",
-        other=(".network.layers=3", r"network\.layers is 2 there and 3 here"),
-        frames=12,
+        "istft_laptop", _change("network.layers", 2, 3), "network={head: magnitude, layers: 2, width: 16, hidden: 32}", frames=12
     ),
     "vocos": _vocoder(
         "vocos",
+        _change("network.layers", 2, 3),
         "network={head: wave, layers: 2, width: 16, hidden: 32}",
         "weights.discriminator_width=4",
-        other=(".network.layers=3", r"network\.layers is 2 there and 3 here"),
     ),
     "upscaler": _vocoder(
         "upscaler",
+        _change("network.layers", 1, 2),
         "network={height: 4, columns_per_second: 20.0, exponent: 0.25, channels: 4, layers: 1}",
-        other=(".network.layers=2", r"network\.layers is 1 there and 2 here"),
     ),
     "diffwave": _vocoder(
-        "diffwave_laptop",
-        "network={layers: 4, channels: 16, dilation_cycle: 4}",
-        other=(".noise.beta_end=0.06", r"noise\.beta_end is 0\.05 there and 0\.06 here"),
+        "diffwave_laptop", _change("noise.beta_end", 0.05, 0.06), "network={layers: 4, channels: 16, dilation_cycle: 4}"
     ),
     "unet1d_vocoder": _vocoder(
         "diffusion_laptop",
+        _change("network.modulation", 16, 8),
         "network={channels: [8, 16], factors: [1, 4], items: [1, 1], attention: [false, false], text_attention: [false, false], "
         "heads: 1, head_width: 8, groups: 4, modulation: 16}",
-        other=(".network.modulation=8", r"network\.modulation is 16 there and 8 here"),
     ),
 }
 ROWS = CODECS | VOCODERS

@@ -16,17 +16,10 @@ from tests.stages.of_waves import LABELS, ONE, RATE
 
 STEPS = 4
 TRAIN = {
-    "steps": STEPS,
-    "batch_size": 2,
-    "log_every_steps": 1,
-    "checkpoint_seconds": 0,
-    "validate_every_steps": 2,
-    "validate_batches": 1,
-    "grid": "{columns: 2, rows: 1}",
-    "hardware": ONE,
-    "sampling.num_steps": 2,
+    "steps": STEPS, "batch_size": 2, "log_every_steps": 1, "checkpoint_seconds": 0, "validate_every_steps": 2,
+    "validate_batches": 1, "grid": "{columns: 2, rows: 1}", "hardware": ONE, "sampling.num_steps": 2,
     "sampling.griffin_lim_iterations": 2,
-}
+}  # fmt: skip
 LORA = "{rank: 2, alpha: 4.0, dropout: 0.1, targets: [to_q, to_k, to_v, to_out.0], dora: %s}"
 QUICK = ("optimiser.learning_rate=0.1", "optimiser.warmup_steps=0")  # to be heard after four steps
 
@@ -181,56 +174,32 @@ def _dit_of(codec: str, samples: int, *choices: str, **more: object) -> Row:
     return _dit(write=latents_of(codec), killed_before=None, **told, **more, **BY_LABEL)
 
 
+def _ddpm(*sizes: str, choices: tuple[str, ...] = (), **more: object) -> Row:
+    size, model = (*sizes, "picture.seconds=0.3", "picture.width=32"), (RATE, 1, 4800)
+    return Row("ddpm_mel", pictures, choices, size, model=model, can={"generate", "reconstruct"}, **more)
+
+
 AUTOENCODER = ("autoencoder/config.json", "autoencoder/model.safetensors")
 OF_CODEC = (*AUTOENCODER, "autoencoder/trained_on.parquet")
 OF_MELS = {"test_clips": ("test-0.wav", "test-1.wav"), "frames": tango_inputs.LENGTH, "rounding": 330, "parts": AUTOENCODER}
 LATENTS = {"frames": 3200, "parts": OF_CODEC}
 BY_LABEL = {"prompt": "bell", "labels": LABELS}
 BY_CAPTION = {"prompt": "a bell rings"}
+OF_TANGO = {"model": (RATE, 1, 5120), **OF_MELS, **BY_CAPTION}
+OF_DIT = {"model": (RATE, 1, 4000), **OF_MELS}
 ROWS = {
-    "ddpm_mel": Row(
-        "ddpm_mel",
-        pictures,
-        (),
-        ("network.widths=[8,16,24]", "network.embedding_size=8", "picture.seconds=0.3", "picture.width=32"),
-        {"clips": 5, "labels": 2},
-        (RATE, 1, 4800),
-        {"generate", "reconstruct"},
-        rounding=330,
-        **BY_LABEL,
+    "ddpm_mel": _ddpm(
+        "network.widths=[8,16,24]", "network.embedding_size=8", told={"clips": 5, "labels": 2}, rounding=330, **BY_LABEL
     ),
-    "ddpm_mel_dit_caption": Row(
-        "ddpm_mel",
-        pictures,
-        ("ddpm_mel=captions", "net@ddpm_mel.train.network=dit", "text.ddpm_mel.scratch.width=16"),
-        ("network={layers: 1, heads: 2, head_width: 8, key_heads: 1}", "picture.seconds=0.3", "picture.width=32"),
-        {"clips": 5, "captions": 2},
-        (RATE, 1, 4800),
-        {"generate", "reconstruct"},
-        rounding=330,
+    "ddpm_mel_dit_caption": _ddpm(
+        "network={layers: 1, heads: 2, head_width: 8, key_heads: 1}",
+        choices=("ddpm_mel=captions", "net@ddpm_mel.train.network=dit", "text.ddpm_mel.scratch.width=16"),
+        told={"clips": 5, "captions": 2},
         **BY_CAPTION,
     ),
-    "tango": _tango(
-        "accumulate=2",
-        told={"clips": 4, "mixes": 2, "captions": 7},
-        model=(RATE, 1, 5120),
-        killed_before=5,
-        **OF_MELS,
-        **BY_CAPTION,
-    ),
-    "tango_lora": _tango(
-        f"+lora={LORA % 'false'}",
-        "keep_every_steps=2",
-        *QUICK,
-        told={"clips": 4},
-        model=(RATE, 1, 5120),
-        base="tango",
-        **OF_MELS,
-        **BY_CAPTION,
-    ),
-    "tango_dora": _tango(
-        f"+lora={LORA % 'true'}", *QUICK, told={"clips": 4}, model=(RATE, 1, 5120), base="tango", **OF_MELS, **BY_CAPTION
-    ),
+    "tango": _tango("accumulate=2", told={"clips": 4, "mixes": 2, "captions": 7}, killed_before=5, **OF_TANGO),
+    "tango_lora": _tango(f"+lora={LORA % 'false'}", "keep_every_steps=2", *QUICK, told={"clips": 4}, base="tango", **OF_TANGO),
+    "tango_dora": _tango(f"+lora={LORA % 'true'}", *QUICK, told={"clips": 4}, base="tango", **OF_TANGO),
     "tango_rave": _tango(
         "mixed_items=0",
         write=latents_of("rave_v2"),
@@ -241,21 +210,15 @@ ROWS = {
         **LATENTS,
         **BY_CAPTION,
     ),
-    "audio_dit": _dit(told={"clips": 4, "captions": 5}, model=(RATE, 1, 4000), **OF_MELS, **BY_CAPTION),
+    "audio_dit": _dit(told={"clips": 4, "captions": 5}, **OF_DIT, **BY_CAPTION),
     "audio_dit_label": _dit(
-        "flow.objective=v",
-        "flow.times=uniform",
-        "flow.base_frames=null",
-        "accumulate=2",
+        *("flow.objective=v", "flow.times=uniform", "flow.base_frames=null", "accumulate=2"),
         told={"clips": 4, "labels": 2},
-        model=(RATE, 1, 4000),
         killed_before=5,
-        **OF_MELS,
+        **OF_DIT,
         **BY_LABEL,
     ),
-    "audio_dit_lora": _dit(
-        f"+lora={LORA % 'false'}", *QUICK, told={"clips": 4}, model=(RATE, 1, 4000), base="audio_dit", **OF_MELS, **BY_CAPTION
-    ),
+    "audio_dit_lora": _dit(f"+lora={LORA % 'false'}", *QUICK, told={"clips": 4}, base="audio_dit", **OF_DIT, **BY_CAPTION),
     "audio_dit_rave": _dit_of("rave_v2", 4096, "codec@audio_dit.autoencoder=rave_laptop", model=(RATE, 1, 3200), **LATENTS),
     "audio_dit_oobleck": _dit_of(
         "oobleck",
