@@ -103,8 +103,8 @@ def test_tests_that_docs_name_exist():
 
 def test_parameters_that_docs_name_exist():
     """`section.key` in backticks is a key of params.yaml."""
-    choices = [[], ["corpus=auto"], ["corpus=union", "scale=paper"], ["corpus=synthetic"], ["vocoder=istft_laptop"]]
-    choices.append(["waveform_unet=captions", "diffwave=captions", "rave=captions"])
+    captioned = [f"{family}=captions" for family in ("waveform_unet", "diffwave", "rave")]
+    choices = [["corpus=synthetic", *captioned], ["corpus=auto", "vocoder=istft_laptop"], ["corpus=union", "scale=paper"]]
     documents = [params.compose(ROOT / "conf", [EVERY_FAMILY, *choice]) for choice in choices]
 
     def is_key(name: str) -> bool:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from functools import cache
 
 from soundmill import params
 from soundmill.shards import code
@@ -12,6 +13,7 @@ from tests.imports import EVERY_FAMILY, VOCODED
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
 STAGES = {name: stage.get("do", stage) for name, stage in DVC.items()}
+running = cache(code.running)
 
 
 def code_deps(stage: dict) -> set[str]:
@@ -45,7 +47,7 @@ def rooms_of(stage: dict, key: str, document: dict) -> set[str]:
     by_name = getattr(importlib.import_module(name), "code_by_name", lambda *_: ())
     (section,) = stage["params"]
     modules = by_name(key, params.section(document, section, "params.yaml"), document)
-    return {code.room_name(path) for path in code.running([name, *modules])}
+    return {code.room_name(path) for path in running((name, *modules))}
 
 
 def code_faults(name: str, documents: dict[str, dict]) -> list[str]:
