@@ -174,6 +174,7 @@ def shards_done(project: Path) -> list[Path]:
     return list((project / "data/.work/copy").glob("*/copies/*.report.json"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_stage_ends_well(project):
     """So an edit that is taken back costs no finished work, and a package that comes along none at all."""
     words = " ".join(f"slow{n}" for n in range(6))
@@ -197,6 +198,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     assert {path.name for path in (project / "data/.work/copy").iterdir()} == {"lock", "cost.json"}
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_living_stage_is_refused_by_name(project):
     (project / "words").write_text(" ".join(f"slow{n}" for n in range(60)))
     first = start(project)

@@ -27,6 +27,7 @@ def test_a_family_that_keeps_griffin_lim_is_told(root):
     assert "note: ddpm_mel will use Griffin-Lim" in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -221,6 +222,7 @@ def kept(tmp_path, monkeypatch):
     return tmp_path / "soundmill" / "timings"
 
 
+@pytest.mark.slow
 def test_steps_are_timed_once_and_not_in_this_process(root, kept):
     said = f"""
 import json, sys

@@ -144,6 +144,7 @@ def test_generate_without_a_checkpoint_says_what_to_run(tmp_path):
     assert "no checkpoint; train one with `dvc repro`" in refused("generate", "--label", "dog", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_families_are_listed_with_their_sizes_and_written(root, tmp_path):
     done = works("families", "--json", str(tmp_path / "families.json"), cwd=root)
     assert "23,331,457" in done.stdout

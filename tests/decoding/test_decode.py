@@ -149,6 +149,7 @@ print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_hours_of_sound_take_little_memory(tmp_path, root):
     with soundfile.SoundFile(tmp_path / "ten hours.flac", "w", 8000, 1) as file:
         for _ in range(600):

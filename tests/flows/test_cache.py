@@ -113,6 +113,7 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}
 
 
+@pytest.mark.slow
 def test_erasing_removes_the_projects_own_outputs_only(tiny: Path, tmp_path: Path) -> None:
     """A second project has the only copy of a sound in this cache, a link, and a text that names the same recording."""
     (tmp_path / "disk").mkdir()

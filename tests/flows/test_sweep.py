@@ -173,6 +173,7 @@ def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
         assert run.document["evaluate"]["subsets"] == ([definition.subsets] if definition.subsets else [])
 
 
+@pytest.mark.slow
 def test_points_of_one_training_differ_in_sampling_alone() -> None:
     for name in SEEDS:
         documents = [copy.deepcopy(run.document) for run in planned(name)]

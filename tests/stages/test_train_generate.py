@@ -84,6 +84,7 @@ def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, tr
         generate(tmp_path, data, ROW.composed("ddpm_mel.generate.use=4"))
 
 
+@pytest.mark.slow
 def test_two_processes_generate_the_bytes_of_one(tmp_path, trainings, data):
     """Each makes whole batches: other sounds in a batch would change the last bits."""
     trainings.copy("ddpm_mel", tmp_path)

@@ -123,6 +123,7 @@ def upload_here(home: str, temporary: str) -> None:
     journal.upload(tracking.store(Path(home)), idle_seconds=0, try_seconds=0)
 
 
+@pytest.mark.slow
 def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, bring: Bring, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["soundmill.tracking.journal", "soundmill.tracking.mlflow_runs", "mlflow.pyfunc"])

@@ -320,6 +320,7 @@ def _kill_a_worker(home: Path) -> None:
         print(error)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_explained(tmp_path):
     # In a process and a temporary folder of its own: torch's handler may raise in the midst of whatever runs.
     code = f"from pathlib import Path; from tests.training.test_loader import _kill_a_worker as kill; kill(Path({str(tmp_path)!r}))"
@@ -355,6 +356,7 @@ def _leave_early(home: Path) -> None:
     print("left")
 
 
+@pytest.mark.slow
 def test_workers_end_quietly_when_a_loop_is_left_early(tmp_path):
     code = f"from pathlib import Path; from tests.training.test_loader import _leave_early as go; go(Path({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
