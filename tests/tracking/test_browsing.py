@@ -110,10 +110,10 @@ def address(recorded: Path) -> Iterator[str]:
         wait_for(lambda: not still_open({port}), seconds=30, pause=0.1)  # the server has ended too
 
 
-def test_an_address_that_is_taken_is_named(recorded: Path) -> None:
+def test_an_address_that_is_taken_is_named(home: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = soundmill("browse", "--port", str(server.server_port), cwd=recorded)
+        done = soundmill("browse", "--port", str(server.server_port), cwd=home)
         server.shutdown()
     assert done.returncode == 1
     assert f"http://127.0.0.1:{server.server_port} is in use" in done.stderr
