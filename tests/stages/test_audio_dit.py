@@ -159,6 +159,7 @@ def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
         registry.family("audio_dit").load(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_adapters_of_the_transformer_are_heard_and_merge(tmp_path, trainings, trained, data):
     own, merged = trainings.trained("audio_dit_lora") / "model", tmp_path / "merged"
     write_whole(own, merged)
@@ -242,6 +243,7 @@ def test_adapters_train_on_it_and_are_loaded(base, imported_data, tmp_path, capf
     assert (sound(tmp_path / "model", tmp_path) - sound(base, tmp_path)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_it_forgets_is_measured_with_everyday_prompts(base, imported_data, tmp_path, monkeypatch):
     """Its checkpoint names none of its own."""
     document = composed(base, LORA)

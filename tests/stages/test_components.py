@@ -36,7 +36,7 @@ def outputs(home: Path) -> list:
     return [of_waves.files(home / "inputs"), *((home / one).read_bytes() for one in ("curve.csv", "grid.png"))]
 
 
-SLOW = {name: pytest.mark.slow(minutes=0.3) for name in ("hifigan", "melgan", "oobleck")}
+SLOW = {name: pytest.mark.slow(minutes=0.3) for name in ("hifigan", "melgan", "oobleck", "vocos")}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in ROWS])

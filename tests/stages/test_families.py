@@ -25,6 +25,7 @@ from tests.stages.of_waves import LABELS, config_of
 from tests.training.doubling import Killed, die_before
 
 SCORES = (".score_every_steps=2", ".score_requests=3", ".score_share=null")
+VOICED = ("ddpm_mel", "diffwave"), ("tango", "diffwave"), ("audio_dit", "melgan")
 BASIC = ("config.json", "best.safetensors", manifest.TRAINED_ON_FILE)
 
 
@@ -233,7 +234,7 @@ def test_weights_of_another_architecture_or_torn_are_refused(tmp_path, trainings
 
 
 @pytest.mark.parametrize(
-    ("name", "voice"), [("ddpm_mel", "diffwave"), ("tango", "hifigan"), ("tango", "diffwave"), ("audio_dit", "melgan")]
+    ("name", "voice"), [("tango", "hifigan"), *(pytest.param(*one, marks=pytest.mark.slow(minutes=0.1)) for one in VOICED)]
 )
 def test_a_checkpoint_takes_its_vocoder_along(tmp_path, trainings: Trainings, name, voice):
     """It must be there, and for these log-mels, before anything is trained; then it makes the sounds, without its directory."""
