@@ -48,15 +48,8 @@ class FamilyTrainParams(TrainingParams):
     text_key: ClassVar[str] = "text_width"  # parameter that is the width of the text encoder's states
     without: ClassVar[dict[str, str]] = {}  # parameter and value that train without a `label` or `caption`, where there must be one
 
-    @property
-    def by_label(self) -> bool:
-        """Whether the net is told labels."""
-        return False
-
-    @property
-    def by_caption(self) -> bool:
-        """Whether the net is told captions, so that the family's section of `text` must name an encoder."""
-        return False
+    by_label: ClassVar[bool] = False  # whether the net is told labels
+    by_caption: ClassVar[bool] = False  # whether it is told captions, so that the family's section of `text` must name an encoder
 
     def check_spec(self, spec: MelSpec | None) -> None:
         """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
@@ -119,6 +112,8 @@ class VectorTrainParams(ConditionedTrainParams):
 
 
 class FamilyGenerateParams(StageParams):
+    transfers: ClassVar[int] = 0  # clips excluded by `catalog.only` to transform for the report, if the family transforms
+
     seed: Seed
     use: Use = Field(
         description="weights of the checkpoint: the last, those with the lowest held-out loss or FAD, or those of a kept step"
@@ -135,11 +130,6 @@ class FamilyGenerateParams(StageParams):
     def sampling_of(self, train: FamilyTrainParams, family: str) -> Any:
         """The sampling of a model with these training parameters, changed; UserError that names a wrong key."""
         return changed(train.sampling, self.sampling or {}, f"params.yaml: {family}.generate.sampling")
-
-    @property
-    def transfers(self) -> int:
-        """Number of clips excluded by `catalog.only` to transform for the report; families that transform override it."""
-        return 0
 
 
 def read_sections(
