@@ -203,6 +203,8 @@ class LoadedParams(StageParams):
 class ComponentParams(StageParams):
     """Parameters of a vocoder or codec: a subclass has `kind`, and `weights` that are trained or loaded."""
 
+    fixed: ClassVar[tuple[str, ...]] = ("network",)  # keys in which the component `weights.start_from` must be equal
+
     hardware: HardwareParams
 
     @model_validator(mode="after")
@@ -216,11 +218,6 @@ class ComponentParams(StageParams):
 
     def check_spec(self, spec: MelSpec) -> None:
         """UserError if this component cannot be made for log-mels of `spec`."""
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        """Keys in which the component `weights.start_from` must be equal."""
-        return ("network",)
 
     def check_start(self, home: Path, **data: Any) -> Path:
         """The directory `weights.start_from`; UserError if its config has another kind, other `fixed` parameters or other `data`.

@@ -1,6 +1,6 @@
 """DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion of waves, here as a vocoder trained on the corpus."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,12 +48,10 @@ class WeightsParams(CropsParams):
 
 
 class DiffWaveParams(NetVocoderParams):
+    fixed: ClassVar = ("network", "noise")
+
     kind: Literal["diffwave"]
     network: NetworkParams
     noise: NoiseParams
     weights: WeightsParams
     sampling: SamplingParams
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        return ("network", "noise")

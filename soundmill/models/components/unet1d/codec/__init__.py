@@ -1,7 +1,7 @@
 """The diffusion autoencoder: an encoder of mels, and a U-Net that diffuses waves given the latents (Schneider et al. 2023)."""
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class WeightsParams(WaveCodecTrainingParams):
 
 
 class AutoencoderParams(ComponentParams):
+    fixed: ClassVar = ("encoder", "network", "latents_at")
+
     kind: Literal["unet1d"]
     encoder: EncoderParams
     network: UNet1dParams
@@ -55,10 +57,6 @@ class AutoencoderParams(ComponentParams):
         if self.weights.num_samples % self.network.stride:
             raise ValueError(f"weights.num_samples {self.weights.num_samples} must be a multiple of {self.network.stride}")
         return self
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        return ("encoder", "network", "latents_at")
 
     def check_spec(self, spec: MelSpec) -> None:
         """UserError, too, if the encoder's latents do not have the rate of the U-Net level that they join."""
