@@ -48,6 +48,8 @@ def words(frames: np.ndarray) -> np.ndarray:
 class FingerprintConfig(features.EmbedderConfig):
     """Fingerprints instead of embeddings; there are no weights."""
 
+    runs_on_gpu = False
+
     @property
     def weights(self) -> str:
         return hashing.file_digest(fingerprint.__file__)
@@ -57,10 +59,6 @@ class FingerprintConfig(features.EmbedderConfig):
 
     def unavailable(self) -> None:
         return None
-
-    @property
-    def runs_on_gpu(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class AutoencoderConfig(contracts.CodecConfig):
 
 @dataclass
 class Autoencoder(contracts.Saved):
-    config = AutoencoderConfig
+    config, channels = AutoencoderConfig, 1
 
     network: AutoencoderNetParams
     spec: MelSpec
@@ -136,10 +136,6 @@ class Autoencoder(contracts.Saved):
     @property
     def sample_rate(self) -> int:
         return self.spec.sample_rate
-
-    @property
-    def channels(self) -> int:
-        return 1
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py, of their log-mels: num_samples / hop_length frames."""
