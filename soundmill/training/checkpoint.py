@@ -184,13 +184,6 @@ def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys:
         raise UserError(f"start_from: {where}: {first_of(named, NAMED, '; ')}; {AGREE}")
 
 
-def take_weights(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load `weights` into `net`; UserError lists the tensors whose name or shape differs."""
-    theirs, own = ({name: list(value.shape) for name, value in tensors.items()} for tensors in (weights, net.state_dict()))
-    compare(where, theirs, own)
-    net.load_state_dict(weights)
-
-
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():

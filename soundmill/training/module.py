@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from soundmill.training import adapters
-from soundmill.training.checkpoint import take_weights
+from soundmill.training.checkpoint import compare
 from soundmill.training.device import pick_device, usable_precision
 from soundmill.training.loader import Batch, Drawn, share
 from soundmill.training.params import EmaParams, HardwareParams, LoraParams, OptimiserParams, TrainingParams
@@ -52,8 +52,10 @@ class TrainingModule(nn.Module):
         yield "net", partial(self.loss, batch.step, batch)
 
     def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
-        """Start from the weights of an earlier training in directory `where`; UserError if they do not fit the net."""
-        take_weights(self.net, weights, where)
+        """Start from the weights of an earlier training in directory `where`; UserError lists tensors that differ."""
+        theirs, own = ({name: list(value.shape) for name, value in some.items()} for some in (weights, self.net.state_dict()))
+        compare(where, theirs, own)
+        self.net.load_state_dict(weights)
 
     def adapt(self, lora: LoraParams, hardware: HardwareParams) -> None:
         """Train new adapters instead of the net's weights, which are bfloat16 from now on if the training computes in that."""
