@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -349,10 +348,6 @@ def draws(params: TrainParams, frames: int, step: int) -> Draws:
     return Draws(places, shifts, gains, kept, time)
 
 
-def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
-    return draws(params, frames, step).places
-
-
 class DdpmModule(TrainingModule):
     """A batch: clips, augmented by rotation and gain, encoded as pictures, noised, and denoised by the network."""
 
@@ -416,7 +411,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     vocoder = registry.chosen_vocoder(params.sampling, parts, spec)
     model = DdpmMel(params, net, spec, picture, levels, level_labels, vocoder, **known.conditions)
     module = DdpmModule(params, model, known.steps)
-    draw = known.drawing(partial(crop_places, params, picture.frames))
+    draw = known.drawing(lambda step: draws(params, picture.frames, step).places)
     seconds = picture.frames * spec.hop_length / spec.sample_rate
     return known.prepared(
         module, model, source_of, draw, seconds, known.counts, parts=[parts / registry.VOCODER] if vocoder else []
