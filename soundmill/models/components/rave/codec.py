@@ -25,7 +25,7 @@ from soundmill.models.components.contracts import CodecConfig, restore_codec, sa
 from soundmill.models.components.making import MadeComponent, fit_crops, held_out, size, started
 from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.phases import AugmentedCrops, RaveModule, describe_training, draw_crops, phase_of
+from soundmill.models.components.rave.phases import AugmentedCrops, RaveModule, describe_training, draw_crops
 from soundmill.models.components.waves.source import SavedWaveCodec, WaveCrops, crops_of, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
 
@@ -200,7 +200,8 @@ def make(params: rave.RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pa
     )
     net.without_norms().eval()
     model.to(device)
-    model.phase = phase_of(weights, fitted.facts)
+    used = weights.use if isinstance(weights.use, int) else fitted.facts["weights"][weights.use]["step"]
+    model.phase = 2 if used > weights.phase_1_steps else 1
     # The encoder is frozen since the end of phase 1 and nothing is averaged, so these components stay valid.
     latent_components = components(means(model, source_of(choose_by_hash(train, COMPONENT_CLIPS))))
     fit_latents(model, latent_components)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -179,12 +178,6 @@ def describe_training(minutes: float, clips: int, params: rave.WeightsParams, sa
         return [sound, f"phase 1 only, without discriminators: phase_1_steps {params.phase_1_steps} equals steps"]
     phase_2 = f"phase 2 (encoder frozen, against discriminators) begins at step {params.phase_1_steps} of {params.steps}"
     return [sound, phase_2]
-
-
-def phase_of(params: rave.WeightsParams, facts: dict[str, Any]) -> int:
-    """The phase in which the used weights were trained; `facts` are those of `Fitted`."""
-    used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
-    return 2 if used > params.phase_1_steps else 1
 
 
 def distance(fake: Tensor, real: Tensor, scales: Sequence[int], log_epsilon: float) -> Tensor:
