@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
+from soundmill.params import StageParams
 from soundmill.training.loader import Arrays, Described, gather
 
 ABOUT_KEY = b"latents"  # in the schema metadata of every shard
 
 
-class LatentsAbout(BaseModel):
+class LatentsAbout(StageParams):
     """Description of all latents in a directory."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     autoencoder: str  # its digest
     scaling_factor: float  # x0 = scaling_factor · latent

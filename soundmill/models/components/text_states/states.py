@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from soundmill import manifest, shards, terminal, text
 from soundmill.errors import UserError
-from soundmill.params import parse, parse_json
+from soundmill.params import StageParams, parse, parse_json
 from soundmill.training.device import torch_threads
 from soundmill.training.loader import Arrays, Described, gather
 
@@ -20,10 +19,8 @@ LENGTHS = 8  # states are padded to a multiple of this, to limit the number of s
 Condition = tuple[Tensor, Tensor]  # states float32 [B, L, width], mask boolean [B, L]
 
 
-class TextConfig(BaseModel):
+class TextConfig(StageParams):
     """The text encoder that a model was trained with."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str
     revision: str | None
