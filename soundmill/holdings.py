@@ -4,8 +4,6 @@ It is read from tables below `data/`, from files of checkpoints (`trained_on.par
 provenance is reported, not guessed. Cuts of several variants overlap: one stretch of a recording may be in all of them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,8 @@
 """Synthesise an embedded corpus: `synthetic`, sound events named and captioned as in AudioCaps, or `loops` of known tempo."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,7 +36,7 @@ class CorpusParams(StageParams):
     seed: Seed
 
     @model_validator(mode="after")
-    def _consistent(self) -> CorpusParams:
+    def _consistent(self) -> Self:
         windows = (self.window_seconds, self.min_seconds)
         if self.embedded != [self.format]:
             raise ValueError(f"embedded must be [{self.format}], the format")

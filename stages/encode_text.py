@@ -1,11 +1,9 @@
 """Encode every distinct caption of clips and mixes with a frozen text encoder, once, so that no training runs it."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,7 +25,7 @@ class ScratchParams(StageParams):
     seed: Seed
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> ScratchParams:
+    def _heads_fit(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
         return self

@@ -1,11 +1,9 @@
 """Assign recordings to train, valid and test, without duplicates across splits, for all variants of clips."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +25,7 @@ class SplitsParams(StageParams):
     seed: Seed
 
     @model_validator(mode="after")
-    def _leaves_training(self) -> SplitsParams:
+    def _leaves_training(self) -> Self:
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction must be below 1, or nothing would be left for training")
         return self

@@ -1,7 +1,5 @@
 """Commands about recorded runs: browse them, upload those that MLflow missed, reproduce one, list named experiments with scores."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

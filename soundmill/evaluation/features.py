@@ -1,7 +1,5 @@
 """Embeddings of many sounds: each is computed once, in a single-threaded process, and cached by its content (see cache.py)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -149,9 +147,9 @@ class View:
     directory: Path
     keys: Mapping[str, str]  # id → key of its content, sorted by id
 
-    def of(self, clip_ids: Iterable[str]) -> View:
+    def of(self, clip_ids: Iterable[str]) -> Self:
         """The subset with these ids."""
-        return View(self.directory, {clip_id: self.keys[clip_id] for clip_id in clip_ids})
+        return replace(self, keys={clip_id: self.keys[clip_id] for clip_id in clip_ids})
 
     def open(self) -> Embedded:
         """The embeddings; a missing one (the cache was emptied meanwhile) raises UserError."""

@@ -4,8 +4,6 @@ A protocol is a YAML file in the directory `protocols` beside this module. Resul
 change that affects scores gets a new version.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -78,7 +76,7 @@ class Protocol(StageParams):
             raise ValueError(f"embedders: {mismatched} must be listed here and in a score")
         return self
 
-    def with_embedders(self, names: list[str]) -> Protocol:
+    def with_embedders(self, names: list[str]) -> Self:
         """The same metrics under these embedders, as far as each supports them.
 
         Those that read texts add clap_score, those that rate sounds their ratings. An unknown name raises UserError.

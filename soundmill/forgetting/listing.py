@@ -3,8 +3,6 @@
 A file in DVC's cache is named by its digest; the cache's directory lists give the file names.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -219,13 +217,13 @@ class Traces:
     sources: frozenset[str]  # their paths in the corpus
     unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be read
 
-    @staticmethod
-    def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
+    @classmethod
+    def of(cls, entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Self:
         """`ids` are further clips, beside those in the entries."""
         entries = list(entries)
         whole = [entry for entry in entries if entry.is_whole]
         clips = [clip for entry in entries for clip in entry.clips]
-        return Traces(
+        return cls(
             tuple(pieces),
             frozenset({clip.clip_id for clip in clips} | {*ids}),
             frozenset({clip.digest for clip in clips} | {entry.digest for entry in whole if entry.digest}),

@@ -1,12 +1,10 @@
 """Shards and tables as Parquet files: assigning rows to shards, and writing and reading in bounded memory."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -130,7 +128,7 @@ class ShardWriter:
                 self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=self.rows_per_group)
             self._tables, self._pending = [], 0
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,14 +1,12 @@
 """Reports about finished shards, stored next to them; and reuse by row: items with a known key are copied from the last shard."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -41,7 +39,7 @@ class Report:
     def main_reasons(self) -> str:
         return ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in self.quarantine).most_common(3))
 
-    def add(self, other: Report) -> None:
+    def add(self, other: Self) -> None:
         for key, value in other.counts.items():
             self.count(key, value)
         self.quarantine.extend(other.quarantine)
@@ -151,7 +149,7 @@ class ItemWriter:
             first += size
         self._start = self._stop
 
-    def __enter__(self) -> ItemWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

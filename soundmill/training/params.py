@@ -1,8 +1,6 @@
 """Parameters of every training: hardware, optimiser, weight average, logging."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -43,7 +41,7 @@ class HardwareParams(StageParams):
         return self.devices * self.nodes > 1
 
     @model_validator(mode="after")
-    def _consistent(self) -> HardwareParams:
+    def _consistent(self) -> Self:
         if self.accelerator == "cpu" and self.precision == "fp16":
             raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
         if self.min_nodes > self.nodes:
