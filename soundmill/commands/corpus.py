@@ -1,5 +1,6 @@
 """Commands about a corpus, and about the clips prepared from it: check, duplicates, export; list, show."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +67,6 @@ def corpus_duplicates(
     follow_links: FollowLinks = False,
 ) -> None:
     """List pairs of files with the same sound, even after a gain, a shift, a cut, resampling or a lossy codec."""
-    import os
-
     from soundmill.corpora import duplicates
 
     with project.progress_bar(None, "fingerprints", "file") as tick:

@@ -1,7 +1,5 @@
 """Commands about what this machine has: everything that Soundmill can use, with remedies; the weights of embedders."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
@@ -12,17 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from soundmill import terminal
+from soundmill import pretrained, terminal
 from soundmill.commands.project import Root, project_root
 from soundmill.errors import UserError
-from soundmill.params import choose
-
-if TYPE_CHECKING:
-    from soundmill.pretrained import Weights
+from soundmill.params import choose, read_yaml
+from soundmill.pretrained import Weights
 
 app = typer.Typer()
 weights = typer.Typer(
@@ -121,7 +117,6 @@ def _temporary(root: Path) -> Finding:
 
 
 def _weights(root: Path) -> Finding:
-    from soundmill import pretrained
     from soundmill.evaluation import embedders
 
     published = embedders.published()
@@ -216,11 +211,10 @@ def _dvc_lock(root: Path) -> Finding:
     if not path.exists():
         return Finding("dvc.lock", "optional", "none yet", "`make demo` builds everything for the first time")
     from flows import dvc
-    from soundmill import params
 
     if fault := dvc.fault_of_lock(path):
         return Finding("dvc.lock", "lacking", fault, "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
-    return Finding("dvc.lock", "ok", f"{len(params.read_yaml(path).get('stages', {}))} stages built")
+    return Finding("dvc.lock", "ok", f"{len(read_yaml(path).get('stages', {}))} stages built")
 
 
 def _changes(root: Path) -> Finding:
@@ -240,7 +234,6 @@ def _changes(root: Path) -> Finding:
 @weights.command("list")
 def list_weights() -> None:
     """List the known weights: whether they are here, size, licence, file, source and digest."""
-    from soundmill import pretrained
     from soundmill.evaluation import embedders
 
     for name, entry in embedders.published().items():
@@ -267,8 +260,6 @@ def fetch_weights(
     sha256: Annotated[str, typer.Option(help="Of a file whose publisher states only an MD5; from a source you trust.")] = "",
 ) -> None:
     """Download weights, or resume an interrupted download; only verified files are installed."""
-    from soundmill import pretrained
-
     if sha256 and not (re.fullmatch("[0-9a-f]{64}", sha256) and names and len(names) == 1):
         raise UserError("--sha256: give the 64 hex digits of one file, and its name")
     for wanted in _published(names or _named_in_params()):
@@ -280,8 +271,6 @@ def verify_weights(
     names: Annotated[list[str] | None, typer.Argument(help="Names from `soundmill weights list` (default: all).")] = None,
 ) -> None:
     """Check the digests of the files that are here; a wrong one is an error."""
-    from soundmill import pretrained
-
     wrong = []
     for weights in _published(names):
         if names or not pretrained.unavailable(weights):
@@ -296,8 +285,6 @@ def verify_weights(
 @weights.command("path")
 def path_of_weights(name: str) -> None:
     """Verify a file and print its path."""
-    from soundmill import pretrained
-
     (weights,) = _published([name])
     terminal.say(pretrained.path(weights))
 
@@ -305,7 +292,6 @@ def path_of_weights(name: str) -> None:
 def _named_in_params() -> list[str]:
     """The weights that params.yaml of this checkout names; UserError if it names none, or if there is no checkout."""
     from soundmill.evaluation import embedders
-    from soundmill.params import read_yaml
 
     sizes = ", ".join(f"{name} ({_size(entry)})" for name, entry in embedders.published().items())
     ask = f"name the weights to fetch: {sizes}"

@@ -11,7 +11,7 @@ import typer
 from soundmill import disk, terminal
 from soundmill.commands.project import Project, progress_bar, project_if_any, project_root, tables, writable_file
 from soundmill.errors import UserError
-from soundmill.params import MAX_SEED
+from soundmill.params import MAX_SEED, read_yaml
 
 if TYPE_CHECKING:
     from soundmill.listening.answers import Key
@@ -212,7 +212,5 @@ def _named(text: str, what: str) -> tuple[str, Path]:
 
 def _clips_of(root: Path, family: str):
     """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
-    from soundmill import params
-
-    families = params.read_yaml(root / "params.yaml").get("families") or {}
+    families = read_yaml(root / "params.yaml").get("families") or {}
     return tables(root, (families.get(family) or {}).get("clips", "default"))

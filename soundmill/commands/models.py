@@ -1,5 +1,6 @@
 """Commands about families and checkpoints: list, import, export, generate, test prompts; terms of their sounds; publish, pull."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -223,8 +224,6 @@ def generate(
 
         checkpoint = adapted.base_of(loras[0][0])
     directory, home = checkpoint_of(checkpoint, family, project)
-    import shlex
-
     from soundmill.models import generation
     from soundmill.models.sounds import NoLabel
 

@@ -16,7 +16,7 @@ import typer
 from pydantic import Field
 
 from soundmill import params as parameters
-from soundmill import terminal
+from soundmill import pretrained, terminal
 from soundmill.commands.project import Root
 from soundmill.errors import UserError
 
@@ -211,7 +211,6 @@ def sweep(
 
 def _fetch_judge() -> None:
     """Fetch YAMNet, unless it is here: without it the rows are compared by texture statistics, which know no classes."""
-    from soundmill import pretrained
     from soundmill.evaluation import embedders
 
     weights = embedders.find("yamnet").weights

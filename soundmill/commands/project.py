@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soundmill import disk, terminal
+from soundmill import disk, params, terminal
 from soundmill.errors import UserError
 
 CHECKOUT = "The Soundmill checkout (default: this directory, or the nearest one above it)."
@@ -59,15 +59,13 @@ def given(context: typer.Context, without: Sequence[str]) -> list[Any]:
 
 
 def tables(root: Path, variant: str):
-    from soundmill import clips, params
+    from soundmill import clips
 
     params.section(params.read_yaml(root / "params.yaml"), f"clips.{variant}", "params.yaml")
     return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")
 
 
 def sample_rate_of(root: Path, variant: str) -> int:
-    from soundmill import params
-
     return int(params.section(params.read_yaml(root / "params.yaml"), f"clips.{variant}.sample_rate", "params.yaml"))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundmill import disk, terminal
+from soundmill import disk, params, terminal
 from soundmill.commands.project import Project, Root, Split, given, progress_bar, project_if_any, tables, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED, choose
@@ -148,8 +150,6 @@ def compare(
 
 def _again(context: typer.Context) -> str:
     """The command as it was given, without its outputs."""
-    import shlex
-
     words = ["soundmill", context.info_name or ""]
     for parameter in given(context, NOT_SCORES):
         value = context.params[parameter.name]
@@ -169,8 +169,6 @@ def scoring_setup(
     workers: int | None,
     project: Path | None,
 ) -> Setup:
-    import os
-
     import pooch
 
     from soundmill.evaluation import protocols
@@ -236,7 +234,6 @@ def compare_spectrograms(
 
 def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, int]:
     """A family's spec, Griffin-Lim's parameters, clip variant and number of probe clips, of params.yaml or, without it, conf/."""
-    from soundmill import params
     from soundmill.audio.mel import SpectrogramParams
     from soundmill.models import registry
     from soundmill.models.components.contracts import GriffinLimParams
