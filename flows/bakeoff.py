@@ -19,6 +19,7 @@ from flows.trials import NAME, Name, run_pipeline
 from soundmill import clips, disk, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError, reason, report_failure
+from soundmill.evaluation import embedders
 from soundmill.models import registry
 from soundmill.params import Seed, choose
 
@@ -345,8 +346,6 @@ def _run(
     workspace: Path, model: Model, document: dict[str, Any], seed: int, stages: Sequence[str], directory: Path
 ) -> dict[str, Any]:
     """Train, generate and score with one seed; sounds go to `directory`, and times are of the run that made the results."""
-    from soundmill.evaluation import embedders
-
     family, before = model.family, read_json(directory / "run.json")
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:

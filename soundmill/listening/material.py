@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from soundmill import clips, csv_files, manifest, params, shards
 from soundmill.audio import flac
@@ -184,8 +185,6 @@ def _playable(wave: np.ndarray) -> np.ndarray:
 
 def _prompt(path: Path) -> str:
     """The prompt that `soundmill generate` stored in a WAV file, if any."""
-    import soundfile
-
     try:
         with soundfile.SoundFile(path) as sound:
             comment = params.parse_json(sound.comment)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +117,6 @@ def compare_parts(name: str, family: str, before: Any, now: Any) -> None:
 
 def write(net: nn.Module, directory: Path, params: LoraParams, base: str, digest: str) -> None:
     """Write the adapters in `net` as peft does; also with what diffusers needs to know of them."""
-    import json
-
     from peft import LoraConfig
 
     from soundmill.training import adapters

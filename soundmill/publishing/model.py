@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from soundmill import attribution, hashing, manifest, params, provenance, shards, tracking
+from soundmill.audio import figures
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
@@ -110,8 +111,6 @@ def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[
 
     Returns their paths with what was asked for, and the picture's path.
     """
-    from soundmill.audio import figures
-
     made = root / "data" / "generated" / source["family"]
     catalog, asked = _catalog(root, source["family"]), {}
     if _is_of(made, source) and catalog.is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from soundmill import csv_files, terminal
 from soundmill.errors import UserError
@@ -110,8 +111,6 @@ class Progress:
         """Start at `step` of `total`, with batches of `loader`."""
         self._total, self._loader, self._since = total, loader, (time.monotonic(), step, loader.step, loader.waited)
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
             self._bar = tqdm(total=total, initial=step, desc=self.label, unit="step")
         elif step:
             terminal.say(f"{self.label}: resuming at step {step} of {total}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from soundmill import hashing, hub, manifest, terminal
@@ -241,8 +242,6 @@ def pretrained(kind: Any, directory: Path) -> Any:
 
     UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter.
     """
-    import torch
-
     with hub.loading(directory, kind.__name__):  # without `dtype`, transformers rounds to that of config.json
         net, loading = kind.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
