@@ -1,7 +1,5 @@
 """The lineage of a sound: recording → clips → mixes → shards → trainings → checkpoints → sounds and scores."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ class Node:
     kind: str
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
-    below: list[Node] = field(default_factory=list)
+    below: list["Node"] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""

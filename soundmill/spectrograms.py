@@ -1,13 +1,11 @@
 """Comparison of mel specs: real clips become log-mels and sound again, and are scored as sounds."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +16,8 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, features, probe, scorer, sets, waveforms
 from soundmill.evaluation.library import Setup, about_damaged, rounded
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.params import parse
-
-if TYPE_CHECKING:
-    from soundmill.models.components.contracts import GriffinLimParams
 
 GRAINS = ("none", "speckle")  # of Griffin-Lim
 SHORT = re.compile(r"(\d+)x(\d+)(?::(\d+))?/(\d+)")
