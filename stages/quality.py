@@ -24,9 +24,6 @@ class Rules(StageParams):
     min_bandwidth_hz: Hertz | None
     min_channel_correlation: float | None = Field(ge=-1, le=1)
 
-    def limits(self) -> list[Limit]:
-        return [Limit(name, value) for name, value in self.model_dump().items() if value is not None]
-
 
 class QualityParams(StageParams):
     rules: Rules
@@ -36,7 +33,8 @@ class QualityParams(StageParams):
 def run(params: QualityParams, ctx: Context, corpus: Input, clips: Input, verdicts: Output, report: Shown) -> dict[str, Any]:
     """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
-    quality, rejected = apply_rules(clips, recordings, params.rules.limits(), verdicts)
+    limits = [Limit(name, value) for name, value in params.rules.model_dump().items() if value is not None]
+    quality, rejected = apply_rules(clips, recordings, limits, verdicts)
     if len(rejected) == len(quality):
         broken = quality.broken()
         limit = max(quality.limits, key=lambda limit: broken[limit.name])
