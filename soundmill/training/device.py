@@ -1,7 +1,7 @@
 """The device, precision and mode that a net runs in."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -58,11 +58,9 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         net.train(was)
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> AbstractContextManager[None]:
     """Keep GPUs from rounding float32 to TF32 in convolutions and matrix products: scores must not depend on the machine."""
-    with _float32("ieee"):
-        yield
+    return _float32("ieee")
 
 
 @contextmanager
