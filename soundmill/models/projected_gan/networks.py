@@ -177,14 +177,11 @@ class Generator(nn.Module):
         """Number of layers with a style."""
         return 2 * self.params.stages + 2
 
-    def sizes(self) -> list[tuple[int, int]]:
-        """Rows and columns of the noise of each styled convolution."""
-        scales = [1, *(2 ** (stage + 1) for stage in range(self.params.stages) for _ in range(2))]
-        return [(scale * self.params.rows, scale * self.params.columns) for scale in scales]
-
     def noise(self, count: int, rng: torch.Generator) -> list[Tensor]:
         """Noise [B, 1, rows, columns] for each styled convolution, on the generator's device."""
-        return [torch.randn(count, 1, *size, generator=rng, device=rng.device) for size in self.sizes()]
+        scales = [1, *(2 ** (stage + 1) for stage in range(self.params.stages) for _ in range(2))]
+        sizes = [(scale * self.params.rows, scale * self.params.columns) for scale in scales]
+        return [torch.randn(count, 1, *size, generator=rng, device=rng.device) for size in sizes]
 
     def styles(self, z: Tensor, label_weights: Tensor | None = None) -> Tensor:
         """Styles w [B, w_width] from latents z [B, z_width] and label weights [B, num_labels]."""
