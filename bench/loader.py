@@ -107,9 +107,9 @@ def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, An
         return Loader(Crops(log_mels, CROP, 0.0), order, random_places, steps=order.steps(1), workers=workers)
 
     loader = new_loader()
-    seconds, details = drain((batch.values[0] for batch in loader), len(loader))
+    seconds, details = drain((batch.values[0] for batch in loader), loader.steps)
 
-    state = {**new_loader().state_dict(), "step": len(loader) // 2}
+    state = {**new_loader().state_dict(), "step": loader.steps // 2}
     start = time.perf_counter()
     gather_log_mels(work / "mels", ids, work / f"flat-{clips}")
     resumed = new_loader()

@@ -317,9 +317,6 @@ class Loader:
         self.waited = 0.0  # seconds that this process has waited for batches
         self.rank, self.world_size = 0, 1
 
-    def __len__(self) -> int:
-        return self.steps
-
     def state_dict(self) -> dict[str, Any]:
         """The next step, the epoch and position where it starts, and the digest of the order."""
         epoch, place = self.order.beginning(self.step)
