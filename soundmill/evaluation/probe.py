@@ -35,6 +35,7 @@ class Probe:
 def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
     """Fit to embeddings [n, d]; the loss is convex, so no seed is needed. Fewer than two classes raise UserError."""
     from scipy.optimize import minimize
+    from scipy.special import log_softmax
 
     classes = sorted(set(labels))
     if len(classes) < 2:
@@ -48,12 +49,10 @@ def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = flat.reshape(shape)
-        scores = rows @ weights[:-1] + weights[-1]
-        scores -= scores.max(axis=1, keepdims=True)
-        normaliser = np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        errors = np.exp(scores - normaliser) - targets
+        log_probabilities = log_softmax(rows @ weights[:-1] + weights[-1], axis=1)
+        errors = np.exp(log_probabilities) - targets
         gradient = np.vstack([rows.T @ errors + L2 * weights[:-1], errors.sum(axis=0)])
-        value = -(targets * (scores - normaliser)).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
+        value = -(targets * log_probabilities).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
         return float(value), gradient.ravel()
 
     result = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
