@@ -59,7 +59,6 @@ class Sound:
         return self.num_samples / self.sample_rate
 
     def followed_by_silence(self, seconds: float) -> Sound:
-        """The recording, then silence."""
         added = to_samples(seconds, self.sample_rate)
 
         def blocks() -> Iterator[np.ndarray]:

@@ -148,7 +148,6 @@ class View:
     keys: Mapping[str, str]  # id → key of its content, sorted by id
 
     def of(self, clip_ids: Iterable[str]) -> Self:
-        """The subset with these ids."""
         return replace(self, keys={clip_id: self.keys[clip_id] for clip_id in clip_ids})
 
     def open(self) -> Embedded:

@@ -121,7 +121,6 @@ def piece_of_entry(entry: Entry) -> Piece:
 
 
 def _entry_of(listed: Forgotten, piece: Piece) -> Entry | None:
-    """The entry that already covers a piece, or None."""
     return next((entry for entry in listed.entries if _covers(entry, piece)), None)
 
 

@@ -62,7 +62,6 @@ class State:
         }
 
     def restore(self, path: Path) -> None:
-        """Restore the state saved in `path`."""
         module, values = self.module, load(path)
         module.check_state(values["more"])
         self.loader.load_state_dict(values["loader"])

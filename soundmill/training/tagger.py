@@ -206,7 +206,6 @@ class TaggerModel:
 
 
 def num_steps(params: TaggerParams, num_clips: int) -> int:
-    """Number of optimiser steps of a training on `num_clips` clips."""
     return min(params.epochs * math.ceil(num_clips / params.batch_size), params.max_steps)
 
 
@@ -359,7 +358,6 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
 
 
 def load_tagger(directory: Path) -> TaggerModel:
-    """Load the tagger saved in `directory`."""
     config, weights = checkpoint.load_config(directory, TaggerConfig, "tagger"), directory / checkpoint.WEIGHTS
     params, spec, labels = config.params, config.mel_spec, config.labels
     made = partial(Tagger, spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)

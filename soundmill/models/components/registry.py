@@ -101,7 +101,6 @@ def latent_components(sampling: Any, directory: Path, whole: Path) -> dict[str, 
 
 
 def load_codec(directory: Path) -> Encoder:
-    """Load a codec of any kind."""
     return codec(_kind_of(directory, "autoencoder")).module.load(directory)
 
 
