@@ -1,17 +1,14 @@
 """Cards of published models and clips, from templates: Markdown, with the front matter of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData
 
 from soundmill import attribution, manifest, page
 from soundmill.attribution import Credit
-
-if TYPE_CHECKING:
-    from huggingface_hub import CardData
 
 LICENCE_LINK = "LICENSE.md"  # the hub takes this file, LICENSE or an address
 CUT = 100  # characters of a reason there
@@ -40,8 +37,6 @@ def of_model(
     network in TorchScript. `shown`: what else is in model.md. `checkpoint` and `adapters` are digests: of what is published, and of
     the adapters merged into it; `samples` are WAVs beside the card → what was asked for.
     """
-    from huggingface_hub import EvalResult, ModelCardData
-
     # The scores that have baselines, without their intervals.
     scores = {key: metrics[key] for key in sorted(metrics.get("baselines", {})) if isinstance(metrics.get(key), int | float)}
     results = [
@@ -79,16 +74,12 @@ def of_model(
 
 def of_component(name: str, what: str, kind: str, found: Sequence[Credit], exported: str | None, **shown: Any) -> str:
     """The card of a codec or vocoder (`what`); `shown`: what else is in component.md."""
-    from huggingface_hub import ModelCardData
-
     front = _of_trained(name, [what, kind], found)
     return _render("component.md", found, ModelCardData, front, name=name, what=what, kind=kind, use=USES.get(exported), **shown)
 
 
 def of_clips(name: str, found: Sequence[Credit], **shown: Any) -> str:
     """The card of prepared clips; `shown`: what else is in clips.md."""
-    from huggingface_hub import DatasetCardData
-
     front = {"pretty_name": name, "tags": ["soundmill", "audio", *(f"material-{mark}" for mark in attribution.marks(found))]}
     totals = {"recordings": len(found), "clips": sum(credit.clips for credit in found)}
     hours = sum(credit.seconds for credit in found) / 3600
