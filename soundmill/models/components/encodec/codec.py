@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import EncodecConfig as LibraryConfig
+from transformers import EncodecModel, PreTrainedConfig
 
 from soundmill import hub, terminal
 from soundmill.audio.mel import MelSpec
@@ -65,8 +67,6 @@ def network(params: EncodecParams, spec: MelSpec, channels: int) -> Any:
 
 def library_config(params: NetworkParams) -> Any:
     """transformers' EncodecConfig of these sizes."""
-    from transformers import EncodecConfig as LibraryConfig
-
     return LibraryConfig(
         num_filters=params.channels,
         upsampling_ratios=params.ratios,
@@ -83,8 +83,6 @@ def library_config(params: NetworkParams) -> Any:
 
 def build(params: NetworkParams) -> Any:
     """The network, initialised from torch's global generator; MusicGen's has 56,884,674 parameters, without the codebooks."""
-    from transformers import EncodecModel
-
     return EncodecModel(library_config(params)).eval()
 
 
@@ -112,8 +110,6 @@ def load_published(
     weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """The network that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
-    from transformers import EncodecModel
-
     if saved := find_saved(weights, EncodecConfig, network, home):
         return load(saved[0]).net, saved[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
@@ -128,9 +124,7 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
 
 
 def _check_config(directory: Path, network: NetworkParams) -> None:
-    from transformers import EncodecConfig, PreTrainedConfig
-
-    theirs = EncodecConfig().to_dict() | hub.read_config(directory / "config.json")
+    theirs = LibraryConfig().to_dict() | hub.read_config(directory / "config.json")
     ours, general = library_config(network).to_dict(), PreTrainedConfig().to_dict()
     keys = [key for key in ours if key not in general or key == "model_type"]
     compare(directory, {key: (theirs[key], ours[key]) for key in keys}, "autoencoder.network")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from soundmill import hub, terminal
 from soundmill.audio.mel import MelSpec
@@ -41,8 +42,6 @@ def network(params: HifiGanParams, spec: MelSpec, channels: int) -> Any:
 
 def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
     """The network, initialised from torch's global generator: 55,264,897 parameters at AudioLDM's sizes."""
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
     return SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=n_mels,
@@ -84,8 +83,6 @@ def load_published(
 
     UserError if its architecture differs from `network`, or its mel spec from `spec`.
     """
-    from transformers import SpeechT5HifiGan
-
     directory, facts = find(weights, FILES, "vocoder", home, digests)
     _check_config(directory / "vocoder", network, spec)
     return HifiGan(network, spec, pretrained(SpeechT5HifiGan, directory / "vocoder")), facts
@@ -97,8 +94,6 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
 
 
 def _check_config(directory: Path, params: NetworkParams, spec: MelSpec) -> None:
-    from transformers import SpeechT5HifiGanConfig
-
     with hub.loading(directory, "SpeechT5HifiGan"):
         config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
     # Sample rate, bands and hop are the only mel parameters of a transformers configuration.

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from soundmill import hub, terminal
@@ -44,8 +45,6 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
 
     It has 55,376,873 parameters at AudioLDM's sizes.
     """
-    from diffusers import AutoencoderKL
-
     levels = len(params.widths)
     net = AutoencoderKL(
         in_channels=1,
@@ -233,8 +232,6 @@ def load_published(
 
     Its log-mels are not standardised. UserError if its architecture differs from `network`.
     """
-    from diffusers import AutoencoderKL
-
     directory, facts = making.find(weights, FILES, "autoencoder", home, digests)
     scaling_factor = _check_config(directory / "vae", network)
     return Autoencoder(network, spec, making.pretrained(AutoencoderKL, directory / "vae"), 0.0, 1.0, scaling_factor), facts
@@ -256,8 +253,6 @@ def scaling_in(file: Path, config: Any, key: str) -> float:
 
 def _check_config(directory: Path, network: AutoencoderNetParams) -> float:
     """UserError if the configuration is not that of `network`; its scaling factor."""
-    from diffusers import AutoencoderKL
-
     theirs = making.configured(AutoencoderKL, directory)
     with torch.device("meta"):
         expected = build_autoencoder(network).config

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -63,8 +64,6 @@ def network(params: OobleckParams, spec: MelSpec, channels: int) -> Any:
 
 def build(params: NetworkParams) -> Any:
     """The network, initialised from torch's global generator; at Stable Audio Open's sizes it has 156,112,514 parameters."""
-    from diffusers import AutoencoderOobleck
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         return AutoencoderOobleck(
@@ -145,8 +144,6 @@ def load_published(
     weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
 ) -> tuple[OobleckCodec, dict[str, Any]]:
     """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
-    from diffusers import AutoencoderOobleck
-
     if saved := making.find_saved(weights, OobleckConfig, network, home):
         return load(saved[0]), saved[1]
     directory, facts = making.find(weights, FILES, "autoencoder", home, digests)
@@ -175,8 +172,6 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
 
 
 def _check_config(directory: Path, network: NetworkParams) -> None:
-    from diffusers import AutoencoderOobleck
-
     theirs = making.configured(AutoencoderOobleck, directory)
     with torch.device("meta"):
         ours = build(network).config
