@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -293,6 +293,7 @@ class Source(Protocol):
         """Tensors, each [b, …], of items [b] and the random numbers [b, …] drawn for them."""
 
 
+@dataclass(eq=False)
 class Loader:
     """This rank's part of batches 0 … `steps` − 1.
 
@@ -301,21 +302,17 @@ class Loader:
     prefetched.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        order: Order | Joined,
-        draw: Callable[[int], Tensor],
-        *,
-        steps: int,
-        workers: int = 0,
-        pinned: bool = False,
-    ):
-        self.source, self.order, self.draw = source, order, draw
-        self.steps, self.workers, self.pinned = steps, workers, pinned
-        self.step = 0  # of the next batch
-        self.waited = 0.0  # seconds that this process has waited for batches
-        self.rank, self.world_size = 0, 1
+    source: Source
+    order: Order | Joined
+    draw: Callable[[int], Tensor]
+    _: KW_ONLY
+    steps: int
+    workers: int = 0
+    pinned: bool = False
+    step: int = field(default=0, init=False)  # of the next batch
+    waited: float = field(default=0.0, init=False)  # seconds that this process has waited for batches
+    rank: int = field(default=0, init=False)
+    world_size: int = field(default=1, init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The next step, the epoch and position where it starts, and the digest of the order."""
