@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class HeldOut:
     num_items: int
 
 
+@dataclass(eq=False)
 class Validation:
     """Measures the averaged net every `every` steps (None: never) and after the last, and keeps the weights of the lowest loss.
 
@@ -53,21 +54,17 @@ class Validation:
     batches. Saved in the checkpoint, so a resumed training still has the best weights.
     """
 
-    def __init__(
-        self,
-        held_out: HeldOut,
-        draw: Callable[[int], Tensor],
-        batch_size: int,
-        *,
-        batches: int,
-        every: int | None,
-        patience: int | None = None,
-    ):
-        self.patience = patience  # losses in a row that are not the lowest, after which the training ends; None: it goes on
-        self.held_out, self.draw, self.batch_size, self.batches, self.every = held_out, draw, batch_size, batches, every
-        self.points: list[dict[str, float]] = []
-        self.loss, self.step = math.inf, 0
-        self.weights: dict[str, Tensor] = {}
+    held_out: HeldOut
+    draw: Callable[[int], Tensor]
+    batch_size: int
+    _: KW_ONLY
+    batches: int
+    every: int | None
+    patience: int | None = None  # losses in a row that are not the lowest, after which the training ends; None: it goes on
+    points: list[dict[str, float]] = field(default_factory=list, init=False)
+    loss: float = field(default=math.inf, init=False)
+    step: int = field(default=0, init=False)
+    weights: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def due(self, step: int, steps: int) -> bool:
         return step == steps or (self.every is not None and step % self.every == 0)
