@@ -60,7 +60,7 @@ class _Table:
 
 
 class FileTables:
-    """Tables with a column of recordings, and one of captions, labels or splits; lists of a split's recordings."""
+    """Tables with a column of recordings, and one of captions, labels or splits; lists of a split's recordings; `unnamed`."""
 
     FORMAT = "table"
 

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
+from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
-from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random
+from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders
 from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, split_of
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
@@ -56,27 +56,30 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> No
                 if text is not None and not tables.said([text], escape_path(name)):
                     tables.reject(name, "empty caption")
                 elif text is not None and (row["recording_id"], " ".join(text.split())) not in known:
+                    known.add((row["recording_id"], " ".join(text.split())))
                     tables.add_caption(row["recording_id"], text, escape_path(name))
     join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
 
 
 def _texts_elsewhere(inventory: Inventory) -> dict[bytes, list[bytes]]:
-    """One-line texts named like one recording (raw path) in folders without any: `txt/p225/1.txt` of `wav48/p225/1.wav`."""
-    folders, found = {os.path.dirname(file.raw_path) for file in inventory.audio}, defaultdict[bytes, list[bytes]](list)
-    names = [name for name in sorted(inventory.metadata) if name.lower().endswith(b".txt") and os.path.dirname(name) not in folders]
-    index = FileIndex(inventory) if names else None
-    for name in names:
-        key = path_text(os.path.splitext(name)[0])
-        files = index.resolve(key).files if index.has_name_of(key) and not is_about_corpus(name) else ()
-        if len(files) == 1 and _line(inventory, name):
-            found[files[0].raw_path].append(name)
+    """Texts named like one recording (raw path) in folders that have captions alone: `txt/p225/1.txt` of `wav48/p225/1.wav`."""
+    folders, stems = {os.path.dirname(file.raw_path) for file in inventory.audio}, {composed(file.stem) for file in inventory.audio}
+    texts: dict[bytes, dict[bytes, str]] = defaultdict(dict)  # by folder
+    for name in sorted(inventory.metadata):
+        folder, stem = os.path.dirname(name), composed(path_text(os.path.splitext(os.path.basename(name))[0]))
+        if name.lower().endswith(b".txt") and folder not in folders and stem in stems and not is_about_corpus(name):
+            texts[folder][name] = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
+    index, found = FileIndex(inventory) if texts else None, defaultdict[bytes, list[bytes]](list)
+    for folder, told in texts.items():
+        # Other texts may be events with their times, or settings.
+        if 2 * sum(bool(re.fullmatch(r"[^\W\d_]\S* [^\t\r\n\0]+", text)) for text in told.values()) <= len(told):
+            continue
+        above = path_text(folder).split("/")
+        for name in (name for name, text in told.items() if len(text.splitlines()) == 1):
+            files = index.resolve(path_text(os.path.splitext(name)[0])).files
+            if len(files) == 1 and (len(above) < 2 or shared_folders(files[0], above)):
+                found[files[0].raw_path].append(name)
     return found
-
-
-def _line(inventory: Inventory, name: bytes) -> str:
-    """The only line of a text; empty for a longer text, and for one that begins with a number: it may be the start of an event."""
-    text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
-    return text if re.fullmatch(r"[^\d+-][^\0\r\n]*", text) else ""
 
 
 def split_of_folder(folder: bytes) -> str | None:
@@ -217,7 +220,8 @@ def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[Man
     for name in sorted(inventory.metadata.keys() - paired):
         key, extension = os.path.splitext(name)
         if extension.lower() == b".txt" and os.path.dirname(name) in folders and not is_about_corpus(name):
-            if text := _line(inventory, name):
+            text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
+            if len(text.splitlines()) == 1 and "\0" not in text:
                 inventory.opened.add(name)
                 yield ManifestRow(name, 1, path_text(key), captions=[text])
 

@@ -170,10 +170,9 @@ def head_lines(inventory: Inventory, name: bytes) -> list[str]:
     return _LINE_END.split(_head_text(inventory, name))
 
 
-def read_lines(inventory: Inventory, name: bytes, head: bool = False) -> Iterator[tuple[int, str]]:
-    """Non-empty lines of a list as (number, text); encodings as for csv. `head`: the first alone; the last may be cut."""
-    lines = head_lines(inventory, name) if head else _LINE_END.split(read_text(inventory, name))
-    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+def read_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, str]]:
+    """Non-empty lines of a list as (number, text); encodings as for csv."""
+    return ((number, line) for number, line in enumerate(_LINE_END.split(read_text(inventory, name)), start=1) if line.strip())
 
 
 @dataclass(slots=True)
@@ -212,25 +211,13 @@ def _records(text: str) -> Iterator[_Record]:
             at += 1
 
 
-def read_records(inventory: Inventory, name: bytes, head: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a csv without a header as (number of the last line, cells). `head`: the first alone; the last may be cut."""
-    text = _head_text(inventory, name) if head else read_text(inventory, name)
-    try:
-        yield from ((record.last, list(map(csv_files.value, record.cells))) for record in _records(text))
-    except csv.Error as error:
-        raise _not_csv(inventory, name, error) from None
-
-
-def _not_csv(inventory: Inventory, name: bytes, error: csv.Error) -> UserError:
-    return UserError(f"{escape_path(inventory.metadata[name])}:{error}; correct it, or remove it from the corpus")
-
-
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of its last line, {column: text}); columns in lower case, missing cells are empty.
 
     A row without a key as other rows have it is a piece of a text with a line break and without quotes: it is left out, and so
     is the other piece, from the row that has it.
     """
+    path = escape_path(inventory.metadata[name])
     text = read_text(inventory, name)
     records, found, lacking = _records(text), defaultdict(list), 0
     index = functools.cache(lambda: FileIndex(inventory))  # seldom needed
@@ -254,7 +241,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
             row.update(zip(columns, map(csv_files.value, record.cells), strict=False))
             yield record.last, row
     except csv.Error as error:
-        raise _not_csv(inventory, name, error) from None
+        raise UserError(f"{path}:{error}; correct it, or remove it from the corpus") from None
     for what, lines in found.items():
         inventory.remark(name, what, len(lines), lines[0])
 

@@ -153,8 +153,8 @@ class FileIndex:
         files = _Files()
         for file in self._files:
             stem = file_stem(_name(file))
-            if (listed := re.sub(r"\.(?:\d+min|low)$", "", stem)) != stem:
-                files.add(listed, file)
+            if version := re.fullmatch(r"(\d+)\.(?:\d+min|low)", stem):
+                files.add(version[1], file)
         return files
 
     @cached_property
@@ -164,7 +164,7 @@ class FileIndex:
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
-        The first match in this order: the path; its name with this or any extension; its excerpt; the YouTube id (and start) in the
+        The first match in this order: the path; its name with this or any extension; its version; the YouTube id (and start) in the
         name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one name, those that
         agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`: see youtube_clip.
         """
@@ -200,7 +200,7 @@ class FileIndex:
     def has_name_of(self, key: str) -> bool:
         """Whether any file has the key's name, with this or any extension."""
         names = [composed(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
-        return any(name in self._names or name in self._stems or key_stem(name) in self._stems for name in names)
+        return any({name, key_stem(name)} & files.keys() for name in names for files in (self._names, self._stems, self._versions))
 
     def _at(self, path: str) -> list[AudioFile]:
         """The files at a path in the corpus, with this or any extension."""

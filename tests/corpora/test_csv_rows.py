@@ -368,6 +368,7 @@ def test_ljspeech_with_odd_lines(tmp_path):
         "file_name|text\nLJ001-0001.wav|a\n",
         "audio_file|text|speaker_name\nwavs/LJ001-0001.wav|a|x\n",
         "other|a|b\nothers|a|b\n",
+        "LJ001-0001,a,b\n",
     ],
 )
 def test_other_tables_of_that_name_are_no_ljspeech(tmp_path, table):

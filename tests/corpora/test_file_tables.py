@@ -31,11 +31,10 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("audio/a.wav audio/b.wav", SCENES, [(["airport"], "train"), (["metro station"], "test")]),
         ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
-        ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
-        ("1.wav 2.wav", {"x.json": '{"1": {"label": "dog", "split": "test"}, "2": {}}'}, [(["dog"], "test"), ([], None)]),
-        ("1.wav 2.wav", {"x.csv": '1.wav,"A dog, and rain",train\n2.wav,Rain,test\n'}, [([], "train"), ([], "test")]),
-        ("1.wav 2.wav", {"x.csv": "1.wav,dog,rain\n2.wav,dog\n2.wav,rain\n"}, [(["dog", "rain"], None)] * 2),
-        ("1.wav 2.wav", {"train.txt": "1.wav\n", "test.txt": "2.wav\n"}, [([], "train"), ([], "test")]),
+        ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2.wav": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
+        ("1.wav 2.wav", {"x.json": '{"1.wav": {"Label": "dog", "split": "test"}, "2.wav": {}}'}, [(["dog"], "test"), ([], None)]),
+        ("1.wav 2.wav", {"x.csv": "1.wav,dog\n2.wav,dog\n"}, [(["dog"], None)] * 2),
+        ("1.wav 2.wav", {"train.txt": "1.wav\n3.wav\n", "test.txt": "2.wav\n4.wav\n"}, [([], "train"), ([], "test")]),
     ],
 )
 def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, tmp_path):
@@ -49,30 +48,49 @@ def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, t
 
 
 @pytest.mark.parametrize(
-    ("folder", "name", "text"),
+    ("name", "text"),
     [
-        ("", "x.json", '{"1.wav": "A dog, and rain", "2": ["It rains"]}'),
-        ("", "x.csv", '1.wav,"A dog, and rain",train\n2.wav,It rains,test\n'),
-        ("", "x.csv", "1.wav,A dog, and rain\n2.wav,It rains\n"),
-        ("audio/", "x.txt", "1.wav|A dog, and rain\n2.wav|It rains\n3.wav|Not here"),
-        ("audio/", "1-2.trans.txt", "1 A dog, and rain\n2 It rains\n"),
-        ("5/", "x.csv", 'title,track_id,caption,path\nx,1,"A dog, and rain",5/1.mp3\nx,2,It rains,5/2.mp3\n'),
+        ("x.json", '{"1-1.wav": "A dog, and rain", "2-2.wav": ["It rains"], "\\ud83d.wav": "Wind blows"}'),
+        ("x.csv", '1-1.wav,"A dog, and rain"\n2-2.wav,"It rains"\n'),
+        ("x.csv", "1-1.wav,A dog, and rain\n2-2.wav,It rains\n"),
+        ("x.txt", "1-1.wav|A dog, and rain\n2-2.wav|It rains\n3.wav|Not here"),
+        ("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"),
     ],
-    ids=["object", "csv", "csv without quotes", "bars", "librispeech", "song describer"],
 )
-def test_captions_without_a_header(folder, name, text, tmp_path):
-    put(tmp_path, *(files := [f"{folder}{one}{'.2min' * (folder == '5/')}.wav" for one in "12"]))
+def test_captions_without_a_header(name, text, tmp_path):
+    put(tmp_path, "a/1-1.wav", "a/2-2.wav")
     write(tmp_path, name, text)
     found = captions(scan(tmp_path))
-    assert [found[file] for file in files] == [["A dog, and rain"], ["It rains"]]
+    assert [found[file] for file in ("a/1-1.wav", "a/2-2.wav")] == [["A dog, and rain"], ["It rains"]]
 
 
-@pytest.mark.parametrize("text", ["1.wav,0.5\n2.wav,0.25\n", "a word\n", "{}", "other.wav,dog\n1.wav,dog\n", "1.wav\n2.wav\n"])
-def test_a_list_that_describes_no_recording_is_not_read(text, tmp_path):
-    put(tmp_path, "1.wav", "2.wav")
-    write(tmp_path, "x.json" if text == "{}" else "x.csv", text)
+def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
+    put(tmp_path, "5/1.2min.mp3", "5/2.low.mp3", "5/kick.low.mp3")  # Song Describer, MTG-Jamendo
+    write(tmp_path, "x.csv", "caption,path\nA calm piano,5/1.mp3\nDrums,5/2.mp3\nA kick,5/kick.mp3\n")
+    assert captions(scan(tmp_path)) == {"5/1.2min.mp3": ["A calm piano"], "5/2.low.mp3": ["Drums"], None: ["A kick"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1.wav,0.5\n2.wav,0.25\n", "1.wav,0,5,dog\n2.wav,5,9,dog\n", "1.wav\t0.5\t1.5\tdog barks\n2.wav\t1\t2\tdog barks\n"),
+        *("1.wav,dog,0.93\n2.wav,dog,0.4\n", "1.wav,John Smith,CC BY\n2.wav,Ann Lee,CC BY\n", "1.wav,a/1.wav\n2.wav,a/2.wav\n"),
+        *("1.wav http://x.org/1\n2.wav http://x.org/2\n", "0 dog barking\n1 cat crying\n", "dog barks in the rain\ncat cries\n"),
+        *("a word\n", "other.wav,dog\n1.wav,dog\n3.wav,dog\n", "1.wav\n2.wav\n", "1.wav,A single line is a note\n"),
+        *("{}", '{"1": "dog barking", "2": "cat crying"}', '{"1.wav": [[0, 1, "dog"]], "2.wav": null}', '{"1.wav": 1, "2.wav": 2}'),
+        *(
+            '{"train": ["1.wav"], "test": ["2.wav"]}',
+            '{"1.wav": {"bpm": 120}, "2.wav": "A dog barks"}',
+            '[{"1.wav": "A dog barks"}]',
+        ),
+        *('{"1.wav": "A dog"}\n{"2.wav": "It rains"}\n', '{"1.wav": "A dog", "2.wav": "It', '{"name": "x", "dog.wav": "A dog"}'),
+    ],
+)
+def test_a_list_that_is_unclear_is_not_read(text, tmp_path):
+    put(tmp_path, "1.wav", "2.wav", "dog.wav", "cat.wav")
+    write(tmp_path, "x.json" if text[0] in "[{" else "x.txt", text)
     tables = scan(tmp_path)
-    assert ("not read" in str(tables.remarks), tables.format) == (True, "folder")
+    assert ("not read" in str(tables.remarks), tables.format, tables.captions) == (True, "folder", [])
 
 
 def lists(**names: str) -> dict[str, str]:

@@ -107,10 +107,12 @@ def test_texts_with_the_extension_of_their_recording(lay):
 
 
 def test_texts_in_a_folder_of_their_own(lay):
-    texts = {"txt/p1/1.txt": "Please call", "txt/p1/2.txt": "0.5\t1.5\tdog", "txt/p2/1.txt": "Stella", "txt/p2/9.txt": "x"}
-    tables = registry.read("auto", lay("wav/p1/1.wav", "wav/p1/2.wav", "wav/p2/1.wav", "wav/p2/2.wav", **texts), 1)
-    assert captions(tables) == {"wav/p1/1.wav": ["Please call"], "wav/p2/1.wav": ["Stella"], None: ["x"]}
-    assert "first: txt/p1/2.txt" in tables.remarks[-1]
+    texts = {"txt/p1/1.txt": "Please call", "txt/p1/3.txt": "Call it", "txt/p1/2.txt": "A dog barks\nand more"}
+    texts |= {"txt/p2/1.txt": "Ask her", "txt/p3/3.txt": "Too far"}
+    events = {"events/1.txt": "0.5\t1.5\tdog", "info/1.txt": '{"bpm": 120}', "info/2.txt": "en"}
+    tables = registry.read("auto", lay("wav/p1/1.wav", "wav/p1/2.wav", "wav/p1/3.wav", "wav/p2/1.wav", **texts, **events), 1)
+    assert captions(tables) == {"wav/p1/1.wav": ["Please call"], "wav/p1/3.wav": ["Call it"], "wav/p2/1.wav": ["Ask her"]}
+    assert registry.read("auto", lay("audio/a.wav", **{"texts/a.txt": "A dog"}), 1).captions[0]["caption"] == "A dog"
 
 
 def test_sidecar_texts_are_captions(lay):
