@@ -55,8 +55,8 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     lines = head.decode("utf-8", "replace").splitlines()[: -1 if len(head) >= HEAD_BYTES else None]  # the last may be cut
     for separator in ("\t", "|", ";", ",", " ", ""):
         rows = [_cells(line, separator) for line in lines if line.strip()][:_SAMPLED]
-        is_split = not separator or any(text for _, text in rows)
-        if is_split and rows and _is_name(rows[0][0]) and are_files([first for first, _ in rows]):
+        has_texts = not separator or any(text for _, text in rows)
+        if has_texts and rows and _is_name(rows[0][0]) and are_files([first for first, _ in rows]):
             further = separator + r"\S" if separator in (";", ",") else r"[\t|]"
             is_clear = 2 * sum(bool(re.search(further, text)) for _, text in rows) <= len(rows)
             column = _column([text for _, text in rows]) if is_clear else ""
