@@ -18,7 +18,7 @@ from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import CorpusTables, ManifestRow, split_of, split_of_file
+from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_about_others, split_of, split_of_file
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
@@ -37,9 +37,6 @@ _MORE_LABELS = (
     "emotion",
 )
 _SPLITS = ("split", "subset", "partition", "set")
-_BY_MODELS = re.compile(
-    r"(?:^|[\W_])(?:scores?|confidence|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
-)
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
 _LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
@@ -60,7 +57,7 @@ class _Table:
 
 
 class FileTables:
-    """Tables with a column of recordings, and one of captions, labels or splits; lists of a split's recordings; `unnamed`."""
+    """Tables with a column of recordings, and one of captions, labels or splits; lists of a split; lists of unnamed.py."""
 
     FORMAT = "table"
 
@@ -119,9 +116,9 @@ def _tables(inventory: Inventory) -> list[_Table]:
 def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
     columns = _columns(inventory, name)
     files, form = [column for column in columns if _FILES.fullmatch(column)], None
-    if not files and not is_about_corpus(name) and (form := unnamed.detect(inventory, name, index)):
+    if not files and not (is_about_corpus(name) or is_about_others(name)) and (form := unnamed.detect(inventory, name, index)):
         columns, files = ["file", *form.columns], ["file"]
-    if not files or any(map(_BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
+    if not files or any(map(BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
         return None
     captions = set(filter(CAPTIONS.fullmatch, columns))
     unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
@@ -198,7 +195,7 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
             row.split = split_of(split.encode("utf-8", "replace"))
             unknown[split] += bool(split) and row.split is None
             yield row
-    first = [cell for cell, count in unknown.items() if count][:1]
+    first = [f"{cell!r:.80}" for cell, count in unknown.items() if count][:1]
     inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown.total(), *first)
 
 

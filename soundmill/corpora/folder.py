@@ -11,9 +11,12 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders
-from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, split_of
+from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, is_about_others, split_of
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
+
+# One line of several words between a letter and a letter: no events with their times, no settings.
+_SENTENCE = re.compile(r"[\"'“‘¿¡(]*[^\W\d_]\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
 
 class Folder:
@@ -67,12 +70,11 @@ def _texts_elsewhere(inventory: Inventory) -> dict[bytes, list[bytes]]:
     texts: dict[bytes, dict[bytes, str]] = defaultdict(dict)  # by folder
     for name in sorted(inventory.metadata):
         folder, stem = os.path.dirname(name), composed(path_text(os.path.splitext(os.path.basename(name))[0]))
-        if name.lower().endswith(b".txt") and folder not in folders and stem in stems and not is_about_corpus(name):
-            texts[folder][name] = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
+        if name.lower().endswith(b".txt") and folder not in folders and stem in stems and not is_about_others(name):
+            texts[folder][name] = read_head(inventory, name).decode("utf-8", "replace").strip()
     index, found = FileIndex(inventory) if texts else None, defaultdict[bytes, list[bytes]](list)
     for folder, told in texts.items():
-        # Other texts may be events with their times, or settings.
-        if 2 * sum(bool(re.fullmatch(r"[^\W\d_]\S* [^\t\r\n\0]+", text)) for text in told.values()) <= len(told):
+        if 2 * sum(bool(_SENTENCE.fullmatch(text)) for text in told.values()) <= len(told):
             continue
         above = path_text(folder).split("/")
         for name in (name for name, text in told.items() if len(text.splitlines()) == 1):

@@ -1,7 +1,7 @@
 """Lists without a header (`dog.wav,A dog barks`) and JSON objects of descriptions by recording.
 
 Nothing says what such a text is, so only clear ones are read: the names are files or ids of recordings, and the texts are short and
-repeated (labels) or sentences (captions). Any further column makes a list unclear.
+repeated (labels) or sentences (captions). Further cells, such as times, scores, authors or links, make a list unclear.
 """
 
 import os
@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora.inventory import MEDIA, Inventory
-from soundmill.corpora.json_entries import JSON, texts
+from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import HEAD_BYTES, first_keys, read_head, read_json, read_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.errors import UserError
+from soundmill.manifest import SPLIT_NAMES
 
 _LIST = re.compile(rb"\.(?:csv|tsv|txt|lst|list)$", re.IGNORECASE)
-_NOTES = re.compile(
-    rb"(?:^|[\W_])(?:logs?|errors?|failed|missing|skipped|sources?|attributions?|credits?|urls?|licen[cs]es?)(?:$|[\W_])",
-    re.IGNORECASE,
-)
-_ID = re.compile(r"\w*\d\w*(?:-\w+)+")  # LibriSpeech's `19-198-0000`
+_ID = re.compile(r"(?=\w*\d)\w+(?:-\w+)+")  # LibriSpeech's `19-198-0000`
+_FURTHER = r"[\t|]|\.(?:wav|flac|mp3|ogg)\b|[\s,;]\d*\.\d+$"  # another cell, the name of a file, a score or a time
 _SAMPLED = 400  # lines
 _LONGEST_LABEL = 3  # words
 
@@ -31,9 +29,9 @@ Row = tuple[int | str, dict[str, Any]]  # line or key, values by column
 
 @dataclass(frozen=True)
 class Unnamed:
-    """What ends the name of a recording (none: a line is a name; `{`: a JSON object), and the columns of what follows it."""
+    """How to read a list or object: `separator` ends names (empty: a line is a name; None: an object); columns of what follows."""
 
-    separator: str
+    separator: str | None
     columns: tuple[str, ...]
 
 
@@ -41,48 +39,57 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     """How to read a list or an object; None if it is unclear, or if fewer than half of its first names are recordings."""
 
     def are_files(names: Sequence[str]) -> bool:
-        found = [_is_name(one) and bool(index().resolve(one, os.path.dirname(name)).files) for one in names]
-        return len(names) > 1 and 2 * sum(found) >= len(names)
+        found = sum(_is_name(one) and bool(index().resolve(one, os.path.dirname(name)).files) for one in names)
+        return 2 * found >= len(names) > (not any(map(_ID.fullmatch, names)))
 
-    if _NOTES.search(os.path.basename(name)):
-        return None
     if JSON.search(name):
         with suppress(UserError):  # JSON lines, or damaged
             described = read_json(inventory, name) if are_files(sorted(first_keys(inventory, name))[:_SAMPLED]) else None
             return _of_object(described) if isinstance(described, dict) else None
         return None
     head = read_head(inventory, name) if _LIST.search(name) else b""
-    lines = head.decode("utf-8", "replace").splitlines()[: -1 if len(head) >= HEAD_BYTES else None]  # the last may be cut
+    lines = re.split(r"\r\n|\r|\n", head.decode("utf-8", "replace"))[
+        : -1 if len(head) >= HEAD_BYTES else None
+    ]  # the last may be cut
+    lines = [line for line in lines if line.strip()][:_SAMPLED]
     for separator in ("\t", "|", ";", ",", " ", ""):
-        rows = [_cells(line, separator) for line in lines if line.strip()][:_SAMPLED]
-        has_texts = not separator or any(text for _, text in rows)
-        if has_texts and rows and _is_name(rows[0][0]) and are_files([first for first, _ in rows]):
-            further = separator + r"\S" if separator in (";", ",") else r"[\t|]"
-            is_clear = 2 * sum(bool(re.search(further, text)) for _, text in rows) <= len(rows)
-            column = _column([text for _, text in rows]) if is_clear else ""
+        first, text = _cells(lines[0], separator) if lines else ("", "")
+        if not _is_name(first) or bool(text) != bool(separator) or (separator == " " and not _ID.fullmatch(first)):
+            continue
+        names, told = zip(*(_cells(line, separator) for line in lines), strict=True)
+        if are_files(names):
+            column = "" if _have_further(told, separator) else _column(told)
             return Unnamed(separator, (column,)) if column or not separator else None
     return None
 
 
+def _have_further(told: Sequence[str], separator: str) -> bool:
+    """Whether more than a tenth of the texts look like several cells; a separator before a space or in `1,000` is prose."""
+    further = rf"{_FURTHER}|{separator}(?!\s|\d{{3}}\b)" if separator in (";", ",") else _FURTHER
+    return 10 * sum(bool(re.search(further, text)) for text in told) > len(told)
+
+
 def _of_object(described: dict[str, Any]) -> Unnamed | None:
-    fields = {str(key).strip().lower() for value in described.values() if isinstance(value, dict) for key in value}
-    said = [text for value in described.values() for text in texts(value)]
-    if fields and not said:
-        return Unnamed("{", tuple(sorted(fields)))
-    column = "" if fields else _column(said)
-    return Unnamed("{", (column,)) if column else None
+    values = [value for value in described.values() if value is not None]
+    if values and all(isinstance(value, dict) for value in values):
+        return Unnamed(None, tuple(sorted({key.strip().lower() for value in values for key in value})))
+    said = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(text, str) for text in said) or _have_further(said, ""):
+        return None
+    return Unnamed(None, (column,)) if (column := _column(said)) else None
 
 
 def read(inventory: Inventory, name: bytes, form: Unnamed) -> Iterator[Row]:
-    """Rows of a table, with the recording in `file`."""
-    if form.separator == "{":
+    """Rows of a table, with the recording in `file`; none for what is no name of a recording."""
+    if form.separator is None:
         for key, value in read_json(inventory, name).items():
             key = key.encode("utf-8", "replace").decode()  # JSON allows lone surrogates, tables do not
-            yield key, {**(value if isinstance(value, dict) else {form.columns[0]: value}), "file": key}
+            fields = value if isinstance(value, dict) else {form.columns[0]: value}
+            yield key, {**{field: fields[field] for field in fields if field.strip().lower() != "file"}, "file": key}
         return
     for at, line in read_lines(inventory, name):
         file, text = _cells(line, form.separator)
-        yield at, {"file": file, form.columns[0]: text}
+        yield at, {"file": file, form.columns[0]: text} if _is_name(file) else {}
 
 
 def _is_name(text: str) -> bool:
@@ -91,14 +98,19 @@ def _is_name(text: str) -> bool:
 
 
 def _cells(line: str, separator: str) -> tuple[str, str]:
-    name, _, text = (cell.strip() for cell in (line.partition(separator) if separator else (line, "", "")))
-    if re.fullmatch(r'"(?:[^"]|"")*"', text):
-        text = text[1:-1].replace('""', '"')
-    return name.strip('"'), text
+    """The name of a recording and the text after it, each without the quotes of csv."""
+    quoted = re.match(r'\s*("(?:[^"]|"")*")', line)
+    at = quoted.end() if quoted else 0
+    end = line.find(separator, at) if separator else len(line)
+    cells = (line[:end], line[end + 1 :]) if end >= 0 else (line, "")
+    name, text = (re.sub(r'^"((?:[^"]|"")*)"$', lambda cell: cell[1].replace('""', '"'), cell.strip()) for cell in cells)
+    return name, text
 
 
 def _column(told: Sequence[str]) -> str:
-    """What texts are: `labels` if they are short and mostly repeated, `caption` if most are sentences; empty if neither."""
+    """What texts are: splits; labels, if they are short and mostly repeated; captions, if most are sentences; empty: unclear."""
+    if told and all(text.lower() in SPLIT_NAMES for text in told):
+        return "split"
     words = [len(text.split()) for text in told if re.match(r"[\"'“‘¿¡(]*[^\W\d_]", text)]  # not numbers, nor JSON
     if 2 * len(words) > len(told) and max(words) <= _LONGEST_LABEL and 2 * len(set(told)) <= len(told):
         return "labels"

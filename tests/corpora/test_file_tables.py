@@ -34,6 +34,7 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2.wav": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
         ("1.wav 2.wav", {"x.json": '{"1.wav": {"Label": "dog", "split": "test"}, "2.wav": {}}'}, [(["dog"], "test"), ([], None)]),
         ("1.wav 2.wav", {"x.csv": "1.wav,dog\n2.wav,dog\n"}, [(["dog"], None)] * 2),
+        ("1.wav 2.wav", {"x.txt": "1.wav\ttrain\n2.wav\ttest\n"}, [([], "train"), ([], "test")]),
         ("1.wav 2.wav", {"train.txt": "1.wav\n3.wav\n", "test.txt": "2.wav\n4.wav\n"}, [([], "train"), ([], "test")]),
     ],
 )
@@ -77,6 +78,8 @@ def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
         *("1.wav,dog,0.93\n2.wav,dog,0.4\n", "1.wav,John Smith,CC BY\n2.wav,Ann Lee,CC BY\n", "1.wav,a/1.wav\n2.wav,a/2.wav\n"),
         *("1.wav http://x.org/1\n2.wav http://x.org/2\n", "0 dog barking\n1 cat crying\n", "dog barks in the rain\ncat cries\n"),
         *("a word\n", "other.wav,dog\n1.wav,dog\n3.wav,dog\n", "1.wav\n2.wav\n", "1.wav,A single line is a note\n"),
+        *("1.wav a/1.wav 5dB\n2.wav a/2.wav 5dB\n", "1.wav, dog, 0.93\n2.wav, dog, 0.5\n", "1.wav,dog\n2.wav,dog,cat\n"),
+        *('{"1.wav": ["dog", 0.93], "2.wav": ["dog", 0.5]}', '{"1.wav": "dog", "2.wav": 3}', "\n", "1" * 60_000),
         *("{}", '{"1": "dog barking", "2": "cat crying"}', '{"1.wav": [[0, 1, "dog"]], "2.wav": null}', '{"1.wav": 1, "2.wav": 2}'),
         *(
             '{"train": ["1.wav"], "test": ["2.wav"]}',
