@@ -40,7 +40,8 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
 
     def are_files(names: Sequence[str]) -> bool:
         found = sum(_is_name(one) and bool(index().resolve(one, os.path.dirname(name)).files) for one in names)
-        return 2 * found >= len(names) > (not any(map(_ID.fullmatch, names)))
+        is_list = len(names) > 1 or any(map(_ID.fullmatch, names))  # a single line may be a note
+        return is_list and 2 * found >= len(names)
 
     if JSON.search(name):
         with suppress(UserError):  # JSON lines, or damaged
@@ -48,9 +49,9 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
             return _of_object(described) if isinstance(described, dict) else None
         return None
     head = read_head(inventory, name) if _LIST.search(name) else b""
-    lines = re.split(r"\r\n|\r|\n", head.decode("utf-8", "replace"))[
-        : -1 if len(head) >= HEAD_BYTES else None
-    ]  # the last may be cut
+    lines = re.split(r"\r\n|\r|\n", head.decode("utf-8", "replace"))
+    if len(head) >= HEAD_BYTES:
+        lines.pop()  # may be cut
     lines = [line for line in lines if line.strip()][:_SAMPLED]
     for separator in ("\t", "|", ";", ",", " ", ""):
         first, text = _cells(lines[0], separator) if lines else ("", "")
