@@ -83,7 +83,10 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
         if unknown and choices != list(overrides):
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
-            section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
+            composed, family = compose(conf, choices), unknown[1].partition(".")[0]
+            if (conf / "model" / f"{family}.yaml").is_file() and family not in composed["families"]:
+                raise UserError(f"{unknown[1]}: {family} is not trained here; add `model={family}`") from None
+            section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
     if "experiment" in document and chosen:
