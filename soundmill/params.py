@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -86,6 +86,9 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
             composed, family = compose(conf, choices), unknown[1].partition(".")[0]
             if (conf / "model" / f"{family}.yaml").is_file() and family not in composed["families"]:
                 raise UserError(f"{unknown[1]}: {family} is not trained here; add `model={family}`") from None
+            named = [name for name in _dotted(composed) if name.endswith(f".{unknown[1]}")]
+            if named and "." not in unknown[1]:
+                raise UserError(f"{unknown[1]}: no such parameter; did you mean {' or '.join(named[:3])}?") from None
             section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
@@ -204,6 +207,14 @@ def _of_file(path: Path, read: Callable[[], T]) -> T:
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
     disk.write_text(path, yaml_text(document))
+
+
+def _dotted(document: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The names of all values, such as `ddpm_mel.train.steps`."""
+    for key, value in document.items():
+        yield f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{above}{key}.")
 
 
 def yaml_text(document: dict[str, Any]) -> str:
