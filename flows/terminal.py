@@ -1,15 +1,18 @@
 """The output of a running pipeline: one line per stage, with a progress bar on a terminal; all lines go to a log file."""
 
+from __future__ import annotations
+
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
-
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any, TextIO
 
 from soundmill import terminal
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 LOG = Path("data/pipeline.log")  # of the last pipeline that ran stages
 LONG_SECONDS = 60  # without a bar, the expected time of longer stages is printed
@@ -99,6 +102,7 @@ _guard = threading.Lock()
 
 def _add_bar(head: str) -> tuple[Progress, TaskID]:
     global _bars
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     with _guard:
         if _bars is None:

@@ -203,7 +203,7 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     return graph.copy(built_graph, tmp_path / f"{HARD_NAME} built")
 
 
-SLOW = {"built_graph", "graph_copy", "prefect_server"}  # fixtures
+SLOW_FIXTURES = {"built_graph", "graph_copy", "prefect_server"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
@@ -215,7 +215,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=attacks)
         items[:] = [item for item in items if item not in attacks]
     for item in items:
-        if SLOW & set(item.fixturenames) and not item.get_closest_marker("slow"):
+        if SLOW_FIXTURES & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.slow(minutes=0.1))
     items.sort(key=lambda item: slow.kwargs.get("minutes", 0.2) if (slow := item.get_closest_marker("slow")) else 0, reverse=True)
 

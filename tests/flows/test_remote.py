@@ -61,8 +61,8 @@ def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_bu
     with pytest.raises(UserError, match="dvc remote add -d NAME"):
         remote.push(tiny)
     other = with_remote(clone(tiny, "other"), "s3://bucket/dvc")
-    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     said: list[str] = []
     assert dvc.repro(other, "first", said.append) == "ran"
     assert any(line.startswith("nothing was pulled from the remote store: ") for line in said)
