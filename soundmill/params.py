@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -86,8 +86,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
             composed, family = compose(conf, choices), unknown[1].partition(".")[0]
             if (conf / "model" / f"{family}.yaml").is_file() and family not in composed["families"]:
                 raise UserError(f"{unknown[1]}: {family} is not trained here; add `model={family}`") from None
-            named = [name for name in _dotted(composed) if name.endswith(f".{unknown[1]}")]
-            if named and "." not in unknown[1]:
+            if named := [name for name in flat(composed) if name.endswith(f".{unknown[1]}") and "." not in unknown[1]]:
                 raise UserError(f"{unknown[1]}: no such parameter; did you mean {' or '.join(named[:3])}?") from None
             section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
@@ -209,12 +208,12 @@ def write_yaml(document: dict[str, Any], path: Path) -> None:
     disk.write_text(path, yaml_text(document))
 
 
-def _dotted(document: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """The names of all values, such as `ddpm_mel.train.steps`."""
-    for key, value in document.items():
-        yield f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{above}{key}.")
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted names, such as `ddpm_mel.train.steps`."""
+    values: dict[str, Any] = {}
+    for key, value in nested.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
 
 
 def yaml_text(document: dict[str, Any]) -> str:

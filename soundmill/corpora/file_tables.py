@@ -18,7 +18,7 @@ from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_about_others, split_of, split_of_file
+from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_no_description, split_of, split_of_file
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
@@ -53,7 +53,7 @@ class _Table:
     label: str
     split: str
     unused: frozenset[str]
-    form: unnamed.Unnamed | None  # None: with named columns
+    form: unnamed.Form | None  # None: with named columns
 
 
 class FileTables:
@@ -62,11 +62,11 @@ class FileTables:
     FORMAT = "table"
 
     def detect(self, inventory: Inventory) -> bool:
-        return bool(_tables(inventory))
+        return bool(_tables(inventory, cache(lambda: FileIndex(inventory))))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         tables, rows, index = CorpusTables(), list[ManifestRow](), FileIndex(inventory)
-        if not (found := _tables(inventory)):
+        if not (found := _tables(inventory, lambda: index)):
             raise inventory.lacks("table with a column of recordings, and one of captions, labels or splits", "put one there")
         for table in found:
             before = len(tables.rejected)
@@ -88,15 +88,14 @@ class FileTables:
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
             if label and (len(classes) > 1 or not (tables.captions or row["labels"])) and not (numbered or _is_no_class(label)):
                 row["labels"] = list(dict.fromkeys([*row["labels"], label]))
-        add_texts(inventory, num_shards, tables)
+        add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)
         return tables
 
 
-def _tables(inventory: Inventory) -> list[_Table]:
+def _tables(inventory: Inventory, index: Callable[[], FileIndex]) -> list[_Table]:
     """The tables that can be read; not those beside a recording of their name, nor what models say of the recordings."""
     beside, found = {os.path.splitext(file.raw_path)[0] for file in inventory.audio}, []
-    index = cache(lambda: FileIndex(inventory))  # large
     for name in sorted(inventory.metadata):
         if name == LICENCES or os.path.splitext(name)[0] in beside:
             continue
@@ -116,7 +115,7 @@ def _tables(inventory: Inventory) -> list[_Table]:
 def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
     columns = _columns(inventory, name)
     files, form = [column for column in columns if _FILES.fullmatch(column)], None
-    if not files and not (is_about_corpus(name) or is_about_others(name)) and (form := unnamed.detect(inventory, name, index)):
+    if not files and not (is_about_corpus(name) or is_no_description(name)) and (form := unnamed.detect(inventory, name, index)):
         columns, files = ["file", *form.columns], ["file"]
     if not files or any(map(BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
         return None
@@ -149,7 +148,7 @@ def _columns(inventory: Inventory, name: bytes) -> list[str]:
     return sorted({key.strip().lower() for key in first_keys(inventory, name)}) if JSON.search(name) else []
 
 
-def _entries(inventory: Inventory, name: bytes, form: unnamed.Unnamed | None) -> Iterator[unnamed.Row]:
+def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> Iterator[unnamed.Row]:
     """Rows of a table as (place, values by column in lower case); what is no row has no values."""
     entries: Iterable[tuple[int | str, Any]]
     if form:

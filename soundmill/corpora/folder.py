@@ -11,12 +11,12 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders
-from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, is_about_others, split_of
+from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
 
 # One line of several words between a letter and a letter: no events with their times, no settings.
-_SENTENCE = re.compile(r"[\"'“‘¿¡(]*[^\W\d_]\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
+_SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
 
 class Folder:
@@ -46,10 +46,10 @@ class Folder:
         return tables
 
 
-def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> None:
+def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index: FileIndex | None = None) -> None:
     """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings."""
     paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
-    elsewhere = _texts_elsewhere(inventory)
+    elsewhere = _texts_elsewhere(inventory, index)
     for row in tables.recordings:
         keys = dict.fromkeys((os.path.splitext(row["raw_path"])[0], row["raw_path"]))
         for name in (*(inventory.beside(key, b".txt") for key in keys), *elsewhere.get(row["raw_path"], ())):
@@ -58,26 +58,30 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables) -> No
                 text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
                 if text is not None and not tables.said([text], escape_path(name)):
                     tables.reject(name, "empty caption")
-                elif text is not None and (row["recording_id"], " ".join(text.split())) not in known:
-                    known.add((row["recording_id"], " ".join(text.split())))
+                elif text is not None and (said := (row["recording_id"], " ".join(text.split()))) not in known:
+                    known.add(said)
                     tables.add_caption(row["recording_id"], text, escape_path(name))
     join(replace(inventory, audio=[]), _without_recording(inventory, paired), num_shards, tables)
 
 
-def _texts_elsewhere(inventory: Inventory) -> dict[bytes, list[bytes]]:
-    """Texts named like one recording (raw path) in folders that have captions alone: `txt/p225/1.txt` of `wav48/p225/1.wav`."""
+def _texts_elsewhere(inventory: Inventory, index: FileIndex | None) -> dict[bytes, list[bytes]]:
+    """Texts by the raw path of the only recording of their name, from folders of mostly one-line sentences: `txt/p225/1.txt` of
+    `wav48/p225/1.wav`."""
     folders, stems = {os.path.dirname(file.raw_path) for file in inventory.audio}, {composed(file.stem) for file in inventory.audio}
-    texts: dict[bytes, dict[bytes, str]] = defaultdict(dict)  # by folder
-    for name in sorted(inventory.metadata):
+    texts: dict[bytes, dict[bytes, tuple[bool, bool]]] = defaultdict(dict)  # by folder: whether each is a sentence, and one line
+    for name in sorted(name for name in inventory.metadata if name.lower().endswith(b".txt")):
         folder, stem = os.path.dirname(name), composed(path_text(os.path.splitext(os.path.basename(name))[0]))
-        if name.lower().endswith(b".txt") and folder not in folders and stem in stems and not is_about_others(name):
-            texts[folder][name] = read_head(inventory, name).decode("utf-8", "replace").strip()
-    index, found = FileIndex(inventory) if texts else None, defaultdict[bytes, list[bytes]](list)
+        if folder not in folders and stem in stems and not is_no_description(name):
+            text = read_head(inventory, name).decode("utf-8", "replace").strip()
+            texts[folder][name] = bool(_SENTENCE.fullmatch(text)), len(text.splitlines()) == 1
+    if texts:
+        index = index or FileIndex(inventory)
+    found = defaultdict[bytes, list[bytes]](list)
     for folder, told in texts.items():
-        if 2 * sum(bool(_SENTENCE.fullmatch(text)) for text in told.values()) <= len(told):
+        if 2 * sum(is_sentence for is_sentence, _ in told.values()) <= len(told):
             continue
         above = path_text(folder).split("/")
-        for name in (name for name, text in told.items() if len(text.splitlines()) == 1):
+        for name in (name for name, (_, is_line) in told.items() if is_line):
             files = index.resolve(path_text(os.path.splitext(name)[0])).files
             if len(files) == 1 and (len(above) < 2 or shared_folders(files[0], above)):
                 found[files[0].raw_path].append(name)

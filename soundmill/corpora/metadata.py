@@ -45,7 +45,7 @@ _BROKEN = "texts with a line break and without quotes, whose pieces are left out
 _SAMPLE = 1000  # rows that show what is in which column
 _KEYS = ("file", "id", "number")
 _PROSE = re.compile(r"[^\W\d_]+[.!?:]?(\s.*)?", re.DOTALL)
-_LINE_END = re.compile(r"\r\n|\r|\n")
+LINE_END = re.compile(r"\r\n|\r|\n")
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
 _LIST = re.compile(r'(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*(?=\{)')  # the beginning of a list of entries
@@ -167,12 +167,12 @@ def csv_files_with(inventory: Inventory, columns: Set[str]) -> Iterator[bytes]:
 
 def head_lines(inventory: Inventory, name: bytes) -> list[str]:
     """The first lines of a list; the last may be cut."""
-    return _LINE_END.split(_head_text(inventory, name))
+    return LINE_END.split(_head_text(inventory, name))
 
 
 def read_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, str]]:
     """Non-empty lines of a list as (number, text); encodings as for csv."""
-    return ((number, line) for number, line in enumerate(_LINE_END.split(read_text(inventory, name)), start=1) if line.strip())
+    return ((number, line) for number, line in enumerate(LINE_END.split(read_text(inventory, name)), start=1) if line.strip())
 
 
 @dataclass(slots=True)

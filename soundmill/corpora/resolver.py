@@ -164,9 +164,10 @@ class FileIndex:
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
-        The first match in this order: the path; its name with this or any extension; its version; the YouTube id (and start) in the
-        name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one name, those that
-        agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`: see youtube_clip.
+        The first match in this order: the path; its name with this or any extension; an excerpt or smaller copy; the YouTube id
+        (and start) in the name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one
+        name, those that agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`:
+        see youtube_clip.
         """
         return next((resolution for one in _spellings(key) if (resolution := self._resolve(one, base, of_video)).files), NOTHING)
 
@@ -210,7 +211,7 @@ class FileIndex:
         ]
 
     def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
-        """Files of this name with any extension; if more than MAX_FILES, only those in the key's last folder or at the root."""
+        """Files of this name with any extension, else excerpts; beyond MAX_FILES, those in the key's last folder or the root."""
         stem = name if name in self._stems else stem
         files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MAX_FILES + 1))
         if len(files) > MAX_FILES and folders:

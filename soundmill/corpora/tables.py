@@ -18,12 +18,12 @@ from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 MISSING = frozenset("- -- ? nan none null nil na n/a <na> #n/a #name? #value! #ref! #div/0! #num! #null!".split())
+OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
-# In names of tables, their columns and their folders: what models say, and what people note.
 BY_MODELS = re.compile(
     r"(?:^|[\W_])(?:scores?|confidence|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
 )
-NOTES = re.compile(
+_NOTES = re.compile(
     r"(?:^|[\W_])(?:logs?|errors?|failed|missing|skipped|sources?|attributions?|credits?|authors?|urls?|licen[cs]es?|notes?|comments?|"
     r"todo|tracklist|playlist|titles?|artists?|speakers?|hyps?|phonemes|events?)(?:$|[\W_])"
 )
@@ -233,10 +233,10 @@ def _clean(text: str) -> str:
     return " ".join(composed(text).split()).encode("utf-8", "replace").decode()
 
 
-def is_about_others(name: bytes, words: Sequence[re.Pattern[str]] = (BY_MODELS, NOTES)) -> bool:
+def is_no_description(name: bytes) -> bool:
     """Whether a file's name, or its folder's, says that it has notes, or what models say, instead of descriptions."""
     shown = "/".join(escape_path(name).lower().split("/")[-2:])
-    return any(pattern.search(shown) for pattern in words)
+    return bool(BY_MODELS.search(shown) or _NOTES.search(shown))
 
 
 def whole_number(text: str) -> str:

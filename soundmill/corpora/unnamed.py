@@ -13,8 +13,9 @@ from typing import Any
 
 from soundmill.corpora.inventory import MEDIA, Inventory
 from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.metadata import HEAD_BYTES, first_keys, read_head, read_json, read_lines
+from soundmill.corpora.metadata import HEAD_BYTES, LINE_END, first_keys, read_head, read_json, read_lines
 from soundmill.corpora.resolver import FileIndex
+from soundmill.corpora.tables import OPENING
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES
 
@@ -28,14 +29,14 @@ Row = tuple[int | str, dict[str, Any]]  # line or key, values by column
 
 
 @dataclass(frozen=True)
-class Unnamed:
+class Form:
     """How to read a list or object: `separator` ends names (empty: a line is a name; None: an object); columns of what follows."""
 
     separator: str | None
     columns: tuple[str, ...]
 
 
-def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> Unnamed | None:
+def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> Form | None:
     """How to read a list or an object; None if it is unclear, or if fewer than half of its first names are recordings."""
 
     def are_files(names: Sequence[str]) -> bool:
@@ -49,7 +50,7 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
             return _of_object(described) if isinstance(described, dict) else None
         return None
     head = read_head(inventory, name) if _LIST.search(name) else b""
-    lines = re.split(r"\r\n|\r|\n", head.decode("utf-8", "replace"))
+    lines = LINE_END.split(head.decode("utf-8", "replace"))
     if len(head) >= HEAD_BYTES:
         lines.pop()  # may be cut
     lines = [line for line in lines if line.strip()][:_SAMPLED]
@@ -60,7 +61,7 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
         names, told = zip(*(_cells(line, separator) for line in lines), strict=True)
         if are_files(names):
             column = "" if _have_further(told, separator) else _column(told)
-            return Unnamed(separator, (column,)) if column or not separator else None
+            return Form(separator, (column,)) if column or not separator else None
     return None
 
 
@@ -70,17 +71,17 @@ def _have_further(told: Sequence[str], separator: str) -> bool:
     return 10 * sum(bool(re.search(further, text)) for text in told) > len(told)
 
 
-def _of_object(described: dict[str, Any]) -> Unnamed | None:
+def _of_object(described: dict[str, Any]) -> Form | None:
     values = [value for value in described.values() if value is not None]
     if values and all(isinstance(value, dict) for value in values):
-        return Unnamed(None, tuple(sorted({key.strip().lower() for value in values for key in value})))
+        return Form(None, tuple(sorted({key.strip().lower() for value in values for key in value})))
     said = [text for value in values for text in (value if isinstance(value, list) else [value])]
     if not all(isinstance(text, str) for text in said) or _have_further(said, ""):
         return None
-    return Unnamed(None, (column,)) if (column := _column(said)) else None
+    return Form(None, (column,)) if (column := _column(said)) else None
 
 
-def read(inventory: Inventory, name: bytes, form: Unnamed) -> Iterator[Row]:
+def read(inventory: Inventory, name: bytes, form: Form) -> Iterator[Row]:
     """Rows of a table, with the recording in `file`; none for what is no name of a recording."""
     if form.separator is None:
         for key, value in read_json(inventory, name).items():
@@ -112,7 +113,7 @@ def _column(told: Sequence[str]) -> str:
     """What texts are: splits; labels, if they are short and mostly repeated; captions, if most are sentences; empty: unclear."""
     if told and all(text.lower() in SPLIT_NAMES for text in told):
         return "split"
-    words = [len(text.split()) for text in told if re.match(r"[\"'“‘¿¡(]*[^\W\d_]", text)]  # not numbers, nor JSON
+    words = [len(text.split()) for text in told if re.match(OPENING, text)]  # not numbers, nor JSON
     if 2 * len(words) > len(told) and max(words) <= _LONGEST_LABEL and 2 * len(set(told)) <= len(told):
         return "labels"
     return "caption" if 2 * sum(count > 1 for count in words) > len(told) else ""

@@ -176,19 +176,12 @@ def start_directory(where: Path) -> Path:
 
 def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str] | None = None) -> None:
     """UserError that lists the differences of two nested mappings below `keys` (dotted; None: all keys)."""
-    there, here = _flat(there), _flat(here)
+    there, here = params.flat(there), params.flat(here)
     compared = [key for key in {**here, **there} if keys is None or any(f"{key}.".startswith(f"{part}.") for part in keys)]
     differing = [key for key in compared if there.get(key) != here.get(key)]
     if differing:
         named = [f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here" for key in differing]
         raise UserError(f"start_from: {where}: {first_of(named, NAMED, '; ')}; {AGREE}")
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 FROM_CATALOG = ["clip_id", "recording_id", "source", "start", "seconds", "digest"]
