@@ -53,7 +53,7 @@ class Context:
     kept: Path  # shards for the next run with these parameters and this code
     digests: Path  # cache of hashing.file_digests
     workers: int
-    devices: int  # processes that generate, and that encode or score on GPUs
+    devices: int | None  # processes that generate, and that encode or score on GPUs; None: there is no GPU
     cluster: str | None  # address of the Dask scheduler whose workers run the shards
     found_by_name: tuple[str, ...]  # modules and packages, see `code_by_name` of `main`
     tracking: Any  # soundmill.tracking.StageRun
@@ -167,7 +167,7 @@ def main(
         found_by_name = tuple(code_by_name(args.family, as_read, document)) if code_by_name else ()
         identity = {"name": name, "params": recorded, "code": shards.code_identity(run.__module__, *found_by_name)}
         workers = execution.workers or os.cpu_count() or 1
-        devices = execution.devices or len(shards.visible_gpus()) or 1
+        devices = execution.devices or len(shards.visible_gpus()) or None
         cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
         work = root / WORK / name.replace("/", "-")
         track = partial(tracking.stage_run, home, name, recorded, root, args.family, not always_runs, execution.system_metrics)

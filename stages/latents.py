@@ -50,7 +50,7 @@ def run(
             f"{audio}: {len(remaining)} clips of the catalog are missing, first {min(remaining)!r}; `dvc repro` rebuilds it"
         )
     if pick_device(params.accelerator).type != "cpu":
-        ctx = replace(ctx, workers=ctx.devices)  # one process fills a GPU; several would each hold the network and batches
+        ctx = replace(ctx, workers=ctx.devices or 1)  # one process fills a GPU; several would each hold the network and batches
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}
     if report.details:

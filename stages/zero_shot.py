@@ -73,7 +73,7 @@ def run(params: ZeroShotParams, ctx: Context, corpus: Input, clips: Input, score
             key = hashing.digest(hashing.signature(path), shards.table_digest(recordings), shards.table_digest(captions), weights)
             jobs.append(shards.Job(path.name, (path, shard, recordings, captions, params, weights), num_clips, key))
     if pick_device("auto").type != "cpu":
-        ctx = replace(ctx, workers=ctx.devices)  # each would hold the network on the same GPU
+        ctx = replace(ctx, workers=ctx.devices or 1)  # each would hold the network on the same GPU
     report, made = ctx.make_shards(score_shard, jobs, "scores")
     with shards.ShardWriter(scores, manifest.ZERO_SHOT) as writer:
         for tables in shards.read_tables((made / job.name for job in jobs), manifest.ZERO_SHOT, None, TABLES_AT_ONCE):

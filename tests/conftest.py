@@ -132,8 +132,8 @@ def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
 
     pool = run._run_here
 
-    def make(function, jobs, directory, workers, progress):
-        return (pool if workers > 1 else run_here)(function, jobs, directory, workers, progress)
+    def make(function, jobs, directory, workers, *more):
+        return (pool if workers > 1 else run_here)(function, jobs, directory, workers, *more)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_run_here", make)

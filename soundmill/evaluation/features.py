@@ -58,6 +58,11 @@ class EmbedderConfig:
         return embedders.unavailable(self.name)
 
     @property
+    def module(self) -> str:
+        """What `load` imports."""
+        return embedders.find(self.name).module
+
+    @property
     def runs_on_gpu(self) -> bool:
         return embedders.find(self.name).gpu
 
@@ -211,7 +216,8 @@ def embed_all(
         return damaged
     for config in configs:
         remove_unfinished(config.directory(cache))
-    rejections = shards.map_values(embed, jobs, workers=workers, progress=progress)
+    imports = sorted({config.module for config in configs})
+    rejections = shards.map_values(embed, jobs, workers=workers, progress=progress, imports=imports)
     # A rejection counts for every sound with the same content.
     keys = {sound.shown: sound.key for sound in sounds}
     rejected = {keys[row["path"]]: row for rows in rejections for row in rows}

@@ -49,6 +49,7 @@ class FingerprintConfig(features.EmbedderConfig):
     """Fingerprints instead of embeddings; there are no weights."""
 
     runs_on_gpu = False
+    module = __name__
 
     @property
     def weights(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -167,7 +168,7 @@ def _generate(
 ) -> None:
     """Write the sound of each request, in as many processes as have a batch to make, and measure the speed."""
     start, clip_ids, size = time.monotonic(), list(requests), settings.params.batch_size
-    processes = min(ctx.devices, math.ceil(len(clip_ids) / size))
+    processes = min(ctx.devices or _processes(settings.params, ctx.workers), math.ceil(len(clip_ids) / size))
     if processes == 1:
         with ctx.progress(len(requests), ctx.name) as tick:
             samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, settings.maker(GENERATED))
@@ -183,6 +184,13 @@ def _generate(
             os.link(path, generated / path.name)  # not moved: after a kill here, the rerun still finds every finished batch
         samples = report.counts["samples"]
     ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
+
+
+def _processes(params: FamilyGenerateParams, cores: int) -> int:
+    """As many as a CPU has cores and memory for: each may need twice what this one does, which has loaded the model."""
+    if pick_device(params.accelerator).type != "cpu":
+        return 1
+    return max(1, min(cores // params.threads, psutil.virtual_memory().available // (2 * psutil.Process().memory_info().rss)))
 
 
 def _write_codec_line(

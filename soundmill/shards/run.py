@@ -158,15 +158,28 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
 
 
 def map_values(
-    function: Callable[..., Any], jobs: list[Job], *, workers: int, progress: Callable[[int], None] = lambda n: None
+    function: Callable[..., Any],
+    jobs: list[Job],
+    *,
+    workers: int,
+    progress: Callable[[int], None] = lambda n: None,
+    imports: Sequence[str] = (),
 ) -> list[Any]:
-    """What `function(*job.args)` returns for every job, in order, made in processes as those of `map_shards`; nothing is kept."""
-    values = _run_here(function, sorted(jobs, key=lambda job: -job.weight), None, workers, progress) if jobs else {}
+    """What `function(*job.args)` returns for every job, in order, made in processes as those of `map_shards`; nothing is kept.
+
+    The modules `imports`, which the function imports when it runs, are imported once for all processes.
+    """
+    values = _run_here(function, sorted(jobs, key=lambda job: -job.weight), None, workers, progress, imports) if jobs else {}
     return [values[job.name] for job in jobs]
 
 
 def _run_here(
-    function: Callable[..., Any], jobs: list[Job], directory: Path | None, workers: int, progress: Callable[[int], None]
+    function: Callable[..., Any],
+    jobs: list[Job],
+    directory: Path | None,
+    workers: int,
+    progress: Callable[[int], None],
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run the jobs in local processes; returns what `run_job` gives, by name."""
     # A pool even for one worker: the number of threads changes the last bits of results, so every worker has one thread.
@@ -179,7 +192,7 @@ def _run_here(
             progress(running.pop(future).weight)
 
     try:
-        with _pool(function.__module__, min(workers, len(jobs))) as pool:
+        with _pool([function.__module__, *imports], min(workers, len(jobs))) as pool:
             try:
                 for job in jobs:
                     running[pool.submit(run_job, function, job, directory)] = job
@@ -200,10 +213,10 @@ def _run_here(
 
 
 @contextmanager
-def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each, forked from a server that has imported `module`; each sees one GPU, in turn."""
+def _pool(modules: Sequence[str], workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each, forked from a server that imported the first map's `modules`; each sees one GPU, in turn."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module, "pandas"])  # Arrow imports it on first use of a list
+    context.set_forkserver_preload([*modules, "pandas"])  # Arrow imports pandas on first use of a list
     before = dict(os.environ)
     os.environ.update(ONE_THREAD)  # libraries read these when the server loads them
     # A forkserver's worker runs the main module again; runpy warns that it is already imported.

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,12 @@ def gpu_of_worker(place: Path, count: int, output: Path) -> shards.Report:
 
 
 def run_here(
-    function: Callable[..., Any], jobs: list[Job], directory: Path | None, workers: int, progress: Callable[[int], None]
+    function: Callable[..., Any],
+    jobs: list[Job],
+    directory: Path | None,
+    workers: int,
+    progress: Callable[[int], None],
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     values = {}
     for job in jobs:
