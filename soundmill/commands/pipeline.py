@@ -45,6 +45,10 @@ class Kind(parameters.StageParams):
     caption: list[str]
     none: list[str]
 
+    @property
+    def family(self) -> str:
+        return next(override.removeprefix("model=") for override in self.overrides if override.startswith("model="))
+
 
 class Choices(parameters.StageParams):
     """conf/run.yaml."""
@@ -78,7 +82,7 @@ def run(
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
     What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
-    family's parameter.
+    parameter of another family. Parameters of the family that is chosen change nothing else.
     """
     from soundmill.corpora import survey
     from soundmill.evaluation import protocols
@@ -88,7 +92,10 @@ def run(
     if folder is None and model is None and not changes:
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
     chosen = [*([f"model={model}"] if model else []), *changes]
-    document = _composed(root, folder, chosen)
+    named = _named(chosen, {path.stem for path in (root / "conf/model").glob("*.yaml")})
+    choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
+    possible = [kind for kind in choices.kinds.values() if folder and named <= {kind.family}]
+    document = _composed(root, folder, [*(possible[0].overrides if possible and named else []), *chosen])
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
@@ -96,13 +103,15 @@ def run(
     registry.check(document, root)  # a folder may take minutes to read
     protocols.check_weights(parameters.parse_section(document, "evaluate", protocols.EvaluateParams).protocols)
     contents = _contents(folder, document) if folder else None
-    families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
-    if contents and not model and not any(_names_one(change, families) for change in changes):
-        choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-        if minutes is None:
-            asks = not dry_run and sys.stdin.isatty()
-            minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
-        chosen = [*_chosen(choices, contents), *chosen]
+    if possible:
+        name_of_kind, kind = next(
+            (name, kind) for name, kind in choices.kinds.items() if kind.below is None or contents.median_seconds < kind.below
+        )
+        if kind in possible:
+            if minutes is None and not _own_steps(changes, kind.family):
+                asks = not dry_run and sys.stdin.isatty()
+                minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
+            chosen = [*_chosen(name_of_kind, kind, contents), *chosen]
         document = _composed(root, folder, chosen)
         registry.check(document, root)
     if note := registry.vocoder_note(document):
@@ -260,20 +269,22 @@ def _point_to(contents: Survey, document: dict[str, Any]) -> None:
     document["corpus"]["path"] = str(contents.report.path)
 
 
-def _names_one(change: str, families: set[str]) -> bool:
-    """Whether an override chooses what is trained: a model, an experiment, or anything of a family."""
-    key = change.partition("=")[0].lstrip("+~")
-    return key in ("model", "experiment", "vocoder") or bool(families & set(re.split(r"[.@/]", key)))
+def _named(changes: list[str], families: set[str]) -> set[str]:
+    """What overrides name of what is trained: families, `model`, `experiment`, `vocoder`."""
+    keys = [change.partition("=")[0].lstrip("+~") for change in changes]
+    return {"model", "experiment", "vocoder"} & set(keys) | families & {word for key in keys for word in re.split(r"[.@/]", key)}
 
 
-def _chosen(choices: Choices, contents: Survey) -> list[str]:
-    """The overrides that fit these recordings; says which kind they are, and why it is trained so."""
-    seconds = contents.median_seconds
-    name, kind = next((name, kind) for name, kind in choices.kinds.items() if kind.below is None or seconds < kind.below)
+def _own_steps(changes: list[str], family: str) -> list[str]:
+    return [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]
+
+
+def _chosen(name: str, kind: Kind, contents: Survey) -> list[str]:
+    """The overrides that fit recordings of a kind; says which kind they are, and why it is trained so."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
-    family = next(override.removeprefix("model=") for override in kind.overrides if override.startswith("model="))
     by = "" if condition == "none" else f" by {condition}"
-    terminal.say(f"choice      {family}{by}, for {name} of {seconds:.3g} s: {kind.why} (docs/results.md)")
+    why = f"{name} of {contents.median_seconds:.3g} s: {kind.why}"
+    terminal.say(f"choice      {kind.family}{by}, for {why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
     return [*kind.overrides, *getattr(kind, condition)]
 
@@ -289,7 +300,7 @@ def _family_for(minutes: float, document: dict[str, Any], contents: Survey | Non
     (family,) = document["families"]
     if not 0 < minutes < 1e6:  # nan neither
         raise UserError(f"--minutes {minutes:g}: give a number above 0")
-    if own := [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]:
+    if own := _own_steps(changes, family):
         raise UserError(f"--minutes sets the steps, and so does {own[0]}; leave one of them out")
     parts = {f"{family}.autoencoder.weights": document[family].get("autoencoder"), "vocoder.weights": document["vocoder"]}
     for name, part in parts.items():

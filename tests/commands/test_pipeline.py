@@ -158,6 +158,18 @@ def test_what_is_trained_follows_from_the_recordings(root, tmp_path, runs, secon
     assert "steps       700, as 30 minutes hold" in done.stdout
 
 
+def test_parameters_of_the_family_that_is_chosen_change_the_choice(root, tmp_path, runs):
+    folder, at = str(put_sounds(tmp_path / "sounds", 0.5, ("kick", "snare"))), ["--project", str(root)]
+    works("run", folder, *at, cwd=tmp_path)
+    changes = ["rave.train.seed=5", "rave.train.steps=9"]
+    done = works("run", folder, *changes, *at, cwd=tmp_path)
+    assert "choice      rave by label" in done.stdout
+    (_, chosen), (_, changed) = runs
+    assert changed["rave"]["train"] == chosen["rave"]["train"] | {"seed": 5, "steps": 9}
+    said = soundmill("run", folder, "audio_dit.train.seed=5", *at, cwd=tmp_path).stderr
+    assert "audio_dit is not trained here; add `model=audio_dit`" in said
+
+
 def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path, runs, monkeypatch):
     monkeypatch.setattr(cost, "steps_in", lambda total, *_: (int(total), 60.0))
     folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
