@@ -19,7 +19,7 @@ from flows.trials import NAME, Name, run_pipeline
 from soundmill import clips, disk, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError, reason, report_failure
-from soundmill.evaluation import embedders
+from soundmill.evaluation import embedders, protocols
 from soundmill.models import registry
 from soundmill.params import Seed, choose
 
@@ -149,6 +149,7 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
         overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *plan.overrides, *combined, *own]
         try:
             trial = trials.compose(home, name, overrides, [family])
+            protocols.check_weights(trial.document["evaluate"]["protocols"])
             trainings = trial.document["families"][family].get("trainings")
             if trainings is None:
                 raise UserError("does not generate sound from a request")

@@ -219,8 +219,15 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     if not groups:
         return [Outcome(row, run.seed, failure=f"no clip of this corpus belongs to a group of {definition.subsets!r}")]
     prefix = "" if len(definition.points) == 1 and row == run.name else f"{row} "
-    shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
-    return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
+    return [Outcome(f"{prefix}{group}", run.seed, of_group(metrics, definition.subsets, group)) for group in groups]
+
+
+def of_group(metrics: dict[str, Any], grouping: str, group: str) -> dict[str, Any]:
+    """A group's scores, also by other protocols, in the form of a whole evaluation's."""
+    of_all = {key: metrics[key] for key in ("protocol", "files", "embedders")}
+    others = {name: of_group(block, grouping, group) for name, block in metrics.get("protocols", {}).items()}
+    scored = {name: one for name, one in others.items() if "baselines" in one}
+    return {**of_all, **metrics["subsets"][grouping][group], "protocols": scored}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import codecs
 import errno
 import os
+import shutil
 import sys
 import traceback
 import unicodedata
@@ -30,6 +31,9 @@ def first_of(names: Sequence[str], most: int = 20, between: str = ", ") -> str:
 
 def fault_of_disk(error: OSError, where: Path) -> str:
     """What an OSError says to a user: the fault, the file, or `where` if the error has none, and the remedy."""
+    if isinstance(error, shutil.Error):  # of a copied directory: of each file, where it is, its copy and why
+        *_, path, why = error.args[0][0] if isinstance(error.args[0], list) else (where, error)
+        return f"{path}: {why}; fix it and run again"
     path = Path(error.filename2 or error.filename or where).resolve()  # of a copy, the second is the one that was written
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {path}; free some and run again"

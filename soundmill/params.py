@@ -303,7 +303,7 @@ def override(params: P, settings: Sequence[str], where: str) -> P:
         if not equals or not isinstance(inner, dict) or key not in inner:
             keys = list(inner) if isinstance(inner, dict) else []
             raise UserError(
-                f"{where}: cannot set {setting!r}{did_you_mean(key, keys)} (expected KEY=VALUE, keys: {', '.join(keys)})"
+                f"{where}: cannot set {setting!r}{equals and did_you_mean(key, keys)} (expected KEY=VALUE, keys: {', '.join(keys)})"
             )
         inner[key] = value
     return parse(type(params), values, where)

@@ -114,6 +114,6 @@ def write_wav_blocks(
 
 def _describe(sound: soundfile.SoundFile, comment: str | None, made_by: MadeBy | None) -> None:
     if comment is not None:
-        sound.comment = comment
+        sound.comment = comment.encode(errors="replace").decode()  # a file's name may be no UTF-8
     if made_by is not None:
         sound.software = made_by.software

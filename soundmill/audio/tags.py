@@ -62,9 +62,9 @@ def read(path: Path) -> MadeBy | None:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as sound:
-            named = SOFTWARE.fullmatch(sound.software)
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # of a path, libsndfile wants UTF-8
+            with soundfile.SoundFile(file) as sound:
+                named = SOFTWARE.fullmatch(sound.software)
             file.seek(max(0, path.stat().st_size - TAIL))
             tail = file.read()
     except (OSError, soundfile.SoundFileError):

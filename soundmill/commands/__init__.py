@@ -1,6 +1,7 @@
 """The `soundmill` command, one file per group of commands."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import typer
@@ -10,11 +11,11 @@ from soundmill.commands import corpus, doctor, lineage, listening, models, pipel
 from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
 from soundmill.params import check_urls
 
-FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EINTR)
+FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR)  # without the name of a file
 
 
 class Group(typer.core.TyperGroup):
-    """Shows a UserError, and errors of a full, read-only or failing disk, as one message, never a traceback."""
+    """Shows a UserError, and errors of a file or the disk, as one message, never a traceback."""
 
     def main(self, *args: object, **more: object) -> object:
         show_what_the_terminal_can()  # the help too
@@ -37,7 +38,7 @@ class Group(typer.core.TyperGroup):
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except OSError as error:
-            if error.errno not in FAULTS_OF_THE_DISK:
+            if error.errno not in FAULTS_OF_THE_DISK and not error.filename and not isinstance(error, shutil.Error):
                 raise
             terminal.say(fault_of_disk(error, Path.cwd()), error=True, color="red")
             raise typer.Exit(1) from None

@@ -114,7 +114,8 @@ def restyle(
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed)
-    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
+    settings = [*_without("amount", settings), f"amount={amount}"]
+    _say(transforming.restyle(directory, _read(files, output), request, output, home, settings))
 
 
 @app.command()
@@ -141,14 +142,12 @@ def inpaint(
     sounds are processed in windows, each continuing the one before; a kept part beyond a recording's end is an error.
     Writes each as FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
-    spans = parse_spans(keep)
-    if any(setting.partition("=")[0].strip() == "keep" for setting in settings or []):
-        raise UserError("--set keep=…: use --keep instead")
+    spans, settings = parse_spans(keep), _without("keep", settings)
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed)
-    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
+    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings))
 
 
 @app.command()
@@ -206,6 +205,7 @@ def interpolate(
         paths = [Path(end) for end in ends]
         _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
+        settings = _without("amount", settings)
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
@@ -251,18 +251,27 @@ def vocode(
     )
 
 
+def _without(option: str, settings: list[str] | None) -> list[str]:
+    """The settings; UserError if one of them is what an option of the command says."""
+    if any(setting.partition("=")[0].strip() == option for setting in settings or []):
+        raise UserError(f"--set {option}=…: use --{option} instead")
+    return settings or []
+
+
 def parse_spans(text: str) -> Spans:
     """`0:1.2,2:end`, or the lines of a file with a start and an end, as seconds."""
     spans = [span.strip() for span in text.split(",")]
     if not all(re.fullmatch(SPAN, span) for span in spans):
         try:
-            lines = Path(text).read_text(encoding="utf-8").splitlines()
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise UserError(
                 f"--keep {text[:100]}: neither spans of seconds, as 0:1.2,2:end, nor a readable text file "
                 f"({getattr(error, 'strerror', None) or type(error).__name__})"
             ) from None
-        spans = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
+        # Audacity's labels have tabs, and a second line, of frequencies, after a backslash; there a comma is a decimal point.
+        lines = [line.replace(",", "." if "\t" in line else " ") for line in lines if not line.startswith("\\")]
+        spans = [":".join(line.split()[:2]) for line in lines if line.strip()]
     if not spans:
         raise UserError(f"{text}: has no span; write a start and an end in seconds on each line")
     for span in spans:
@@ -281,13 +290,18 @@ def _read(files: list[Path], output: Path) -> dict[str, Sound]:
 
 
 def _check_results(files: list[Path], results: list[Path]) -> None:
-    """UserError if a result would overwrite one of the files, or another result."""
+    """UserError if a result would overwrite one of the files, another result, or a sound that this project did not make."""
+    from soundmill.audio import tags
+
     if repeated := sorted({path.name for path in results if results.count(path) > 1}):
         raise UserError(f"several results would be named {', '.join(repeated)}; give these files one at a time, or rename one")
     outputs = {path.resolve() for path in results}
     for path in files:
         if path.resolve() in outputs:
             raise UserError(f"{path}: a result would overwrite it; choose another --output")
+    for path in results:
+        if path.exists() and not path.stem.endswith("-input") and tags.read(path) is None:
+            raise UserError(f"{path}: is there, and was not made by a model; choose another --output")
 
 
 def _say(paths: list[Path]) -> None:
@@ -302,6 +316,8 @@ def _files(path: Path, output: Path) -> list[Path]:
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
+        if others := len(list(path.iterdir())) - len(files):
+            terminal.say(f"{path}: left out {others} others, neither log-mels (.npy) nor recordings by their names", error=True)
         if not files:
             raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; give another folder, or a file")
     _check_results(files, [output / f"{file.stem}.wav" for file in files])

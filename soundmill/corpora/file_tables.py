@@ -264,7 +264,7 @@ def _drop_repeated_classes(
     """
     classes, said = set(class_of.values()), defaultdict[bytes, set[str]](set)
     for row in rows:
-        said[row.source] |= {_plain(label) for label in row.labels}
+        said[row.source] |= {" ".join(label.replace("_", " ").lower().split()) for label in row.labels}
     repeating = {source for source, labels in said.items() if 2 * len(labels & classes) >= len(labels) > 0}
     labels: dict[Recording, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, recording in zip(rows, recordings, strict=True):
@@ -281,7 +281,3 @@ def _is_no_class(label: str) -> bool:
     name = label.encode()
     is_split = split_of(name) and label not in SPLIT_NAMES and not words_beside_split(name)
     return bool(is_split or re.fullmatch(r"fold ?\d+", label))
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").lower().split())

@@ -133,8 +133,7 @@ def evaluate(setup: Setup, source: Source, options: EvaluateParams, unavailable:
 
 def add_protocol(setup: Setup, source: Source, options: EvaluateParams, evaluation: FamilyEvaluation) -> None:
     """Add the scores of another protocol to a result, as a block of `protocols` by its name."""
-    scores_alone = {"probe_clips": 0, "training_clips": 0, "subsets": []}
-    other = evaluate(setup, source, options.model_copy(update=scores_alone), {})
+    other = evaluate(setup, source, options.model_copy(update={"probe_clips": 0, "training_clips": 0}), {})
     name = setup.protocol.name
     remarks = [text for text in other.metrics.pop("warnings") if text not in evaluation.metrics["warnings"]]
     evaluation.metrics["warnings"] += [f"{name}: {text}" for text in remarks]

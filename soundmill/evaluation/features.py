@@ -247,7 +247,7 @@ def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str]) 
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
     """Raise UserError naming everything that cannot be scored; an empty list is allowed."""
-    reasons = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}
+    reasons = {row["path"]: decode.DecodeError(row["reason"], row["detail"]) for row in rows}
     if reasons:
         lines = "".join(f"\n  {path}: cannot be scored: {why}" for path, why in sorted(reasons.items()))
         count = "1 sound" if len(reasons) == 1 else f"{len(reasons)} sounds"

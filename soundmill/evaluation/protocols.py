@@ -151,12 +151,10 @@ class EvaluateParams(StageParams):
 def load(name: str) -> Protocol:
     """The protocol of that name, or in that file if it ends in .yaml; an invalid one raises UserError naming file and key."""
     path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
-    if path.parent == DIRECTORY and path.stem not in NAMES:
+    if not path.is_file():
         raise UserError(
             f"unknown protocol {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
         )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a protocol's file, or one of {', '.join(NAMES)}")
     protocol = params.parse(Protocol, params.read_yaml(path), f"{path}: protocol")
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name, {path.stem!r}")

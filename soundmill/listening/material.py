@@ -110,7 +110,8 @@ def open_folder(root: Path) -> folders.Folder:
     """All sounds below a folder, by path without suffix; UserError names every sound that cannot be opened."""
     folder = folders.read(root, workers=1)
     if folder.refused:
-        raise UserError("\n".join(f"{row['path']}: {row['reason']} {row['detail']}".rstrip() for row in folder.refused))
+        refused = {row["path"]: decode.DecodeError(row["reason"], row["detail"]) for row in folder.refused}
+        raise UserError("\n".join(f"{path}: {error}; repair or remove it" for path, error in refused.items()))
     return folder
 
 

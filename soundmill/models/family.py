@@ -214,8 +214,9 @@ def can(model: Model, what: Capability) -> bool:
 def require(model: Model, what: Capability, name: str) -> None:
     """UserError if a model of the family `name` cannot do this."""
     if not can(model, what):
-        able = [other for other in get_args(Capability) if can(model, other)]
-        raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")
+        commands = {one: "restyle, inpaint or upsample" if one == "transform" else one for one in get_args(Capability)}
+        able = " and ".join(command for one, command in commands.items() if can(model, one))
+        raise UserError(f"the family {name!r} cannot {commands[what]}; it can {able}; name another checkpoint (--checkpoint)")
 
 
 def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -> list[dict[str, Any]]:
@@ -307,7 +308,7 @@ def chosen_by(directory: Path, which: Use) -> list[str]:
 def stored_weights(directory: Path, which: Use) -> tuple[str, dict[str, Any]]:
     """The name of these weights in a checkpoint's config (`last`, `best`, `best_fad` or a step) and what it says of them."""
     stored = checkpoint.read(directory).get("weights")
-    if not isinstance(stored, dict):
+    if not isinstance(stored, dict) or not all(isinstance(weights, dict) for weights in stored.values()):
         raise UserError(f"{directory / checkpoint.CONFIG}: `weights` is missing: not a whole checkpoint; retrain with `dvc repro`")
     if which == "best" and "best" not in stored:
         raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")

@@ -29,8 +29,12 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     _, pipelines = _reads(DIRECTORY)
     path = Path(name)
     called = path.absolute().name
+    if path.exists() and revision is not None:
+        raise UserError(f"--revision {revision}: is for models on the hub, and {name} is here; leave it out")
     if not path.exists():
         remedy = "name a file or directory that is there"
+        if revision is None:
+            raise UserError(f"{name}: no such file or directory; an id on the hub (OWNER/NAME) needs --revision")
         path, _ = hub.find(str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, remedy)
         called = f"{name}@{revision}"  # not the directory in the hub's cache
     if path.is_file() and any((path.parent / index).is_file() for index in _reads(DIRECTORY, path.parent)[1].INDICES):

@@ -1,6 +1,7 @@
 """Transform recordings with a checkpoint: reconstruct, restyle, inpaint, upsample, interpolate."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,15 @@ def _each(
         return _write_each(model, partial(work, model, run), sounds, output, verb, source_facts["family"], facts, maker)
 
 
+def _saying_what_is_clipped(blocks: Iterable[Tensor], file: Path) -> Iterator[np.ndarray]:
+    peak = 0.0
+    for block in blocks:
+        peak = max(peak, float(block.abs().max()))
+        yield block.numpy()
+    if peak > 1.01:  # rounding aside
+        terminal.say(f"{file}: clipped, as its peak of {20 * math.log10(peak):.1f} dBFS is above full scale", error=True)
+
+
 def _write_each(
     model: Any,
     work: Work,
@@ -291,7 +301,7 @@ def _write_each(
         comment = json.dumps({**facts, verb: name}, ensure_ascii=False)
         result = work(name, read_in_model_format(sound, model), length_in_model_format(sound, model))
         for file, blocks, *tags in ((path, result, comment, maker), (input_path, read_in_model_format(sound, model))):
-            write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, *tags)
+            write_wav_blocks(file, _saying_what_is_clipped(blocks, file), model.sample_rate, model.channels, *tags)
         paths.append(path)
         shown += [input_path, path]
         titles += [name, verb]

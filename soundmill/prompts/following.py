@@ -87,7 +87,7 @@ def load_sets(names: Sequence[str]) -> dict[str, PromptSet]:
     common = kinds()
     for name in names:
         path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
-        if path.parent == DIRECTORY and path.stem not in NAMES:
+        if not path.is_file():
             raise UserError(
                 f"no prompt set {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
             )

@@ -80,7 +80,8 @@ def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` m
         if size > MAX_CONFIG_BYTES:
             raise UserError(f"{directory / CONFIG}: has {size:,} bytes, and a model's has at most {MAX_CONFIG_BYTES:,}; {remedy}")
         config = params.read_json(directory / CONFIG, "remake it with `dvc repro`")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = f"name its directory, {directory.parent}" if directory.is_file() else remedy
         raise UserError(f"{directory}: no {what} here ({CONFIG} is missing); {remedy}") from None
     if not isinstance(config, dict):
         raise UserError(f"{directory / CONFIG}: not a JSON object; remake it with `dvc repro`")

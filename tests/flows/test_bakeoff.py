@@ -83,6 +83,8 @@ def test_who_takes_part_and_what_is_for_whom():
         bakeoff.choose_models(ROOT, plan, [], ["tanga"])
     with pytest.raises(UserError, match="no family can take part"):
         bakeoff.choose_models(ROOT, plan, [], ["upsampler"])
+    with pytest.raises(UserError, match=r"rave: evaluate\.protocols: audioldm_eval-16k needs vggish"):
+        bakeoff.choose_models(ROOT, plan, ["evaluate.protocols=[project,audioldm_eval-16k]"], ["rave"])
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone():
@@ -137,9 +139,9 @@ def test_trainings_are_counted_that_there_are():
     assert shares() == {"train": 1.0}
     assert shares(trained) == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
     assert shares("vocoder=hifigan_laptop", trained) == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
-    assert shares("scale=paper") == {"train": 1.0}
+    assert shares("scale=paper", "evaluate.protocols=[project]") == {"train": 1.0}
     assert shares("tango.train.epochs=3", "tango.train.steps=null") == {"train": 1.0}
-    models, _ = bakeoff.choose_models(ROOT, plan, ["scale=paper"], ["ddpm_mel", "rave"])
+    models, _ = bakeoff.choose_models(ROOT, plan, ["scale=paper", "evaluate.protocols=[project]"], ["ddpm_mel", "rave"])
     assert {model.family for model in models} == {"ddpm_mel", "rave"}
     broken, excluded = bakeoff.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
     assert [model.family for model in broken] == ["ddpm_mel"]

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import publishing, results, results_table
+from flows import publishing, results, results_table, sweep
 from flows.results import Estimate, Outcome, Row, make_rows
 from flows.results_table import ResultsTable
 
@@ -155,6 +155,25 @@ def test_scores_by_the_papers_own_protocol_are_columns_and_compare_with_it():
     assert list(of_family) == ["fad", "label_accuracy", "fad_vggish@audioldm_eval-16k", "fd_panns_cnn14_16k@audioldm_eval-16k"]
     columns = results_table.of_bakeoff("Systems", [Row("TANGO", of_family)], [], []).table()
     assert "FAD vggish@audioldm_eval-16k" in columns
+
+
+def test_groups_of_prompts_have_the_scores_by_other_protocols_too():
+    block = {"protocol": "audioldm_eval-16k-1", "files": {}, "embedders": {"vggish": {}}}
+    block["subsets"] = {
+        "events": {"one event": {"fad_vggish": 2.5, "baselines": {"fad_vggish": {}}}, "several events": {"counts": {}}}
+    }
+    metrics = scored(10.0) | {"subsets": {"events": {"one event": scored(9.0), "several events": scored(11.0)}}}
+    one, several = rows_of(
+        *(
+            Outcome(group, 0, sweep.of_group(metrics | {"protocols": {"audioldm_eval-16k": block}}, "events", group))
+            for group in block["subsets"]["events"]
+        ),
+        protocol="audioldm_eval-16k-1",
+        files="a",
+    )[:2]
+    assert one.scores["fad_vggish@audioldm_eval-16k"].total.value == 2.5
+    assert (one.scores["fad_yamnet"].total.value, several.scores["fad_yamnet"].total.value) == (9.0, 11.0)
+    assert (one.compares_with, "fad_vggish@audioldm_eval-16k" in several.scores) == ("@audioldm_eval-16k", False)
 
 
 def test_every_number_is_in_the_csv():
