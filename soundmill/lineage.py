@@ -81,9 +81,9 @@ def sound_facts(path: Path) -> dict[str, Any] | None:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as sound:
+        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:
             facts = params.parse_json(sound.comment) if sound.comment else None
-    except (soundfile.LibsndfileError, ValueError):
+    except (OSError, soundfile.LibsndfileError, ValueError):
         return None
     return facts if isinstance(facts, dict) and "checkpoint" in facts else None
 

@@ -73,7 +73,7 @@ def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: 
 
     waves, cut = [], False
     for path in paths:
-        with soundfile.SoundFile(path) as sound:
+        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:
             shown = SHOWN_SECONDS * sound.samplerate
             cut |= sound.frames > shown
             waves.append((sound.read(shown, dtype="float32", always_2d=True).T, sound.samplerate))

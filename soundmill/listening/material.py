@@ -187,7 +187,7 @@ def _playable(wave: np.ndarray) -> np.ndarray:
 def _prompt(path: Path) -> str:
     """The prompt that `soundmill generate` stored in a WAV file, if any."""
     try:
-        with soundfile.SoundFile(path) as sound:
+        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:
             comment = params.parse_json(sound.comment)
     except (soundfile.SoundFileError, ValueError, OSError):
         return ""

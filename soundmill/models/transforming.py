@@ -278,8 +278,9 @@ def _each(
 def _saying_what_is_clipped(blocks: Iterable[Tensor], file: Path) -> Iterator[np.ndarray]:
     peak = 0.0
     for block in blocks:
-        peak = max(peak, float(block.abs().max()))
-        yield block.numpy()
+        wave = block.numpy()
+        peak = np.abs(wave).max(initial=peak)
+        yield wave
     if peak > 1.01:  # rounding aside
         terminal.say(f"{file}: clipped, as its peak of {20 * math.log10(peak):.1f} dBFS is above full scale", error=True)
 

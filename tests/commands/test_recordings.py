@@ -59,7 +59,7 @@ def test_restyles(home):
 
 @pytest.mark.parametrize("keep", ["0:0.05,0.2:end", "spans.txt"])
 def test_inpaints_and_keeps_the_file_s_samples_bit_for_bit(home, keep):
-    (home / "spans.txt").write_text("0\t0.05\tbeginning\n0.2\t0.3\n")
+    (home / "spans.txt").write_text("\ufeff0\t0,05\tbeginning\n\\\t100\t200\n0,2\t0,3\n")  # as Audacity writes them
     done = run(home, "inpaint", "long.wav", "--keep", keep, "--output", "inpainted")
     assert done.returncode == 0, done.stderr
     (given, _), (output, _) = (soundfile.read(home / place, dtype="int16") for place in ("long.wav", "inpainted/long.wav"))
@@ -94,8 +94,9 @@ def test_goes_from_one_to_another(home):
         (["restyle", "empty.wav"], "empty.wav: too short"),
         (["restyle", "nan.wav"], "nan.wav: nan (non-finite samples)"),
         (["restyle", "long.wav", "nan.wav"], "nan.wav: nan (non-finite samples)"),
-        (["reconstruct", "long.wav"], "the family 'waveform_unet' cannot reconstruct; it can generate and transform and"),
+        (["reconstruct", "long.wav"], "the family 'waveform_unet' cannot reconstruct; it can generate and restyle, inpaint or"),
         (["interpolate", "3", "long.wav"], "3"),
+        (["restyle", "long.wav", "--set", "amount=0.1"], "--set amount=…: use --amount instead"),
         (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),
         (["restyle", "long.wav", "long-input.wav"], "several results would be named long-input.wav; give these"),
         (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "to keep parts of a recording, use `soundmill inpaint`"),
@@ -121,6 +122,16 @@ def test_a_recording_is_never_overwritten(home):
         done = run(home, *command, "--output", ".")
         assert "long.wav: a result would overwrite it; choose another --output" in done.stderr
     assert (home / "long.wav").read_bytes() == before
+    (home / "own").mkdir()
+    (home / "own/long.wav").write_bytes(before)
+    assert "own/long.wav: is there, and was not made by a model" in run(home, "restyle", "long.wav", "--output", "own").stderr
+    assert (home / "own/long.wav").read_bytes() == before
+    assert [run(home, "restyle", "long.wav", "--output", "anew").returncode for _ in range(2)] == [0, 0]
+
+
+def test_a_file_in_place_of_a_directory_and_none_at_all_are_named(home, root):
+    assert "long.wav: no checkpoint here" in refused("reconstruct", "long.wav", "--checkpoint", "long.wav", cwd=home)
+    assert "none.json); fix it and run again" in refused("generate", "--from", "none.json", "--project", str(root), cwd=home)
 
 
 def test_recordings_are_decoded_anew_each_time_they_are_read(home):

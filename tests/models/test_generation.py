@@ -60,7 +60,7 @@ def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):
 def test_what_a_model_can_and_cannot():
     assert can(Model(), "reconstruct")
     assert not can(Model(), "generate")
-    with pytest.raises(UserError, match="the family 'tiny' cannot transform; it can reconstruct"):
+    with pytest.raises(UserError, match="the family 'tiny' cannot restyle, inpaint or upsample; it can reconstruct"):
         require(Model(), "transform", "tiny")
 
 
