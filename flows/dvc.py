@@ -1,6 +1,7 @@
 """The only module that runs `dvc`: the sorted graph, single stages, dvc.lock, the cache."""
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, get_type_hints
 
 from flows import locks
 from soundmill import disk, dvc_recovery, lifetime, params, terminal
@@ -113,6 +114,38 @@ def sections(root: Path, stages: Iterable[str]) -> dict[str, dict[str, Any]]:
         listed = graph[name].get("do", graph[name]).get("params", [])
         found[stage] = params.section(document, listed[0].replace("${key}", key), "params.yaml") if listed else {}
     return found
+
+
+def check_sections(root: Path, document: dict[str, Any]) -> None:
+    """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later, or a section for none.
+
+    `registry.check` looks into the sections of families and vocoders.
+    """
+    if not (root / "conf/model").is_dir():  # a graph of other stages has other sections
+        return
+    params.parse_section(document, "execution", params.ExecutionParams)
+    read, of_family = {"execution", "experiment", "mel_families"}, set()
+    for stage in params.read_yaml(root / "dvc.yaml")["stages"].values():
+        over, do = stage.get("foreach", "").strip("${}"), stage.get("do", stage)
+        keys = params.section(document, over, "params.yaml") if over else [""]
+        if not isinstance(keys, dict | list):
+            raise UserError(f"params.yaml: {over}: {keys!r} is no collection of sections")
+        module = importlib.import_module(re.search(r"-m (stages\.\w+)", do["cmd"])[1])
+        model = get_type_hints(module.run)["params"]
+        read.add(over.partition(".")[0])
+        for name in do.get("params", []):
+            (of_family if name.startswith("$") else read).add(name.removeprefix("${key}.").partition(".")[0])
+            for key in keys if model is not params.StageParams else ():
+                params.parse_section(document, name.replace("${key}", key), model)
+    families = params.section(document, "families", "params.yaml")
+    params.section(document, "mel_families", "params.yaml")
+    for where, found, known in (
+        ("", document, read | {*families}),
+        *((f"{name}.", document[name], of_family) for name in families),
+    ):
+        for key in found:
+            if key not in known:
+                raise UserError(f"params.yaml: {where}{key}: no stage reads this section{params.did_you_mean(key, sorted(known))}")
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:

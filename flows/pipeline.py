@@ -213,7 +213,8 @@ def pipeline(
     """
     root = (project or Path.cwd()).resolve()
     try:
-        check_urls(read_yaml(root / "params.yaml"), "params")
+        check_urls(document := read_yaml(root / "params.yaml"), "params")
+        dvc.check_sections(root, document)
         if push:
             remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks
             dvc.check_changes(root, tell)
+        else:
+            dvc.check_sections(root, read_yaml(root / "params.yaml"))
     except UserError as error:
         tell(f"pipeline: {error}")
         return 1

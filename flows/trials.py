@@ -91,6 +91,7 @@ def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[
     """A row with these overrides. Paths relative to the project (`./` or `../`) become absolute, because it runs in a workspace."""
     overrides = of_families(overrides, families)
     document = registry.compose(home / "conf", overrides)
+    dvc.check_sections(home, document)
     paths = []
     for key, value in tracking.flatten(document).items():
         if isinstance(value, str) and (absolute := checkout.with_absolute_paths(value, home)) != value:

@@ -74,7 +74,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with _one_at_a_time, initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         for group, _, choice in (override.partition("=") for override in overrides):
             options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
             if options and re.fullmatch(r"\w+", choice):

@@ -100,7 +100,7 @@ def run(
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
-    registry.check(document, root)  # a folder may take minutes to read
+    _check(root, document)  # a folder may take minutes to read
     protocols.check_weights(parameters.parse_section(document, "evaluate", protocols.EvaluateParams).protocols)
     contents = _contents(folder, document) if folder else None
     if possible:
@@ -113,7 +113,7 @@ def run(
                 minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
             chosen = [*_chosen(name_of_kind, kind, contents), *chosen]
         document = _composed(root, folder, chosen)
-        registry.check(document, root)
+        _check(root, document)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
     if minutes is not None:
@@ -251,6 +251,15 @@ def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> di
     return document
 
 
+def _check(root: Path, document: dict[str, Any]) -> None:
+    """UserError if a stage would refuse these parameters."""
+    from flows import dvc
+    from soundmill.models import registry
+
+    dvc.check_sections(root, document)
+    registry.check(document, root)
+
+
 def _contents(corpus: Path | Bucket, document: dict[str, Any]) -> Survey:
     """Print the contents of a folder of recordings; their format and path are written into `document`."""
     from soundmill.corpora import survey
@@ -355,7 +364,7 @@ def params(
     from soundmill.models import registry
 
     document = registry.compose(root / "conf", overrides or [])
-    registry.check(document, root)
+    _check(root, document)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
     if show:

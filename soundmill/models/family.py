@@ -289,6 +289,12 @@ def use_weights(model: Model, directory: Path, which: Use) -> str:
     return f"weights of step {name}{remarks}" if name.isdecimal() else f"{name} weights (step {step}{remarks})"
 
 
+def check_weights(model: Model, directory: Path) -> None:
+    """UserError unless all weights of the checkpoint that a model was loaded from can be read."""
+    for name in checkpoint.read(directory)["weights"]:
+        load_used(model.net, directory, int(name) if name.isdecimal() else name)
+
+
 def load_used(net: nn.Module, directory: Path, which: Use, adapter: str = adapted.ONE) -> tuple[str, dict[str, Any]]:
     """Load the weights `which` of a checkpoint into a net (or its `adapter`) that has the last; returns as `stored_weights`."""
     name, facts = stored_weights(directory, which)

@@ -19,13 +19,12 @@ from soundmill.exports import new_directory
 from soundmill.models import live, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.components import registry as components
-from soundmill.models.family import Model, is_checkpoint, made_by, origin, use_weights
+from soundmill.models.family import Model, check_weights, is_checkpoint, made_by, origin, use_weights
 from soundmill.models.training import write_whole
 from soundmill.models.waveform_unet.model import WaveformUNet
 from soundmill.publishing import card
 from soundmill.publishing.card import CODEC, NET
 from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, terms_of, write_sums
-from soundmill.training.checkpoint import read as read_config
 
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
@@ -73,9 +72,7 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
     """Write a model with samples and its exported network; returns its card."""
     source = origin(checkpoint)
     family = registry.family(source["family"])
-    model = family.load(checkpoint)
-    for name in read_config(checkpoint)["weights"]:  # each can be read
-        use_weights(model, checkpoint, int(name) if name.isdecimal() else name)
+    check_weights(family.load(checkpoint), checkpoint)
     write_whole(checkpoint, directory / CHECKPOINT)
     whole = origin(directory / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
     trained = family.load(directory / CHECKPOINT)
