@@ -22,17 +22,17 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import FailedRun, ObjectNotFound
 from prefect.states import Completed, Crashed, Failed, State
 from pydantic import Field
 
 from flows import dvc, locks, remote, scores, server
 from flows.terminal import LOG, Row, duration, tell
 from soundmill import disk, hashing, ledger, params, tracking
-from soundmill.errors import UserError, fault_of_disk, report_failure
+from soundmill.errors import UserError, fault_of_disk, reason, report_failure
 from soundmill.evaluation import protocols
 from soundmill.models import registry
-from soundmill.params import check_urls, parse_section, read_yaml
+from soundmill.params import check_urls, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
@@ -262,7 +262,6 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     if changed and (root / "conf/model").is_dir():  # a graph of other stages has other sections
         document = read_yaml(root / "params.yaml")
         registry.check(document, root)  # now, not when their stages begin
-        parse_section(document, "evaluate", protocols.EvaluateParams)
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 
     def report(stage: str, state: str) -> None:
@@ -273,7 +272,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     with tracking.pipeline_run(root, name, tags=tags, first=list(scores.changed_parameters(root))) as run:
         work.run(changed, run.environment, report)
         done, failure = work.done, work.failure
-        found = scores.read_scores(root)
+        found = {family: scored for family, scored in scores.read_scores(root).items() if own & {f"evaluate@{family}", "evaluate"}}
         complete = found if not failure else {}
         with report_failure("the page of this run in MLflow"):
             run.describe(f"{scores.summary(root, complete)}\n\n{describe(chosen, done, failure)}")
@@ -344,6 +343,8 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
             state = flow()
         if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError | OSError):
             raise error
+        if isinstance(error, Exception) and not isinstance(error, FailedRun):  # of what failed otherwise, the flow has told
+            tell(f"{name}: {reason(error)}; finished {parts} are kept")
     except UserError as error:
         tell(f"{name}: {error}")
         return 1
@@ -351,9 +352,9 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         tell(f"{name}: interrupted; finished {parts} are kept, run it again to continue")
         return 130
     except httpx.HTTPError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
         logging.raiseExceptions = False  # otherwise Prefect reports every log line that it could not send, until the end
-        tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to continue")
+        tell(f"{name}: Prefect's server is gone ({why}); finished {parts} are kept, run it again to continue")
         return 1
     except OSError as error:
         tell(f"{name}: {fault_of_disk(error, Path.cwd())}: finished {parts} are kept")

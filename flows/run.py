@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if nothing_to_do:
         tell("Nothing has changed since the last run.")
-        for line in closing_lines(root, read_scores(root)):
+        for line in closing_lines(root, {} if args.stages else read_scores(root)):
             tell(line)
         return 0
     from flows import pipeline

@@ -77,7 +77,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         for group, _, choice in (override.partition("=") for override in overrides):
             options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
-            if options and re.fullmatch(r"\w+", choice):
+            if options and re.fullmatch(r"[\w,]*", choice):
                 choose(options, choice, group)
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]

@@ -14,6 +14,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+from flows import dvc
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -56,7 +57,9 @@ def compose(choices: str) -> dict:
 
 def check(choices: str, home: Path) -> None:
     """What a training of adapters starts from is not looked for."""
-    registry.check(compose(choices), None if "=../base" in whole(choices) else home)
+    document = compose(choices)
+    dvc.check_sections(ROOT, document)
+    registry.check(document, None if "=../base" in whole(choices) else home)
 
 
 @pytest.fixture(scope="module")

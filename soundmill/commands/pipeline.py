@@ -84,6 +84,7 @@ def run(
     What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
     parameter of another family. Parameters of the family that is chosen change nothing else.
     """
+    from flows import checkout, locks
     from soundmill.corpora import survey
     from soundmill.evaluation import protocols
     from soundmill.models import cost, registry
@@ -91,6 +92,16 @@ def run(
     folder, changes = _folder_and_overrides(corpus, overrides)
     if folder is None and model is None and not changes:
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
+    if folder is None and dry_run:
+        raise UserError("--dry-run shows the contents of a folder; name it: soundmill run DIR --dry-run")
+    if folder and (path := next((change for change in changes if change.lstrip("+").startswith("corpus.path=")), None)):
+        raise UserError(f"{path}: {folder} is the folder; leave one of them out")
+    if isinstance(folder, Path):
+        _check_not_own(folder.resolve(), root)
+    if name:
+        checkout.place_of(root, name)
+    if minutes is not None and not 0 < minutes < 1e6:  # nan neither
+        raise UserError(f"--minutes {minutes:g}: give a number above 0")
     chosen = [*([f"model={model}"] if model else []), *changes]
     named = _named(chosen, {path.stem for path in (root / "conf/model").glob("*.yaml")})
     choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
@@ -129,8 +140,6 @@ def run(
             terminal.say(line)
     if dry_run:
         raise typer.Exit(0)
-    from flows import checkout, locks
-
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
     name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
     # A second run would change the parameters of the first.
@@ -242,11 +251,20 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
     return Path(corpus) if corpus else None, overrides or []
 
 
+def _check_not_own(folder: Path, root: Path) -> None:
+    """UserError if a folder holds what the project made."""
+    root = root.resolve()
+    if root.is_relative_to(folder) or folder == root / "data" or folder.is_relative_to(root / "workspaces"):
+        raise UserError(f"{folder}: holds sounds that this project made; give a folder of recordings outside of it")
+
+
 def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> dict[str, Any]:
     from soundmill.models import registry
 
+    if folder and not any(change.startswith(("corpus=", "experiment=")) for change in chosen):
+        return registry.compose(root / "conf", ["corpus=auto", *chosen])
     document = registry.compose(root / "conf", chosen)
-    if folder and not document["corpus"]["external"]:  # otherwise an experiment or an override sets the format
+    if folder and not document["corpus"]["external"]:  # otherwise the experiment or the override sets the format
         document = registry.compose(root / "conf", ["corpus=auto", *chosen])
     return document
 
@@ -264,8 +282,8 @@ def _contents(corpus: Path | Bucket, document: dict[str, Any]) -> Survey:
     """Print the contents of a folder of recordings; their format and path are written into `document`."""
     from soundmill.corpora import survey
 
-    contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
-    contents.check_sound(document["clips"]["default"]["silence_dbfs"])
+    contents = survey.survey(corpus, document["corpus"].get("follow_links", False), document["corpus"]["format"])
+    contents.check_sound(document["clips"]["default"])
     for line in contents.describe(document["splits"]):
         terminal.say(line)
     _point_to(contents, document)
@@ -307,8 +325,6 @@ def _family_for(minutes: float, document: dict[str, Any], contents: Survey | Non
     if contents is None:
         raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
     (family,) = document["families"]
-    if not 0 < minutes < 1e6:  # nan neither
-        raise UserError(f"--minutes {minutes:g}: give a number above 0")
     if own := _own_steps(changes, family):
         raise UserError(f"--minutes sets the steps, and so does {own[0]}; leave one of them out")
     parts = {f"{family}.autoencoder.weights": document[family].get("autoencoder"), "vocoder.weights": document["vocoder"]}

@@ -348,7 +348,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
                 status = entry.stat()
             except OSError as error:
                 reason, detail = "unreadable", error.strerror or str(error)
-                if entry.is_symlink():
+                if entry.is_symlink() and not isinstance(error, PermissionError):
                     reason, detail = "dangling link", f"leads to {escape_path(os.readlink(entry.path))}: {detail}"
                 inventory.reject(raw_path, reason, detail)
                 continue

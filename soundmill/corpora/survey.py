@@ -26,6 +26,7 @@ from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
+FEWEST_CLIPS = 4  # so that a split has two, which scores need
 PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
 # Measured on two cores with 5 s clips of ESC-10 and the embedded corpus (docs/results.md), rounded up.
 PREPARE_SECONDS_PER_CLIP = 0.06
@@ -54,12 +55,17 @@ class Survey:
     def labels(self) -> list[str]:
         return sorted(set().union(*self.labels_of.values()))
 
-    def check_sound(self, silence_dbfs: float) -> None:
-        """UserError if all recordings that can be decoded are silent."""
+    def check_sound(self, clip: dict[str, Any]) -> None:
+        """UserError if no recording can be decoded, all are silent, or too few clips come from them; `clip` is one of clips."""
+        silence_dbfs, place = clip["silence_dbfs"], self.report.path
+        if self.probed and self.unreadable == self.probed:
+            raise UserError(f"{place}: no sound in {self.probed} of {len(self.rows)} recordings; `soundmill corpus check` says why")
         sources = Sources({b"": bytes(self.report.path)})
         if all_silent(sources, (row["raw_path"] for row in self.rows), silence_dbfs):
             what = f"all recordings are silent: none rises above {silence_dbfs:g} dBFS (`clips.default.silence_dbfs`)"
-            raise UserError(f"{self.report.path}: {what}; give another folder, or lower that level")
+            raise UserError(f"{place}: {what}; give another folder, or lower that level")
+        if (clips := self.num_clips(clip["clip_seconds"])) < FEWEST_CLIPS:
+            raise UserError(f"{place}: about {clips} clips; give enough for at least {FEWEST_CLIPS}, to train on and to score with")
 
     def describe(self, splits: dict[str, Any]) -> list[str]:
         """Lines to print: the contents, and warnings about the splits under that section of the parameters."""
@@ -124,12 +130,15 @@ class Survey:
         return f"{folds} folds; the highest is test" if folds > 1 else "none given; a stable hash will assign them"
 
 
-def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
-    """Survey a directory; UserError, naming it, if it has no possible recording. `follow_links` as in inventory.list_files."""
+def survey(directory: Path | Bucket, follow_links: bool = False, layout: str = registry.AUTO) -> Survey:
+    """Survey a directory by its format; UserError, naming it, if it has no possible recording.
+
+    `follow_links` as in inventory.list_files; `layout` as in registry.read.
+    """
     place = directory_of(directory, follow_links=follow_links)
     files = inventory.list_files(place.root, digests=False, follow_links=follow_links)
     files.check_not_empty()
-    tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
+    tables = registry.read(layout, files, 1, needs_audio=False)
     report = report_of(place.root, [place], [UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)

@@ -110,7 +110,10 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
     said = refused(*chosen, cwd=tmp_path)
     assert f"{tmp_path}: all recordings are silent: none rises above -90 dBFS (`clips.default.silence_dbfs`)" in said
     assert runs == []
-    works(*chosen, "clips.default.silence_dbfs=-100.0", "--dry-run", cwd=tmp_path)
+    lower = "clips.default.silence_dbfs=-100.0"
+    assert "about 3 clips; give enough for at least 4" in refused(*chosen, lower, cwd=tmp_path)
+    soundfile.write(tmp_path / "3.wav", hiss, 16_000, subtype="FLOAT")
+    works(*chosen, lower, "--dry-run", cwd=tmp_path)
     soundfile.write(tmp_path / "3.wav", 100 * hiss, 16_000)
     works(*chosen, cwd=tmp_path)
 
@@ -283,7 +286,7 @@ def test_the_fastest_hardware_is_taken(root, monkeypatch, device, cores, given, 
 def test_named_hardware_is_kept(root, tmp_path, runs, monkeypatch):
     monkeypatch.setattr(cost, "fastest_hardware", lambda *_: pytest.fail("was measured"))
     folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
-    for named in ("model=audio_dit audio_dit.train.hardware.precision=32", "experiment=esc10_ddpm_mel"):
+    for named in ("model=audio_dit audio_dit.train.hardware.precision=32", "experiment=esc10_ddpm_mel corpus=folder"):
         works("run", folder, *named.split(), "--minutes", "30", "--project", str(root), cwd=tmp_path)
     assert runs[0][1]["audio_dit"]["train"]["hardware"]["precision"] == 32  # an override's number is taken as well
 

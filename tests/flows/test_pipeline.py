@@ -86,8 +86,13 @@ def test_a_run_and_a_second_one(tiny, tracked, tmp_path, prefect_server, set_par
     assert lines[1:] == ["[2/2] evaluate@tiny  up to date"], lines
     assert dvc_command(tiny, "status").stdout.strip() == "Data and pipelines are up to date."
 
+    set_param("first", number=7)
+    done = pipeline(tiny, tmp_path, prefect_server, "first")
+    assert (bool(re.search("first +ran", done.stdout)), "Sounds" in done.stdout) == (True, False)  # those of another model
+
     (tiny / "conf/model").mkdir(parents=True)
-    document = params.read_yaml(tiny / "params.yaml") | params.read_yaml(ROOT / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", tiny / "dvc.yaml")
+    document = params.read_yaml(ROOT / "params.yaml")
     document["evaluate"]["bootstrab"] = 7
     params.write_yaml(document, tiny / "params.yaml")
     done = pipeline(tiny, tmp_path, prefect_server, status=1)
@@ -329,6 +334,21 @@ def read(path: str | Path) -> bytes:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read()
     return b""
+
+
+def test_an_error_that_nobody_expects_is_told_too(monkeypatch, capsys):
+    from prefect.states import Failed
+
+    from flows import pipeline as flow
+
+    monkeypatch.setattr(flow.server, "address", lambda: "there")
+    monkeypatch.setattr(flow.server, "use", lambda url: contextlib.nullcontext())
+    states = Failed(data=KeyError("mel_families")), Failed(message="it was told")
+    assert [flow.run_to_end("pipeline", "stages", lambda state=state: state) for state in states] == [1, 1]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "pipeline: KeyError: 'mel_families'; finished stages are kept",
+        "Prefect server there",
+    ]
 
 
 def test_choosing_stages_takes_what_they_need() -> None:
