@@ -45,7 +45,7 @@ class ExecutionParams(StageParams):
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
     devices: int | None = Field(
-        ge=1, description="processes of `generate`; on GPUs also of `latents`, `evaluate`; null: one per GPU, else one"
+        ge=1, description="processes of `generate`; on GPUs also of `latents`, `evaluate`; null: one per GPU; without, one per core"
     )
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
     lanes: LanesParams
