@@ -78,7 +78,7 @@ def test_clips_are_what_the_shards_hold_in_the_order_asked_for(tmp_path):
     assert log_mels.arrays.path.stat().st_size == sum(2 * BANDS * (5 + int(clip_id[1])) for clip_id in ids)
 
 
-def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_path):
+def test_the_copy_is_made_once_and_again_when_damaged_or_of_other_content(tmp_path, capsys):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
     first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
     output = first.stat().st_ino
@@ -87,6 +87,15 @@ def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 10))
+    first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
+    whole = first.read_bytes()
+    for place in (0.0, 0.4, 0.99):
+        lose_a_bit(first, place)
+        assert gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path == first
+        assert first.read_bytes() == whole
+        assert f"1 damaged and rebuilt ({first.name})" in capsys.readouterr().out
+    gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_copy_for_which_no_space_is_left_is_told_with_its_size(tmp_path, monkeypatch):
@@ -100,19 +109,6 @@ def test_a_copy_for_which_no_space_is_left_is_told_with_its_size(tmp_path, monke
             gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mels"]
     assert len(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)) == 2
-
-
-def test_a_flat_file_with_a_lost_bit_is_copied_anew_and_told(tmp_path, capsys):
-    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
-    first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
-    whole = first.read_bytes()
-    for place in (0.0, 0.4, 0.99):
-        lose_a_bit(first, place)
-        assert gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path == first
-        assert first.read_bytes() == whole
-        assert f"1 damaged and rebuilt ({first.name})" in capsys.readouterr().out
-    gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
-    assert capsys.readouterr().out == ""
 
 
 def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_kept(tmp_path, monkeypatch):
@@ -131,7 +127,7 @@ def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_ke
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 8))
 
 
-def test_a_missing_or_doubled_clip_is_named(tmp_path):
+def test_clips_that_lack_are_doubled_or_have_other_bands_and_damaged_shards_are_named(tmp_path):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
     with pytest.raises(UserError, match=r"the spectrogram of clip 'lost' is missing \(2 in all\)"):
         gather_log_mels(tmp_path / "mels", ["a", "lost", "gone"], tmp_path)
@@ -139,11 +135,7 @@ def test_a_missing_or_doubled_clip_is_named(tmp_path):
     with pytest.raises(UserError, match=r"the spectrogram of clip 'b' is stored twice"):
         gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     gather_log_mels(tmp_path / "mels", ["a"], tmp_path)
-
-
-def test_clips_with_other_bands_and_damaged_shards_are_named(tmp_path):
     row = {"clip_id": "tall", "log_mel": bytes(2 * 5 * 3), "num_mels": 5, "num_frames": 3, "digest": ""}
-    write_shards(tmp_path / "mels", {"a": 8})
     shards.write_rows([row], tmp_path / "mels" / "shard-00009.parquet", manifest.SPECTROGRAMS)
     with pytest.raises(UserError, match=r"'a' has 4, 'tall' has 5"):
         gather_log_mels(tmp_path / "mels", ["a", "tall"], tmp_path)
@@ -293,10 +285,14 @@ def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(tmp_
         assert contents(resumed) == whole[stop:]
 
 
-def test_a_state_of_other_clips_is_refused(tmp_path):
+def test_a_state_of_other_clips_and_a_batch_that_cannot_be_shared_evenly_are_refused(tmp_path):
     state = make_loader(tmp_path).state_dict()
     with pytest.raises(UserError, match="other clips, weights, batch size or seed"):
         make_loader(tmp_path, count=10).load_state_dict(state)
+    loader = make_loader(tmp_path)
+    loader.world_size = 3
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared evenly by 3"):
+        next(iter(loader))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -361,10 +357,3 @@ def test_workers_end_quietly_when_a_loop_is_left_early(tmp_path):
     code = f"from pathlib import Path; from tests.training.test_loader import _leave_early as go; go(Path({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\nleft\n", "")
-
-
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
-    loader = make_loader(tmp_path)
-    loader.world_size = 3
-    with pytest.raises(UserError, match="a batch of 4 cannot be shared evenly by 3"):
-        next(iter(loader))
