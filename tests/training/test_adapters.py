@@ -66,7 +66,7 @@ def test_new_adapters_change_nothing_and_are_all_that_trains(params):
 
 
 @pytest.mark.parametrize("params", [LORA, DORA], ids=["lora", "dora"])
-def test_peft_and_diffusers_load_what_is_saved_into_their_own_model(tmp_path, params):
+def test_peft_and_diffusers_load_what_is_saved_and_a_merged_net_answers_alike(tmp_path, params):
     net = changed(unet(), params)
     expected = answer(net)
     assert not torch.allclose(expected, answer(unet()), atol=1e-2)
@@ -86,13 +86,7 @@ def test_peft_and_diffusers_load_what_is_saved_into_their_own_model(tmp_path, pa
     ours = unet()
     adapted.load(ours, tmp_path, adapted.read(tmp_path), adapters.ONE)
     assert torch.equal(answer(ours), expected)
-
-
-@pytest.mark.parametrize("params", [LORA, DORA], ids=["lora", "dora"])
-def test_a_merged_net_is_a_whole_one_with_the_same_answer(params):
-    net = changed(unet(), params)
-    expected = answer(net)
-    adapters.merge(net)
+    adapters.merge(net)  # then it is a whole one
     assert not adapters.are_in(net)
     assert list(net.state_dict()) == list(unet().state_dict())
     torch.testing.assert_close(answer(net), expected, atol=1e-5, rtol=1e-5)

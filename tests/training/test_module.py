@@ -110,15 +110,12 @@ def test_counting_batches_is_an_update_on_each_before_the_step(batches):
     assert ours.steps == literal.calls
 
 
-def test_a_checkpoint_that_does_not_say_what_it_counts_counted_steps():
-    kept = {key: value for key, value in TINY_AUDIO.model_dump().items() if key != "counts"}
-    assert params.parse(EmaPytorchParams, kept, "ema") == TINY_AUDIO.model_copy(update={"counts": "steps"})
-
-
 def test_tiny_audio_diffusion_counts_batches():
     document = params.compose(ROOT / "conf", ["model=waveform_unet", "scale=paper"])["waveform_unet"]["train"]
     assert EmaPytorchParams(**document["ema"]) == TINY_AUDIO
     assert (document["batch_size"], document["accumulate"]) == (1, 32)
+    kept = {key: value for key, value in TINY_AUDIO.model_dump().items() if key != "counts"}
+    assert params.parse(EmaPytorchParams, kept, "ema") == TINY_AUDIO.model_copy(update={"counts": "steps"})
 
 
 def test_without_an_average_it_is_the_weights_themselves():
@@ -214,10 +211,6 @@ class Watched:
         self.weights.append({name: value.clone() for name, value in self.state_dict().items()})
 
 
-class WatchedDuel(Watched, Duel):
-    pass
-
-
 def layers(last):
     return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
 
@@ -236,7 +229,17 @@ def fit(scratch, steps=12, kind=Duel):
 
 
 def test_both_step_once_on_every_batch_and_the_steps_are_the_nets(tmp_path):
-    watch, points = fit(tmp_path, kind=WatchedDuel)
+    class Projected(Watched, Duel):
+        """What is frozen on purpose stays so."""
+
+        def __init__(self, net, others, params, steps):
+            others["discriminator"][0][0].requires_grad_(False)
+            super().__init__(net, others, params, steps)
+
+    watch, points = fit(tmp_path, kind=Projected)
+    assert [weight.requires_grad for weight in watch.discriminator.parameters()] == [False, False, True, True]
+    assert torch.equal(watch.weights[0]["discriminator.0.weight"], watch.weights[-1]["discriminator.0.weight"])
+    assert not torch.equal(watch.weights[0]["net.0.weight"], watch.weights[-1]["net.0.weight"])
     assert watch.counts == [[step, step] for step in range(1, 13)]
     assert [point["step"] for point in points] == [4, 8, 12]
     rates = np.array(watch.rates)
@@ -305,18 +308,6 @@ def test_the_curve_is_of_the_nets_own_batches(tmp_path):
     assert [point["loss/train"] for point in points] == [1, 1, 1]
 
 
-def test_what_is_frozen_on_purpose_stays_so(tmp_path):
-    class Projected(WatchedDuel):
-        def __init__(self, net, others, params, steps):
-            others["discriminator"][0][0].requires_grad_(False)
-            super().__init__(net, others, params, steps)
-
-    duel, _ = fit(tmp_path, steps=3, kind=Projected)
-    assert [weight.requires_grad for weight in duel.discriminator.parameters()] == [False, False, True, True]
-    assert torch.equal(duel.weights[0]["discriminator.0.weight"], duel.weights[-1]["discriminator.0.weight"])
-    assert not torch.equal(duel.weights[0]["net.0.weight"], duel.weights[-1]["net.0.weight"])
-
-
 def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(tmp_path):
     """tiny-audio-diffusion updates it in `training_step`, before the step that the batch may end."""
 
@@ -368,6 +359,7 @@ def test_weights_of_another_net_are_refused_by_name():
     ],
 )
 def test_bfloat16_is_left_to_processors_that_have_instructions_for_it(monkeypatch, instructions, used):
+    assert any(name.endswith("bf16") for name in torch.cpu.get_capabilities())  # torch tells of this one
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     assert usable_precision(torch.device("cpu"), "bf16") == used
     assert usable_precision(torch.device("cpu"), "32") == "32"
@@ -377,10 +369,6 @@ def test_bfloat16_is_left_to_processors_that_have_instructions_for_it(monkeypatc
         assert (x @ x).dtype == {"bf16": torch.bfloat16, "32": torch.float32}[used]
     with autocast(torch.device("cpu"), "32"):
         assert (x @ x).dtype == torch.float32
-
-
-def test_torch_tells_whether_this_processor_has_them():
-    assert any(name.endswith("bf16") for name in torch.cpu.get_capabilities())
 
 
 def test_fp16_is_a_gpus():
