@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_digests_of_values():
+def test_digests_of_values_and_order_by_hash():
     assert hashing.digest("a", 1, 0.5, [1, "ä"], {"b": None, "a": True}, b"raw") == "9f329147047d1a5870f564fb6b3b208e"
     assert hashing.digest({"a": True, "b": None}) == hashing.digest({"b": None, "a": True})
     assert hashing.digest("ab", "c") != hashing.digest("a", "bc")
@@ -35,9 +35,6 @@ def test_digests_of_values():
     assert [shard_of(key, 7) for key in ("a", "b", b"c", "ä")] == [2, 5, 1, 0]
     assert seed_of(1, "clip", "ä", 3) == 4217270582666349523
     assert mixup._hash(3, "second 1", "clip-1") == 1388791198621227314
-
-
-def test_order_by_hash_is_stable():
     ids = [str(number) for number in range(20)]
     assert choose_by_hash(ids, 4) == ["10", "11", "12", "4"]
     order = hashing.hash_order(ids, "halves", 3)
@@ -46,16 +43,13 @@ def test_order_by_hash_is_stable():
     assert [name for name in order if name != "7"] == hashing.hash_order([name for name in ids if name != "7"], "halves", 3)
 
 
-def test_digests_of_files(tree):
+def test_digests_of_files_and_directories_and_of_nothing_that_is_missing(tree, tmp_path_factory):
     sha256 = hashlib.sha256(b"hello").hexdigest()
     digests = {hashing.file_digest(tree / "a.txt"), hashing.tree_digest(tree / "a.txt"), hashing.bytes_digest(b"hello")}
     assert digests == {sha256[:32]}
     file = io.BytesIO(b"not hello")
     file.seek(4)
     assert hashing.opened_digest(file) == sha256[:32]
-
-
-def test_digests_of_directories(tree, tmp_path_factory):
     assert hashing.tree_digest(tree) == "18ead9e98236e86351dad3ee70ab0271"
     assert hashing.tree_digest(tree, tmp_path_factory.mktemp("cache") / "digests.sqlite", 2) == hashing.tree_digest(tree)
     assert hashing.tree_digest(tree / "sub") == "f7d6a0af0d884bc4a0ac0551cd95da1c"
@@ -63,9 +57,6 @@ def test_digests_of_directories(tree, tmp_path_factory):
     assert hashing.model_digest(tree) == "931a50fc473782514c3f928bdd0afb941f8cf2de18bab208070acd94a816eda9"
     (tree / "sub" / "b.txt").rename(tree / "sub" / "renamed.txt")
     assert hashing.tree_digest(tree / "sub") != "f7d6a0af0d884bc4a0ac0551cd95da1c"
-
-
-def test_what_is_missing_has_no_digest(tree):
     whole = hashing.tree_digest(tree / "sub")
     assert hashing.is_intact(tree / "sub", whole)
     (tree / "sub" / "b.txt").write_text("y")
@@ -149,20 +140,7 @@ def test_no_lost_bit_in_the_cache_of_digests_tells_another_digest(tmp_path, monk
     assert hashing.cached_value(files[0], "what", lambda: "made again", cache) == outcome
 
 
-def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypatch):
-    path, cache = tmp_path / "shard", tmp_path / "digests.sqlite"
-    path.write_bytes(b"sound")
-    os.utime(path, ns=(10**18, 10**18))
-    (digest,) = hashing.file_digests([bytes(path)], cache, linked=True)
-    monkeypatch.setattr(hashing, "file_digest", lambda path: "read again")
-    os.link(path, tmp_path / "link")
-    assert list(hashing.file_digests([bytes(path)], cache, linked=True)) == [digest]
-    assert list(hashing.file_digests([bytes(path)], cache)) == ["read again"]
-    os.utime(path, ns=(10**18, 10**18 + 1))
-    assert list(hashing.file_digests([bytes(path)], cache, linked=True)) == ["read again"]
-
-
-def test_a_text_about_a_file_is_kept_with_its_digest_under_its_own_name(tmp_path, monkeypatch):
+def test_a_text_about_a_file_is_kept_with_its_digest_and_links_to_it_come_and_go(tmp_path, monkeypatch):
     path, cache = tmp_path / "sound", tmp_path / "digests.sqlite"
     path.write_bytes(b"sound")
     os.utime(path, ns=(10**18, 10**18))
@@ -178,3 +156,10 @@ def test_a_text_about_a_file_is_kept_with_its_digest_under_its_own_name(tmp_path
     assert digests_with("two", "3") == [f"{digest}\n3so"]
     assert list(hashing.file_digests([bytes(path)], cache)) == [digest]
     assert asked == ["one", "two"]
+    (digest,) = hashing.file_digests([bytes(path)], cache, linked=True)
+    monkeypatch.setattr(hashing, "file_digest", lambda path: "read again")
+    os.link(path, tmp_path / "link")
+    assert list(hashing.file_digests([bytes(path)], cache, linked=True)) == [digest]
+    assert list(hashing.file_digests([bytes(path)], cache)) == ["read again"]
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    assert list(hashing.file_digests([bytes(path)], cache, linked=True)) == ["read again"]

@@ -150,7 +150,7 @@ def test_a_server_that_begins_anew_is_followed(place, server):
     assert fetch().read_bytes() == CONTENT
 
 
-def test_what_a_kill_left_is_used(place, server):
+def test_what_a_kill_left_is_used_and_two_fetches_do_not_mix(place, server):
     """Killed after the last byte and before the check, or in a download of something longer."""
     place.mkdir()
     part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
@@ -158,21 +158,22 @@ def test_what_a_kill_left_is_used(place, server):
     assert fetch().read_bytes() == CONTENT
     assert server.requested == []
     (place / "Cnn14_16k_mAP=0.438.pth").unlink()
+    locked = pretrained._locked(part)
+    with locked, pytest.raises(UserError, match="another process is fetching"):
+        fetch()
     part.write_bytes(CONTENT + b"more")
     assert fetch().read_bytes() == CONTENT
     assert server.requested == ["bytes=0-"]
 
 
-def test_another_file_is_thrown_away(place, server):
+def test_another_file_is_thrown_away_and_the_publishers_own_digest_counts_too(place, server, monkeypatch):
     server.content = bytes(len(CONTENT))
     with pytest.raises(UserError, match=r"not the published weights.*fetch it again"):
         fetch()
     assert names(place) == []
     server.content = CONTENT
     assert fetch().read_bytes() == CONTENT
-
-
-def test_the_publishers_own_digest_counts_too(place, monkeypatch):
+    fetch().unlink()
     publish(monkeypatch, dataclasses.replace(published(), md5="0" * 32))
     with pytest.raises(UserError, match=r"md5 .* expected 000"):
         fetch()
@@ -218,13 +219,6 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
     assert fetch(mirror).read_bytes() == CONTENT
     assert server.requested == []
-
-
-def test_two_fetches_do_not_mix(place):
-    place.mkdir()
-    locked = pretrained._locked(place / ".Cnn14_16k_mAP=0.438.pth.partial")
-    with locked, pytest.raises(UserError, match="another process is fetching"):
-        fetch()
 
 
 def test_offline_says_which_file_where_and_what_still_works(place, server):
@@ -302,18 +296,14 @@ def write(directory: Path, content: str) -> Path:
     return directory
 
 
-def test_a_model_is_told_by_names_and_contents_of_its_files(tmp_path):
+def test_a_model_is_told_by_its_files_and_what_a_directory_lacks_is_said(tmp_path):
     first, same, other = (write(tmp_path / name, text) for name, text in (("a", "1"), ("b", "1"), ("c", "2")))
     (same / "README.md").write_text("not one of its files")
     assert hub.digest(first, FILES) == hub.digest(same, FILES) != hub.digest(other, FILES)
     (same / "net" / "weights.safetensors").rename(same / "net" / "more.safetensors")
     assert hub.digest(first, FILES) != hub.digest(same, FILES)
-
-
-def test_what_a_directory_lacks_is_said_with_the_remedy(tmp_path):
-    write(tmp_path / "mine", "1")
-    assert hub.find("mine", "0" * 40, tmp_path, FILES, lambda directory: None, "do this") == (tmp_path / "mine", None)
-    with pytest.raises(UserError, match=r"mine: .*mine has no.*do this"):
-        hub.find("mine", None, tmp_path, FILES, lambda directory: "weights", "do this")
+    assert hub.find("a", "0" * 40, tmp_path, FILES, lambda directory: None, "do this") == (first, None)
+    with pytest.raises(UserError, match=r"a: .*a has no.*do this"):
+        hub.find("a", None, tmp_path, FILES, lambda directory: "weights", "do this")
     with pytest.raises(UserError, match=r"\./other: no such directory .*; do this"):
         hub.find("./other", None, tmp_path, FILES, lambda directory: None, "do this")

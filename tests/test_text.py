@@ -33,9 +33,6 @@ def test_bytes_and_an_end_are_the_tokens_of_the_scratch_encoder(scratch):
     assert encoder("").values.shape == (1, 16)
     assert encoder("übel").values.shape == (6, 16)
     assert encoder("a dog").values.dtype == np.float32
-
-
-def test_long_captions_are_cut_and_said_to_be(scratch):
     encoder = text.load(scratch, 8)
     assert not encoder("a dog b").truncated
     states, truncated = encoder("a dog barks")
@@ -69,14 +66,11 @@ def test_of_a_model_with_a_decoder_the_encoder_speaks(tmp_path):
     np.testing.assert_allclose(said("a dog barks").values, expected.numpy(), atol=2e-3)
 
 
-def test_minilm_knows_what_words_mean(minilm):
+def test_minilm_knows_what_words_mean_and_is_asked_for_no_more_tokens_than_it_reads(minilm, shared):
     captions = ["a dog barks", "a puppy is barking", "heavy rain falls on a roof"]
     means = [minilm(caption).values.astype(np.float32).mean(0) for caption in captions]
     dog, puppy, rain = (mean / np.linalg.norm(mean) for mean in means)
     assert dog @ puppy > 0.6 > 0.3 > dog @ rain
-
-
-def test_more_tokens_than_the_encoder_reads_are_refused(minilm, shared):
     with pytest.raises(UserError, match="at most 512 tokens, but max_tokens"):
         text.TextEncoder(shared / MINILM, 513)
 
@@ -106,7 +100,7 @@ def test_a_directory_counts_from_home_and_by_its_content(scratch, tmp_path):
     assert text.find("mine", None, tmp_path / "home").digest != scratch.digest
 
 
-def test_pickled_weights_are_not_read(scratch, tmp_path):
+def test_weights_that_are_pickled_missing_or_torn_are_not_read_and_no_random_ones(scratch, tmp_path):
     directory = shutil.copytree(scratch.directory, tmp_path / "pickled")
     (directory / "model.safetensors").unlink()
     torch.save({}, directory / "pytorch_model.bin")
@@ -114,9 +108,6 @@ def test_pickled_weights_are_not_read(scratch, tmp_path):
         text.find(str(directory), None, tmp_path)
     with pytest.raises(UserError, match=r"no config\.json"):
         text.find(str(tmp_path), None, tmp_path)
-
-
-def test_weights_that_are_missing_or_torn_are_no_random_ones(scratch, tmp_path):
     from safetensors.torch import load_file, save_file
 
     directory = shutil.copytree(scratch.directory, tmp_path / "model")

@@ -35,7 +35,7 @@ def measure(wave: np.ndarray, rate: int = RATE) -> dict[str, float | None]:
     return quality.measure_clip(wave, rate, meter(wave, rate), 0.0)
 
 
-def test_a_plain_sine():
+def test_a_plain_sine_and_what_has_dc():
     result = measure(sine(1000.0, 5.0))
     assert result["seconds"] == 5.0
     assert result["peak"] == pytest.approx(0.5, abs=1e-4)
@@ -44,6 +44,11 @@ def test_a_plain_sine():
     assert result["dc_offset"] == 0.0
     assert 1000 < result["bandwidth_hz"] < 1200
     assert result["channel_correlation"] is None
+    assert measure(sine(440.0, 5.0, amplitude=0.3) + np.float32(0.25))["dc_offset"] == pytest.approx(0.25, abs=1e-4)
+    constant = measure(np.full(RATE, 0.5, np.float32))
+    assert constant["dc_offset"] == 0.5
+    assert constant["silence_ratio"] == 1.0  # a constant is no sound
+    assert constant["bandwidth_hz"] < 100
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
@@ -59,11 +64,15 @@ def test_a_clipped_sine_has_the_share_that_was_cut(amplitude):
     assert measure(wave)["clipping_ratio"] == pytest.approx(2 / 3, abs=0.02)  # |sin| > 1/2 in 120° of 180°
 
 
-def test_what_only_touches_its_peak_is_not_clipped():
+def test_what_only_touches_its_peak_is_not_clipped_and_what_overshoots_hides_no_clipping():
     assert measure(noise(5.0))["clipping_ratio"] == 0.0
     assert measure(sine(440.0, 5.0, 44_100), 44_100)["clipping_ratio"] < 0.001
     quiet = np.rint(noise(5.0) * 20) / 32768  # two bits of noise stand in runs of equal samples
     assert measure(quiet.astype(np.float32))["clipping_ratio"] == 0.0
+    clipped = np.clip(sine(200.0, 5.0, 44_100, amplitude=3.0), -1, 1)
+    spoilt = clipped + noise(5.0, 44_100, amplitude=0.003)
+    spoilt[1000] = 1.2
+    assert measure(spoilt, 44_100)["clipping_ratio"] > 0.1
 
 
 def test_clipping_counts_for_the_clip_it_is_in_and_at_the_ceiling_of_the_whole_recording():
@@ -75,13 +84,6 @@ def test_clipping_counts_for_the_clip_it_is_in_and_at_the_ceiling_of_the_whole_r
     assert [last.clipping_ratio(start, 5.0) > 0.1 for start in (0.0, 5.0)] == [True, False]
 
 
-def test_a_lossy_coder_that_overshoots_does_not_hide_clipping():
-    clipped = np.clip(sine(200.0, 5.0, 44_100, amplitude=3.0), -1, 1)
-    spoilt = clipped + noise(5.0, 44_100, amplitude=0.003)
-    spoilt[1000] = 1.2
-    assert measure(spoilt, 44_100)["clipping_ratio"] > 0.1
-
-
 def test_clipped_samples_of_all_channels_count_and_runs_do_not_reach_from_one_into_the_next():
     wave = sine(200.0, 5.0, amplitude=2.0)
     both = np.stack([np.clip(wave, -1, 1), wave * 0.1], axis=1)
@@ -91,14 +93,6 @@ def test_clipped_samples_of_all_channels_count_and_runs_do_not_reach_from_one_in
     assert meter(both).clipping_ratio(0.0, 1.0) == 0.0
     both[-3:, 0] = 1.0
     assert meter(both).clipping_ratio(0.0, 1.0) == pytest.approx(3 / 2000)
-
-
-def test_dc():
-    assert measure(sine(440.0, 5.0, amplitude=0.3) + np.float32(0.25))["dc_offset"] == pytest.approx(0.25, abs=1e-4)
-    constant = measure(np.full(RATE, 0.5, np.float32))
-    assert constant["dc_offset"] == 0.5
-    assert constant["silence_ratio"] == 1.0  # a constant is no sound
-    assert constant["bandwidth_hz"] < 100
 
 
 @pytest.mark.parametrize("cutoff", [1000, 2000, 4000, 6000])

@@ -127,7 +127,7 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
     assert {"low", "high", "p", "better"}.isdisjoint(compare(metric, a, b, reference, seed=0, replicates=0))
 
 
-def test_clips_without_a_partner_are_named():
+def test_clips_without_a_partner_are_named_and_warnings_say_of_which_model():
     a, b, reference = models(5)
     with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs"):
         compare("fad", a, b.only(set(b.ids) - {"clip003", "clip004"}), reference, seed=0, replicates=0)
@@ -136,9 +136,6 @@ def test_clips_without_a_partner_are_named():
     short = EmbeddingSet.of(dict(a.frames()) | {"clip001": np.ones((1, 4))}, a.logits)
     with pytest.raises(UserError, match="clip001: one of the two sounds"):
         compare("fad_per_clip", short, b, reference, seed=0, replicates=0)
-
-
-def test_warnings_say_of_which_model():
     a, b, reference = models(6, clips=10, size=8)
     result = compare("fad", a, b, reference, seed=0, replicates=0)
     assert [line[:3] for line in result["warnings"]] == ["a: ", "b: "]

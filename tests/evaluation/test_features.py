@@ -155,7 +155,7 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
     assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]
 
 
-def test_each_of_several_files_of_the_same_bytes_is_named(config, tmp_path):
+def test_each_of_several_files_of_the_same_bytes_is_named_and_one_that_changes_meanwhile(config, tmp_path):
     paths = [tmp_path / f"{number}.wav" for number in range(6)]
     for path in paths:
         path.write_bytes(b"no sound at all\0")
@@ -166,9 +166,6 @@ def test_each_of_several_files_of_the_same_bytes_is_named(config, tmp_path):
     with pytest.raises(UserError, match="8 sounds cannot be scored") as error:
         features.embed_all([config], sounds, tmp_path / "cache", 1)
     assert all(str(error.value).count(f"{path}: cannot be scored") == 1 for path in paths + others)
-
-
-def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(config, tmp_path):
     write_wav(tmp_path / "a.wav", tone(300), 16_000)
     before = sound(tmp_path / "a.wav")
     write_wav(tmp_path / "a.wav", tone(500), 16_000)
@@ -250,7 +247,7 @@ def test_a_cache_that_is_emptied_meanwhile_is_named(config, tmp_path):
     assert not os.path.exists(tmp_path / "gone")
 
 
-def test_facts_of_a_wave():
+def test_facts_of_a_wave_and_shares_of_sounds_that_count_every_copy_but_the_first():
     wave = tone(250)
     peak = wave.copy()
     peak[5] = 1.0  # one sample at full scale is no clipping
@@ -264,9 +261,6 @@ def test_facts_of_a_wave():
     }
     assert {name for name, one in waves.items() if facts_of(one, 16_000).silent} == {"faint", "nothing"}
     assert {name for name, one in waves.items() if facts_of(one, 16_000).clipped} == {"cut"}
-
-
-def test_shares_count_every_copy_but_the_first():
     wave = tone(500, 1000)
     sounds = [facts_of(one, 16_000) for one in (wave, wave, wave, np.zeros(1000, np.float32))]
     assert shares(sounds) == {"silent": 0.25, "clipped": 0.0, "duplicate": 0.5}

@@ -190,10 +190,14 @@ def blobs(seed: int) -> tuple[np.ndarray, list[str]]:
     return np.tile(centres, (10, 1)) + np.random.default_rng(seed).standard_normal((30, 12)), [*LABELS] * 10
 
 
-def test_recovers_classes_of_unseen_rows():
+def test_recovers_classes_of_unseen_rows_without_chance_and_survives_constant_embeddings():
     rows, labels = blobs(0)
     other, expected = blobs(1)
     assert [*probe.fit(rows, labels).predict(enumerate(other)).values()] == expected
+    np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
+    assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(enumerate(np.ones((2, 3)))).values()) == {"a"}
+    with pytest.raises(UserError, match="two classes"):
+        probe.fit(np.ones((3, 2)), ["a"] * 3)
 
 
 def test_agrees_with_scikit_learn():
@@ -205,14 +209,6 @@ def test_agrees_with_scikit_learn():
     oracle = LogisticRegression(C=1 / probe.L2, max_iter=5000, tol=1e-10).fit(scaled, labels)
     assert model.classes == list(oracle.classes_)
     np.testing.assert_allclose(model.weights.T, oracle.coef_, atol=2e-3)
-
-
-def test_fit_has_no_chance_in_it_and_survives_constant_embeddings():
-    rows, labels = blobs(3)
-    np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
-    assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(enumerate(np.ones((2, 3)))).values()) == {"a"}
-    with pytest.raises(UserError, match="two classes"):
-        probe.fit(np.ones((3, 2)), ["a"] * 3)
 
 
 def test_folds_keep_groups_whole_and_classes_even():

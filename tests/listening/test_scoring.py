@@ -70,21 +70,6 @@ def test_correlations_over_models_need_three_and_their_intervals_five(tmp_path, 
     assert [said in one for one in of_models] == ([True] if said else [])
 
 
-def test_one_rater_has_the_interval_of_the_requests():
-    found = estimate(np.array([[1.0, 2.0, 3.0]]))
-    assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2, 3)
-    assert found.interval() == (pytest.approx(2 - T2 / math.sqrt(3), abs=1e-6), pytest.approx(2 + T2 / math.sqrt(3), abs=1e-6))
-    with pytest.raises(UserError, match="one request"):
-        estimate(np.array([[1.0], [2.0]]))
-
-
-def test_answers_that_are_all_alike_prove_no_more_than_a_sign_test():
-    """Three requests: 2 of the 8 ways that signs may fall are as one-sided."""
-    for raters in (1, 4):
-        assert scoring.estimate(np.full((raters, 3), 0.5)).p() == 0.25
-        assert scoring.estimate(np.zeros((raters, 3))).p() == 1
-
-
 def test_raters_and_requests_both_add_to_the_interval():
     """Mean squares by hand: of raters 1.5, of requests 2, of the rest 0."""
     found = estimate(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]))
@@ -95,6 +80,14 @@ def test_raters_and_requests_both_add_to_the_interval():
     assert (only_raters.error, only_raters.freedom) == (1.0, 1)
     assert only_raters.interval()[1] == pytest.approx(2 + 12.7062, abs=1e-4)  # Student's t with one degree of freedom
     assert estimate(np.full((2, 3), 4.0)).interval() == (4.0, 4.0)
+    found = estimate(np.array([[1.0, 2.0, 3.0]]))
+    assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2, 3)
+    assert found.interval() == (pytest.approx(2 - T2 / math.sqrt(3), abs=1e-6), pytest.approx(2 + T2 / math.sqrt(3), abs=1e-6))
+    with pytest.raises(UserError, match="one request"):
+        estimate(np.array([[1.0], [2.0]]))
+    for raters in (1, 4):  # answers all alike: 2 of the 8 ways that signs of three requests may fall are as one-sided
+        assert estimate(np.full((raters, 3), 0.5)).p() == 0.25
+        assert estimate(np.zeros((raters, 3))).p() == 1
 
 
 @pytest.mark.parametrize(
