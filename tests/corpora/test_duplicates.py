@@ -64,10 +64,13 @@ def test_soft_and_uncertain_cuts_of_a_long_recording_are_found_beside_loud_ones(
     assert [(a, b) for a, b, _ in indexed(sounds, tmp_path)[0]] == [(f"{seed:02d}", "long") for seed in range(8)]
 
 
-def test_one_owners_clips_are_not_compared(tmp_path):
+def test_one_owners_clips_are_not_compared_and_what_has_no_features_is_named(tmp_path):
     sounds = {name: noise(0) for name in ("a", "b", "c")}
     pairs, _ = indexed(sounds, tmp_path, {"a": "x", "b": "x", "c": "y"})
     assert pairs == [("a", "c", 1.0), ("b", "c", 1.0)]
+    pairs, featureless = indexed({"silence": np.zeros(RATE, dtype=np.float32), "click": noise(0, 0.02), "a": noise(1)}, tmp_path)
+    assert pairs == []
+    assert sorted(featureless) == ["click", "silence"]
 
 
 def test_a_sound_that_one_recording_has_many_times_is_found_beside_every_one(tmp_path):
@@ -89,21 +92,12 @@ def test_many_copies_hang_together_without_being_paired_all_with_all(tmp_path):
     assert len(reached) == count
 
 
-def test_what_has_no_features_is_named(tmp_path):
-    pairs, featureless = indexed({"silence": np.zeros(RATE, dtype=np.float32), "click": noise(0, 0.02), "a": noise(1)}, tmp_path)
-    assert pairs == []
-    assert sorted(featureless) == ["click", "silence"]
-
-
-def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
+def test_uncertain_bits_are_looked_up_with_both_values_and_the_most_certain_keys_come_first():
     keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
     keys, at = fingerprint_index.probes_of(keys, uncertain, frames, 7)
     found = sorted(zip(at.tolist(), keys.tolist(), strict=True))
     assert found == [(10, 1), (10, 3), (20, 8), (20, 9), (20, 12), (20, 13), (30, 16)]
     assert fingerprint_index.probes_of(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
-
-
-def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
     keys, uncertain, frames = fingerprint_index.certain_keys(fingerprint.fingerprint(noise(0)))
     bits = np.bitwise_count(uncertain).astype(int)
     assert len(keys) == len(frames) == len({*frames.tolist()}) > 100
@@ -252,10 +246,8 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
     for name in ("broken.wav: truncated", "empty.wav: empty", "playlist.mp3: playlist"):
         assert f"not read: {name}" in done.output
     assert "3 pairs among 9 files; 4 are too short or too steady, and were compared only byte by byte; 3 not read" in done.output
-
-
-def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
-    for path, words in ((tmp_path / "absent", "no such directory"), (tmp_path, "no audio file in it")):
+    (folder / "sub" / "none").mkdir()
+    for path, words in ((tmp_path / "absent", "no such directory"), (folder / "sub" / "none", "no audio file in it")):
         done = CliRunner().invoke(app, ["corpus", "duplicates", str(path)])
         assert done.exit_code == 1
         assert words in done.output

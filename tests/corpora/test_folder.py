@@ -127,7 +127,7 @@ def test_sidecar_texts_are_captions(lay):
     assert {row["path"]: row["reason"] for row in tables.rejected} == {"b.txt": "empty caption", "c.txt": "unreadable caption"}
 
 
-def test_youtube_names_in_a_plain_folder_keep_their_ids(lay, tmp_path):
+def test_youtube_names_in_a_plain_folder_keep_their_ids_and_words_taken_for_one_are_reported(lay, tmp_path):
     tables = registry.read("folder", lay("r1nicOVtvkQ_130.wav", "r1nicOVtvkQ_10.wav", "drum_kick_a_12.wav", "Drum_kicker_2.wav"), 1)
     result = recordings(tables, "recording_id", "start_time", "group")
     assert result["r1nicOVtvkQ_130.wav"] == ("r1nicOVtvkQ_130", 130.0, "r1nicOVtvkQ")
@@ -135,11 +135,7 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(lay, tmp_path):
     assert result["drum_kick_a_12.wav"][1:] == result["Drum_kicker_2.wav"][1:] == (0.0, None)
     assert not looks_random("kick_drum_a")
     assert registry.read("folder", inventory.list_files(tmp_path), 1).remarks == []
-
-
-def test_words_that_are_taken_for_a_youtube_id_are_reported(lay):
-    tables = registry.read("folder", lay("RainAtNight_1.wav", "RainAtNight_2.wav", "r1nicOVtvkQ_10.wav"), 1)
-    (remark,) = tables.remarks
+    (remark,) = registry.read("folder", lay("RainAtNight_1.wav", "RainAtNight_2.wav"), 1).remarks
     assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are named like a clip of a YouTube video")
 
 
@@ -236,17 +232,14 @@ def test_speech_commands(tmp_path):
     assert remark == f"1 recordings that are not words, as in `_background_noise_`, which are left out (first: {NOISE})"
 
 
-def test_sc09_is_the_ten_digits_of_speech_commands(tmp_path):
+def test_sc09_is_the_ten_digits_of_speech_commands_and_recognised_by_them_alone(tmp_path):
     tables = scan(commands(tmp_path, valid=f"yes/{SECOND}_nohash_0.wav\nyes/{SECOND}_nohash_9.wav\n"), "sc09")
     found = recordings(tables, "labels", "split")
     assert found == {WORDS[4]: (["nine"], "train"), WORDS[2]: (["zero"], "train"), WORDS[3]: (["zero"], "test")}
     assert tables.missing == []  # what the lists say of other words is no concern of it
     assert tables.remarks[1] == f"2 recordings of other words than those of sc09, which are left out (first: {WORDS[0]})"
-
-
-def test_digits_alone_are_recognised_as_sc09(tmp_path):
-    put(tmp_path, *WORDS[2:])
-    tables = scan(tmp_path)
+    put(tmp_path / "alone", *WORDS[2:])
+    tables = scan(tmp_path / "alone")
     assert (tables.format, set(recordings(tables, "split").values())) == ("sc09", {None})
 
 
@@ -287,17 +280,14 @@ def test_lists_with_odd_lines(tmp_path, prefix):
     assert check.check(root).coverage == 5 / 8
 
 
-def test_a_speaker_of_one_word_is_not_taken_for_that_of_another(tmp_path):
+def test_a_speaker_of_one_word_is_not_taken_for_that_of_another_and_what_is_no_word_s_is_reported(tmp_path):
     """Names repeat in every word's folder: the list names that of a word whose recording is gone."""
     put(tmp_path, *WORDS)
     write(tmp_path, "testing_list.txt", f"nine/{FIRST}_nohash_0.wav\n")
     tables = scan(tmp_path)
     assert [row["id"] for row in tables.missing] == [f"nine/{FIRST}_nohash_0.wav"]
     assert set(recordings(tables, "split").values()) == {"train"}
-
-
-def test_what_is_no_word_s_is_reported(tmp_path):
-    put(tmp_path, *WORDS, "yes/odd.wav", "stray.wav")
+    put(tmp_path, "yes/odd.wav", "stray.wav")
     tables = scan(tmp_path)
     assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
     assert "stray.wav" not in recordings(tables, "labels")

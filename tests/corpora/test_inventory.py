@@ -46,12 +46,26 @@ def test_digests_and_order_do_not_depend_on_workers(tmp_path):
 
 
 def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
-    for name in "README.txt LICENSE CITATION.cff.md meta/a.CSV cover.jpg .DS_Store ._x.wav .git/x.wav x.txt.wav".split():
+    unfinished = "b.wav.part c.wav~ a.pkf d.m4a.ytdl"  # halves of downloads, and what editors leave
+    for (
+        name
+    ) in f"README.txt LICENSE CITATION.cff.md meta/a.CSV cover.jpg .DS_Store ._x.wav .git/x.wav x.txt.wav {unfinished}".split():
         put(tmp_path, name)
     put(tmp_path, "license_to_kill.wav")
     result = inventory.list_files(tmp_path)
     assert names(result) == [b"license_to_kill.wav", b"x.txt.wav"]
-    assert result.ignored == {".txt": 1, "LICENSE": 1, ".md": 1, ".csv": 1, ".jpg": 1, "dot files": 3}
+    assert result.ignored == {
+        ".txt": 1,
+        "LICENSE": 1,
+        ".md": 1,
+        ".csv": 1,
+        ".jpg": 1,
+        "dot files": 3,
+        ".part": 1,
+        ".wav~": 1,
+        ".pkf": 1,
+        ".ytdl": 1,
+    }
     assert result.csv_files() == [b"meta/a.CSV"]
 
 
@@ -202,13 +216,6 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     assert rows == [(3, {"name": "1", "caption": 'a, "b"\nc'}), (5, {"name": "2", "caption": ""})]
 
 
-def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
-    put(tmp_path, "bad.csv", b"name\nx\0y")
-    result = inventory.list_files(tmp_path)
-    with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
-        list(metadata.read_csv(result, b"bad.csv"))
-
-
 def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "a.json", b'\xef\xbb\xbf[{"id": "x", "caption": "a", "id": "y"}]')
     put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
@@ -226,7 +233,7 @@ def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
         list(metadata.read_json_lines(result, b"deep.json"))
 
 
-def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypatch):
+def test_a_manifest_too_large_to_be_read_at_once_or_no_text_is_an_error_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 1 << 20)
     put(tmp_path, "large.csv", b"id\n" + b"x\n" * (1 << 19))
     put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
@@ -235,12 +242,10 @@ def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypat
         list(metadata.read_csv(result, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
         metadata.read_json(result, b"large.json")
-
-
-def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
-    for name in ("a.wav", "b.wav.part", "c.wav~", "a.pkf", "d.m4a.ytdl"):
-        put(tmp_path, name, b"RIFF")
-    assert [file.path for file in inventory.list_files(tmp_path).audio] == ["a.wav"]
+    put(tmp_path, "bad.csv", b"name\nx\0y")
+    result = inventory.list_files(tmp_path)
+    with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
+        list(metadata.read_csv(result, b"bad.csv"))
 
 
 SAVED = 'name{0}caption\r\n1{0}"a, b; c"\r\n2{0}café'  # as table programs save it

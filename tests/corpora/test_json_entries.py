@@ -251,14 +251,11 @@ def test_manifests_tell_the_split_and_jsons_beside_recordings_the_rest(audiocraf
     assert rejected == {"egs/evaluate.jsonl": "bad entry", "sfx/b.json": "unreadable caption"}
 
 
-def test_a_packed_manifest_that_breaks_off_is_an_error_that_names_it(audiocraft):
+def test_a_packed_manifest_that_breaks_off_is_named_and_a_line_without_end_not_held(audiocraft):
     path = audiocraft / "egs/example/train/data.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(UserError, match=r"train/data\.jsonl\.gz:\d+: not readable"):
         scan(audiocraft, "audiocraft")
-
-
-def test_a_line_without_end_is_refused_and_not_held(audiocraft):
     write(audiocraft, "egs/example/train/data.jsonl.gz", gzip.compress(paths("sfx/a.flac").encode() + b" " * (3 << 20)))
     with pytest.raises(UserError, match="a line over 1048576 bytes"):
         scan(audiocraft, "audiocraft")

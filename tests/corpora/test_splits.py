@@ -27,14 +27,17 @@ def test_the_highest_fold_is_test_and_a_tenth_of_the_rest_valid_of_every_label()
     assert {row["recording_id"] for row in rows if row["fold"] == 3} == {key for key, split in splits.items() if split == "test"}
     assert Counter(splits.values()) == {"train": 144, "valid": 16, "test": 80}
     assert {labels[key] for key, split in splits.items() if split == "valid"} == set(labels.values())
+    rows = [recording(number, "train", fold=number % 5 + 1) for number in range(20)]
+    splits, source = deal(rows)
+    assert source == "folds"
+    assert {key for key, split in splits.items() if split == "test"} == {f"r{number}" for number in (4, 9, 14, 19)}
+    assert deal([recording(0, "test", 1), recording(1, "train", 2)])[1] == "given"
+    assert deal([recording(number, "train", fold=1) for number in range(4)])[1] == "given"
 
 
-def test_given_splits_hold_and_the_rest_trains():
+def test_given_splits_hold_the_rest_trains_and_missing_ones_come_out_of_training():
     rows = [recording(0, "train"), recording(1, "valid"), recording(2, "test"), recording(3)]
     assert deal(rows) == ({"r0": "train", "r1": "valid", "r2": "test", "r3": "train"}, "given")
-
-
-def test_missing_given_splits_come_out_of_training():
     rows = [recording(number, "train") for number in range(20)] + [recording(99, "test")]
     splits, source = deal(rows)
     assert source == "given"
@@ -84,11 +87,6 @@ def test_twenty_recordings_of_few_sounds(sizes, expected):
         assert Counter(deal(rows, seed=seed)[0].values()) == expected
 
 
-def test_one_recording_with_a_caption_does_not_leave_the_test_empty():
-    splits, _ = deal([recording(number) for number in range(20)], described={"r3"})
-    assert Counter(splits.values())["test"] == 2
-
-
 def test_a_corpus_of_many_sources_keeps_its_splits():
     """By a digest of them: another would move recordings between the splits of every project."""
     random_ = random.Random(0)
@@ -129,12 +127,14 @@ def test_a_class_keeps_its_only_recording_in_training():
         assert deal(rows, labels, seed=seed)[0]["r20"] == "train"
 
 
-def test_recordings_without_captions_only_train():
+def test_recordings_without_captions_only_train_unless_the_test_would_be_empty():
     rows = [recording(number) for number in range(30)]
     described = {"r1", "r2", "r3"}
     splits, _ = deal(rows, described=described)
     assert Counter(splits[name] for name in described) == {"train": 1, "valid": 1, "test": 1}
     assert {splits[row["recording_id"]] for row in rows if row["recording_id"] not in described} == {"train"}
+    splits, _ = deal([recording(number) for number in range(20)], described={"r3"})
+    assert Counter(splits.values())["test"] == 2
 
 
 def test_a_share_is_counted_in_recordings_and_reaches_a_class_of_few_big_sources():
@@ -177,7 +177,7 @@ def test_growing_a_corpus_moves_few():
     assert sum(before[key] != after[key] for key in before) <= 6
 
 
-def test_duplicates_share_a_split_that_is_dealt():
+def test_duplicates_share_a_split_that_is_dealt_and_move_nothing_over_given_splits_or_folds():
     rows = [recording(number, group=f"video {number // 2}") for number in range(60)]
     pairs = [(f"r{number}", f"r{number + 7}") for number in range(0, 50, 10)]
     for seed in range(20):
@@ -186,9 +186,6 @@ def test_duplicates_share_a_split_that_is_dealt():
         assert set(splits.values()) == {"train", "valid", "test"}
         assert all(splits[a] == splits[b] for a, b in pairs)
         assert all(splits[f"r{number}"] == splits[f"r{number + 1}"] for number in range(0, 60, 2))
-
-
-def test_duplicates_move_nothing_over_given_splits_or_folds():
     rows = [recording(0, "train"), recording(1, "test"), recording(2), recording(3, "train"), *map(recording, range(4, 40))]
     splits, source = deal(join(rows, [("r0", "r1"), ("r0", "r2"), ("r2", "r3")]), valid=0.3)
     assert (source, splits["r1"]) == ("given", "test")
@@ -210,12 +207,3 @@ def test_joined_groups_are_the_connected_parts(count, numbers):
             near[b] |= near[a]
     assert all((group[a] == group[b]) == (b in near[a]) for a in group for b in group)
     assert {row["recording_id"]: row["group"] for row in join(rows, pairs[::-1])} == group
-
-
-def test_folds_say_more_than_that_all_is_for_training():
-    rows = [recording(number, "train", fold=number % 5 + 1) for number in range(20)]
-    splits, source = deal(rows)
-    assert source == "folds"
-    assert {key for key, split in splits.items() if split == "test"} == {f"r{number}" for number in (4, 9, 14, 19)}
-    assert deal([recording(0, "test", 1), recording(1, "train", 2)])[1] == "given"
-    assert deal([recording(number, "train", fold=1) for number in range(4)])[1] == "given"
