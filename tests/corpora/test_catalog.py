@@ -51,18 +51,12 @@ def test_longer_clips_have_the_captions_of_all_windows_in_them():
     assert (shifted.matched, len(shifted.missing)) == (3, 2)  # the first begins before, the third lies in two
 
 
-def test_the_only_window_holds_for_all_clips_with_all_its_captions():
+def test_a_recordings_caption_holds_for_all_clips_and_the_only_window_unless_in_the_middle():
     rows = [caption("a", "one", 30.0), caption("a", "two", 30.0)]
     result = match([recording("a", 30.0)], rows, clips("a", 0.0, 5.0), ["{label}"])
     assert descriptions(result) == {"a_0": (["one", "two"], [], "window"), "a_5": (["one", "two"], [], "recording")}
-
-
-def test_a_lone_window_in_the_middle_does_not_speak_for_the_rest():
     result = match([recording("a", 0.0)], [caption("a", "middle", 10.0)], clips("a", 0.0, 10.0), ["{label}"])
     assert descriptions(result) == {"a_0": ([], [], "none"), "a_10": (["middle"], [], "window")}
-
-
-def test_a_recordings_caption_holds_for_all_clips():
     result = match([recording("a", labels=["dog"])], [caption("a", "barks")], clips("a", 0.0, 5.0), ["{label}"])
     assert descriptions(result) == {"a_0": (["barks"], ["dog"], "recording"), "a_5": (["barks"], ["dog"], "recording")}
     assert result.matched == 1

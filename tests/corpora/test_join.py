@@ -124,7 +124,7 @@ def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng)
     assert {caption["origin"] for caption in first.captions if caption["recording_id"] not in owned} <= without
 
 
-def test_words_of_eleven_letters_are_no_videos():
+def test_words_of_eleven_letters_are_no_videos_but_among_others():
     """`thunderclap_2` is another sound, and not its second second."""
     rows = [row("thunderclap.wav", "one clap"), row("thunderclap_2.wav", "two claps", at=3)]
     tables = joined(["thunderclap_2.wav"], rows)
@@ -134,6 +134,9 @@ def test_words_of_eleven_letters_are_no_videos():
     tables = joined(["thunderclap.wav", "thunderclap_2.wav"], rows)
     assert captions(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
     assert (tables.collisions, [recording["start_time"] for recording in tables.recordings]) == ([], [0.0, 0.0])
+    rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
+    names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]
+    assert captions(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
 
 
 @pytest.mark.parametrize("name", ["LoudThunder", "RainOnGlass", "GlassBreak1", "Dog_bark_01"])
@@ -170,12 +173,6 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
     assert len(joined(["x.wav"], more, unique=True).collisions) == 1
 
 
-def test_ids_that_look_like_words_are_videos_among_others():
-    rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
-    names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]
-    assert captions(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
-
-
 def test_missing_files_of_one_name_in_several_folders_are_each_counted():
     names = [(split, at, name) for split in "ab" for at, name in enumerate(["1.wav", "x.wav"])]
     rows = [row(name, at=at, source=f"{split}/metadata.csv".encode()) for split, at, name in names]
@@ -184,20 +181,27 @@ def test_missing_files_of_one_name_in_several_folders_are_each_counted():
     assert len({caption["recording_id"] for caption in tables.captions}) == 4
 
 
-def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
+def test_two_files_of_a_rows_name_and_two_rows_that_find_one_file_are_reported_and_not_described():
     tables = joined(["a/x.wav", "b/x.wav", "c.wav"], [row("x.wav"), row("x.wav", "again", at=3), row("c.wav", "sea")])
     assert captions(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
     told = {"id": "x.wav", "paths": ["a/x.wav", "b/x.wav"], "reason": "several files have this name", "taken": None}
     assert tables.ambiguous == [told | {"origins": ["m.csv:2", "m.csv:3"]}]
     assert not tables.orphans
     assert not tables.missing
-
-
-def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
     tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
     assert captions(tables) == {None: ["one", "two"]}
     assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
     assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
+    rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
+    tables = joined(["audio/2219.flac"], rows)
+    assert captions(tables) == {None: ["a dog", "a gun"]}
+    (entry,) = tables.ambiguous
+    assert (entry["paths"], entry["origins"]) == (["audio/2219.flac"], ["fsd.json:2", "sb.json:2"])
+    rows = [row(VIDEO, "one", start_time=30.0, number="7"), row("AAAAAAAAAAA", "two", at=3, start_time=0.0, number="7")]
+    tables = joined(["7.wav"], rows)
+    assert captions(tables) == {None: ["one", "two"]}
+    assert tables.collisions == [{"id": "7", "origins": ["m.csv:2", "m.csv:3"]}]
+    assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
 
 
 def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
@@ -211,32 +215,6 @@ def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
     assert captions(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["nobody"]}
     assert [entry["path"] for entry in tables.orphans] == ["FreeSound_flac/13.flac"]
     assert not tables.collisions
-
-
-def test_any_number_of_a_clip_names_its_file():
-    """AudioCaps has five rows of one clip in val and test, and whoever names files by number has one of the five."""
-    rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
-    assert captions(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
-    tables = joined(["97154.wav", "97151.flac"], rows)
-    assert captions(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
-    assert [entry["paths"] for entry in tables.collisions] == [["97151.flac", "97154.wav"]]
-    assert not tables.missing
-
-
-def test_rows_of_two_parts_that_find_one_file_outside_of_both_are_reported():
-    rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
-    tables = joined(["audio/2219.flac"], rows)
-    assert captions(tables) == {None: ["a dog", "a gun"]}
-    (entry,) = tables.ambiguous
-    assert (entry["paths"], entry["origins"]) == (["audio/2219.flac"], ["fsd.json:2", "sb.json:2"])
-
-
-def test_a_number_of_two_videos_names_neither():
-    rows = [row(VIDEO, "one", start_time=30.0, number="7"), row("AAAAAAAAAAA", "two", at=3, start_time=0.0, number="7")]
-    tables = joined(["7.wav"], rows)
-    assert captions(tables) == {None: ["one", "two"]}
-    assert tables.collisions == [{"id": "7", "origins": ["m.csv:2", "m.csv:3"]}]
-    assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
 
 
 def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
@@ -292,26 +270,20 @@ def test_of_two_rows_of_one_name_the_one_with_the_files_folder_has_it():
     assert [entry["id"] for entry in tables.missing] == ["/home/x/data/train/002.wav"]
 
 
-def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
+def test_a_path_of_windows_of_another_machine_or_that_climbs_is_one_from_the_manifests_folder():
+    here, gone = row("train\\1.wav", "near"), row("train\\2.wav", "lost", at=3)
+    tables = joined(["train/1.wav", "test/1.wav", "test/2.wav"], [here, gone, row("test\\1.wav", "far", at=4)])
+    assert captions(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
+    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
+    rows = [row("/home/me/train/1.wav"), row("/home/me/train/2.wav", at=3), row("/home/me/deep/3.wav", at=4)]
+    tables = joined(["train/1.wav", "test/2.wav", "test/3.wav"], rows)
+    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
     rows = [row("../audio/one.wav", source=b"json/train.json"), row("../../two.wav", "out", at=3)]
     tables = joined(["audio/one.flac", "two.flac"], rows)
     assert captions(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
 
 
-def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
-    here, gone = row("train\\1.wav", "near"), row("train\\2.wav", "lost", at=3)
-    tables = joined(["train/1.wav", "test/1.wav", "test/2.wav"], [here, gone, row("test\\1.wav", "far", at=4)])
-    assert captions(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
-    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
-
-
-def test_a_file_in_another_folder_than_another_machines_path_is_reported():
-    rows = [row("/home/me/train/1.wav"), row("/home/me/train/2.wav", at=3), row("/home/me/deep/3.wav", at=4)]
-    tables = joined(["train/1.wav", "test/2.wav", "test/3.wav"], rows)
-    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
-
-
-def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
+def test_any_number_of_a_clip_names_its_file_and_freesounds_are_not_taken_for_audiocaps():
     """Where other names are found by YouTube id, of a folder's numbers most must be the rows' own."""
     rows = [row(VIDEO, start_time=30.0, number="7"), row("Y0aBcDe_gHi", start_time=10.0, number="8")]
     strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "Y0aBcDe_gHi_10.wav", "own/8.wav"], rows)
@@ -321,6 +293,12 @@ def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
     assert beside.remarks[0].startswith("1 files are named like a row's `audiocap_id` but not used")
     numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
     assert captions(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
+    rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
+    assert captions(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
+    tables = joined(["97154.wav", "97151.flac"], rows)
+    assert captions(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
+    assert [entry["paths"] for entry in tables.collisions] == [["97151.flac", "97154.wav"]]
+    assert not tables.missing
 
 
 def test_a_part_is_a_word_of_its_folder_and_not_a_piece_of_one():
