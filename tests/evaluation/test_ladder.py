@@ -23,7 +23,7 @@ def rungs(paired: bool = False, classes: dict[str, str] = CLASSES) -> dict[str, 
     return dict(chosen.sides(pairs, generated, True) if paired else chosen.sides((FLOOR, OTHERS), (GENERATED, OTHERS), False))
 
 
-def test_every_rung_has_equally_many_sounds_and_the_same_reference():
+def test_every_rung_has_equally_many_sounds_one_reference_and_its_own_change_of_the_clips():
     found = rungs()
     assert list(found) == ["generated", "real", *SPOILINGS, "missing_class", "repeated"]
     assert {len(sounds) for sounds, _ in found.values()} == {ladder.CLIPS}
@@ -34,10 +34,6 @@ def test_every_rung_has_equally_many_sounds_and_the_same_reference():
         assert found[kind][0] == Members(kind, real.ids)
     assert found == rungs()  # nothing but ids and the seed
     assert found["generated"][0].ids.keys() < GENERATED.ids.keys()
-
-
-def test_a_class_is_missing_and_clips_are_repeated():
-    found = rungs()
     real = set(found["real"][0].ids.values())
     left = set(found["missing_class"][0].ids.values())
     counts = {name: sum(CLASSES[clip] == name for clip in real) for name in ("dog", "rain", "bell")}
@@ -49,9 +45,6 @@ def test_a_class_is_missing_and_clips_are_repeated():
     assert set(twice) != set(sorted(real)[: ladder.CLIPS // 2])  # names that begin with a class would lose classes
     for classes in ({}, dict.fromkeys(FLOOR.ids, "dog"), {next(iter(FLOOR.ids)): "dog"}):
         assert "missing_class" not in rungs(classes=classes)
-
-
-def test_pairs_stay_pairs():
     found = rungs(paired=True)
     assert list(found) == ["generated", "real", *SPOILINGS]
     for sounds, against in found.values():
@@ -101,15 +94,12 @@ def test_the_place_of_a_model(value, place):
     assert one.sentence() == f"{place}; deaf to 8-bit samples"
 
 
-def test_what_a_metric_is_deaf_to_is_no_mark():
+def test_what_a_metric_is_deaf_to_is_no_mark_and_more_may_be_better():
     """The tagger's FAD rates pieces of 200 ms better than intact sounds."""
     one = climbed(5.0, real=8.9, pieces_200ms=3.4, pieces_50ms=16.8)
     assert one.deaf_to == ["pieces_200ms"]
     assert one.place() == "FAD (yamnet, 32 sounds) 5: no worse than real sounds (8.9)"
     assert climbed(5.0, real=-0.001, bits_8=0.002).deaf_to == []  # MMD is unbiased, so it may be below zero
-
-
-def test_more_is_better():
     one = climbed(0.5, "recall", real=0.9, pieces_50ms=0.6, random_phases=0.1)
     assert one.place() == "Recall (yamnet, 32 sounds) 50.0%: between pieces of 50 ms (60.0%) and random phases (10.0%)"
     best = climbed(0.95, "recall", real=0.9, random_phases=0.1)
@@ -174,30 +164,12 @@ def test_pieces_are_moved_and_nothing_else(seconds):
         assert min(spectrum[380:420].max(), spectrum[1980:2020].max()) > 10 * np.median(spectrum)
 
 
-def test_random_phases_keep_the_spectrum():
+def test_random_phases_keep_the_spectrum_and_pitch_leaves_events_where_they_are():
     wave = np.zeros(32_000)
     wave[8_000:9_000] = RANDOM.standard_normal(1_000) * 0.5
     spoiled = spoilings.spoil("random_phases", wave, RATE, "a", 0)
     np.testing.assert_allclose(np.abs(np.fft.rfft(spoiled))[1:-1], np.abs(np.fft.rfft(wave))[1:-1], atol=1e-3)
     assert level(spoiled[16_000:]) == pytest.approx(level(wave), abs=1)  # the burst is everywhere
-
-
-def test_a_low_pass_removes_what_is_above_it():
-    assert level(spoilings.spoil("low_pass_4khz", tone(6_000), RATE, "a", 0)) < level(tone(6_000)) - 30
-    np.testing.assert_allclose(
-        spoilings.spoil("low_pass_4khz", tone(1_000), RATE, "a", 0)[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3
-    )
-    np.testing.assert_array_equal(spoilings.spoil("low_pass_4khz", tone(1_000), 8_000, "a", 0), tone(1_000))
-
-
-@pytest.mark.parametrize(("kind", "decibels"), [("noise_20db", 20), ("noise_0db", 0)])
-def test_noise_has_the_ratio_to_the_sound(kind, decibels):
-    added = spoilings.spoil(kind, 0.1 * tone(500), RATE, "a", 0) - 0.1 * tone(500)
-    assert level(0.1 * tone(500)) - level(added) == pytest.approx(decibels, abs=0.2)
-    assert not spoilings.spoil(kind, np.zeros(1_000, np.float32), RATE, "a", 0).any()
-
-
-def test_pitch_rises_and_events_stay_where_they_are():
     spectrum = np.abs(np.fft.rfft(spoilings.spoil("pitch_2_semitones", tone(440), RATE, "a", 0)))  # of two seconds
     assert spectrum.argmax() / 2 == pytest.approx(440 * 2 ** (2 / 12), abs=1)
     wave = np.zeros(32_000)
@@ -206,7 +178,19 @@ def test_pitch_rises_and_events_stay_where_they_are():
     assert np.average(np.arange(32_000), weights=np.square(spoiled)) == pytest.approx(20_200, abs=0.02 * RATE)
 
 
-def test_samples_of_8_bits():
+def test_a_low_pass_removes_what_is_above_it_and_8_bits_have_few_values():
+    assert level(spoilings.spoil("low_pass_4khz", tone(6_000), RATE, "a", 0)) < level(tone(6_000)) - 30
+    np.testing.assert_allclose(
+        spoilings.spoil("low_pass_4khz", tone(1_000), RATE, "a", 0)[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3
+    )
+    np.testing.assert_array_equal(spoilings.spoil("low_pass_4khz", tone(1_000), 8_000, "a", 0), tone(1_000))
     spoiled = spoilings.spoil("bits_8", tone(440), RATE, "a", 0)
     assert len(np.unique(spoiled)) < 80
     assert np.abs(spoiled - tone(440)).max() <= 1 / 254 + 1e-6
+
+
+@pytest.mark.parametrize(("kind", "decibels"), [("noise_20db", 20), ("noise_0db", 0)])
+def test_noise_has_the_ratio_to_the_sound(kind, decibels):
+    added = spoilings.spoil(kind, 0.1 * tone(500), RATE, "a", 0) - 0.1 * tone(500)
+    assert level(0.1 * tone(500)) - level(added) == pytest.approx(decibels, abs=0.2)
+    assert not spoilings.spoil(kind, np.zeros(1_000, np.float32), RATE, "a", 0).any()

@@ -42,7 +42,7 @@ def test_known_answers(mean1, cov1, mean2, cov2, expected):
     assert of_gaussians(mean2, cov2, mean1, cov1) == pytest.approx(expected, abs=1e-12)
 
 
-def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
+def test_agrees_with_the_matrix_square_root_and_is_zero_of_the_same_set():
     from scipy.linalg import sqrtm
 
     random = np.random.default_rng(1)
@@ -51,9 +51,6 @@ def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
     shift = x.mean(0) - y.mean(0)
     expected = shift @ shift + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
     assert frechet_of_rows(x, y) == pytest.approx(expected, rel=1e-10)
-
-
-def test_same_set_is_at_distance_zero_even_when_rank_deficient():
     rows = np.random.default_rng(2).standard_normal((10, 64))
     assert frechet_of_rows(rows, rows) == pytest.approx(0, abs=1e-10)
     gaussian = Moments.of(rows).mean, Moments.of(rows).covariance
@@ -167,14 +164,7 @@ def test_known_discrepancies(x, y, expected):
     assert discrepancy_by_clip(list(x[:, None]), list(y[:, None]), polynomial)[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_gaussian_kernel_by_hand():
-    x, y = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [0, 1]])
-    k = lambda squared: np.exp(-squared / 8)  # noqa: E731
-    expected = k(25) + k(1) - (k(0) + k(1) + k(25) + k(18)) / 2
-    assert discrepancy(x, y, gaussian(2)) == pytest.approx(expected, abs=1e-15)
-
-
-def test_kid_is_that_of_its_definition():
+def test_kid_is_that_of_its_definition_and_the_gaussian_kernel_by_hand():
     """Term by term, as torch-fidelity has it: (γ·xᵀy + 1)³ with γ = 1/d."""
     random = np.random.default_rng(0)
     x, y = random.standard_normal((6, 3)), random.standard_normal((5, 3)) + 0.5
@@ -182,6 +172,10 @@ def test_kid_is_that_of_its_definition():
     k = {name: np.array([[(a @ b / 3 + 1) ** 3 for b in right] for a in left]) for name, (left, right) in pairs.items()}
     expected = (k["x"].sum() - np.trace(k["x"])) / 30 + (k["y"].sum() - np.trace(k["y"])) / 20 - 2 * k["xy"].mean()
     assert discrepancy(x, y, polynomial) == pytest.approx(expected, abs=1e-12)
+    x, y = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [0, 1]])
+    k = lambda squared: np.exp(-squared / 8)  # noqa: E731
+    expected = k(25) + k(1) - (k(0) + k(1) + k(25) + k(18)) / 2
+    assert discrepancy(x, y, gaussian(2)) == pytest.approx(expected, abs=1e-15)
 
 
 def test_neither_is_biased():
@@ -264,11 +258,14 @@ def test_agree_with_another_implementation(block, monkeypatch):
         assert by_neighbours(name, clips(generated), clips(reference))[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_identical_sets_lie_within_each_other_even_where_all_rows_are_alike():
+def test_identical_sets_lie_within_each_other_and_too_few_clips_are_refused():
     rows = np.random.default_rng(1).standard_normal((30, 4)) * 1e3
     for same in (rows, np.full((30, 4), 0.1)):
         for name in ("precision", "recall", "coverage"):
             assert by_neighbours(name, clips(same), clips(same))[0] == 1
+    rows = np.random.default_rng(7).standard_normal((8, 2))
+    with pytest.raises(UserError, match="2 clips are too few"):
+        by_neighbours("precision", clips(rows), clips(rows, 4))
 
 
 def test_patches_of_one_clip_are_no_neighbours():
@@ -302,9 +299,3 @@ def test_what_a_clip_adds_to_a_manifold_is_what_is_lost_without_it(name, monkeyp
                 less *= 80 / 78  # a mean over real rows of the balls about each
             monkeypatch.setattr(pairwise, "_radii", radii)
             assert of.sums[clip] / 78 == pytest.approx(value - less, abs=6e-3)
-
-
-def test_too_few_clips_are_refused():
-    rows = np.random.default_rng(7).standard_normal((8, 2))
-    with pytest.raises(UserError, match="2 clips are too few"):
-        by_neighbours("precision", clips(rows), clips(rows, 4))

@@ -96,6 +96,12 @@ def test_values_are_those_of_their_definitions():
     first = dict(generated.frames())[generated.ids[0]]
     assert per_clip["of"][generated.ids[0]] == pytest.approx(frechet.frechet_of_rows(first, rows[1]), rel=1e-9)
     assert per_clip["value"] == pytest.approx(np.mean(list(per_clip["of"].values())))
+    result = compute("kad", generated, reference, seed=0, replicates=40)
+    kernel = pairwise.gaussian(pairwise.median_distance(rows[0], 0), 1e-8)
+    assert result["value"] == pytest.approx(100 * pairwise.discrepancy(*rows, kernel), rel=1e-9)
+    assert result["low"] < result["value"] < result["high"]
+    silent = EmbeddingSet.of({name: np.ones((1, rows[0].shape[1])) for name in "abc"})  # has no bandwidth
+    assert compute("kad", silent, reference, seed=0, replicates=0)["value"] == pytest.approx(100)
 
 
 def test_ratings_are_means_of_clips():
@@ -106,16 +112,6 @@ def test_ratings_are_means_of_clips():
     assert compute("content_usefulness", EmbeddingSet.of(ratings), side(1), seed=0, replicates=0)["value"] == 2
     with pytest.raises(UserError, match="long enough to be rated"):
         compute("production_quality", EmbeddingSet.of({}), side(1), seed=0, replicates=0)
-
-
-def test_kad_is_kadtks():
-    generated, reference, rows = two_sides()
-    result = compute("kad", generated, reference, seed=0, replicates=40)
-    kernel = pairwise.gaussian(pairwise.median_distance(rows[0], 0), 1e-8)
-    assert result["value"] == pytest.approx(100 * pairwise.discrepancy(*rows, kernel), rel=1e-9)
-    assert result["low"] < result["value"] < result["high"]
-    silent = EmbeddingSet.of({name: np.ones((1, rows[0].shape[1])) for name in "abc"})  # has no bandwidth
-    assert compute("kad", silent, reference, seed=0, replicates=0)["value"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("metric", ["kl", "clap_score"])
@@ -149,7 +145,7 @@ def test_what_is_not_finite_is_named(metric):
         compute(metric, EmbeddingSet.of(frames, logits), reference, seed=0, replicates=0)
 
 
-def test_a_stream_that_is_not_the_set_is_refused():
+def test_a_stream_that_is_not_the_set_is_refused_and_a_classifier_asked_for():
     sounds = side(0, 3)
     items = list(sounds.frames())
     for frames, named in (
@@ -161,9 +157,6 @@ def test_a_stream_that_is_not_the_set_is_refused():
             compute("fad", EmbeddingSet(sounds.ids, lambda frames=frames: frames), sounds, seed=0, replicates=0)
     with pytest.raises(UserError, match="clip000 listed twice"):
         EmbeddingSet(("clip000", "clip001", "clip000"), lambda: items)
-
-
-def test_a_classifier_is_asked_for():
     deaf = EmbeddingSet.of(dict(side(0).frames()))
     for metric in ("kl", "is"):
         with pytest.raises(UserError, match="needs a classifier"):
@@ -249,7 +242,7 @@ def test_interval_is_as_wide_as_independent_sets_lie_apart(metric):
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.35)
 
 
-def test_pairs_of_a_large_set_are_those_of_a_seeded_part(monkeypatch):
+def test_pairs_of_a_large_set_are_those_of_a_seeded_part_without_clips_that_are_longer(monkeypatch):
     monkeypatch.setattr(scores, "MAX_ROWS", 60)
     generated, reference = side(0), side(1)
     result = compute("precision", generated, reference, seed=0, replicates=5)
@@ -259,6 +252,13 @@ def test_pairs_of_a_large_set_are_those_of_a_seeded_part(monkeypatch):
     ]
     assert compute("precision", shuffled(generated, 1), shuffled(reference, 2), seed=0, replicates=5) == result
     assert compute("fad", generated, reference, seed=0, replicates=5)["warnings"] == []
+    monkeypatch.setattr(scores, "MAX_ROWS", 30)
+    random = np.random.default_rng(0)
+    some = EmbeddingSet.of({f"{index}": random.standard_normal((40 if index < 4 else 5, 2)) for index in range(10)})
+    result = scores.compute("mmd", some, some, seed=0, replicates=0)
+    assert "mmd uses 6 of 10 generated clips" in result["warnings"][0]
+    with pytest.raises(UserError, match="every generated clip has more than"):
+        scores.compute("mmd", some.only("0123"), some, seed=0, replicates=0)
 
 
 @pytest.mark.parametrize("metric", ["kid", "mmd", "precision", "recall", "density", "coverage"])
@@ -267,16 +267,6 @@ def test_a_set_without_an_embedding_is_an_error_that_says_so(metric):
     for sides in ((EmbeddingSet.of({}), some), (some, EmbeddingSet.of({}))):
         with pytest.raises(UserError, match="no embeddings to compare"):
             scores.compute(metric, *sides, seed=0, replicates=0)
-
-
-def test_a_clip_longer_than_what_is_compared_pair_by_pair_is_left_out(monkeypatch):
-    monkeypatch.setattr(scores, "MAX_ROWS", 30)
-    random = np.random.default_rng(0)
-    some = EmbeddingSet.of({f"{index}": random.standard_normal((40 if index < 4 else 5, 2)) for index in range(10)})
-    result = scores.compute("mmd", some, some, seed=0, replicates=0)
-    assert "mmd uses 6 of 10 generated clips" in result["warnings"][0]
-    with pytest.raises(UserError, match="every generated clip has more than"):
-        scores.compute("mmd", some.only("0123"), some, seed=0, replicates=0)
 
 
 def test_inception_score_looks_at_generated_sounds_alone():
