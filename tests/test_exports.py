@@ -139,10 +139,25 @@ def test_what_stands_for_no_text_is_read_back_as_none(tmp_path, monkeypatch, nam
     assert (tables.rejected, tables.remarks) == ([], [])
 
 
-def test_lhotse_manifests_name_the_sound_and_each_caption(tables, tmp_path):
-    """lhotse itself reads them in tests/bench."""
-    exports.export(tables, "lhotse", tmp_path / "out", RATE)
-    packed = [(tmp_path / f"out/soundmill_{kind}_train.jsonl.gz").read_bytes() for kind in ("recordings", "supervisions")]
+# What audiocraft's MusicInfo.from_dict asks for, where its fields are required; `keywords` may be absent.
+MUSIC_INFO = {"title", "artist", "key", "bpm", "genre", "moods", "description", "name", "instrument"}
+
+
+def test_audiocraft_clotho_and_lhotse_have_every_field_sound_and_caption(tables, tmp_path):
+    exports.export(tables, "audiocraft", tmp_path / "out", RATE)
+    for path in (tmp_path / "out/audio").glob("*.json"):
+        facts = json.loads(path.read_text())
+        assert MUSIC_INFO <= facts.keys()
+        assert {name for name in MUSIC_INFO if facts[name] is not None} == {"description", "name"}
+    exports.export(tables, "clotho", tmp_path / "clotho", RATE)
+    for part in ("development", "validation", "evaluation"):
+        places = [tmp_path / f"clotho/clotho_{what}_{part}.csv" for what in ("captions", "metadata")]
+        captions, facts = (list(csv.DictReader(path.open())) for path in places)
+        assert [row["file_name"] for row in facts] == [row["file_name"] for row in captions]
+        assert set(facts[0]) == {"file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license"}
+        assert all(row["keywords"] for row in facts)
+    exports.export(tables, "lhotse", tmp_path / "lhotse", RATE)
+    packed = [(tmp_path / f"lhotse/soundmill_{kind}_train.jsonl.gz").read_bytes() for kind in ("recordings", "supervisions")]
     recordings, supervisions = ([json.loads(line) for line in gzip.decompress(one).splitlines()] for one in packed)
     (recording,) = (row for row in recordings if row["id"] == "abcdefghijk_5.5")
     samples, rate = soundfile.read(recording["sources"][0]["source"], dtype="int16")
@@ -150,28 +165,6 @@ def test_lhotse_manifests_name_the_sound_and_each_caption(tables, tmp_path):
     assert np.array_equal(samples, flac.to_pcm16(wave_of(1)))
     texts = [row["text"] for row in supervisions if row["recording_id"] == "abcdefghijk_5.5"]
     assert texts == ["an engine idles", "a car waits\tnearby"]
-
-
-# What audiocraft's MusicInfo.from_dict asks for, where its fields are required; `keywords` may be absent.
-MUSIC_INFO = {"title", "artist", "key", "bpm", "genre", "moods", "description", "name", "instrument"}
-
-
-def test_audiocraft_s_music_dataset_finds_every_field(tables, tmp_path):
-    exports.export(tables, "audiocraft", tmp_path / "out", RATE)
-    for path in (tmp_path / "out/audio").glob("*.json"):
-        facts = json.loads(path.read_text())
-        assert MUSIC_INFO <= facts.keys()
-        assert {name for name in MUSIC_INFO if facts[name] is not None} == {"description", "name"}
-
-
-def test_clotho_has_both_of_its_tables(tables, tmp_path):
-    exports.export(tables, "clotho", tmp_path / "out", RATE)
-    for part in ("development", "validation", "evaluation"):
-        places = [tmp_path / f"out/clotho_{what}_{part}.csv" for what in ("captions", "metadata")]
-        captions, facts = (list(csv.DictReader(path.open())) for path in places)
-        assert [row["file_name"] for row in facts] == [row["file_name"] for row in captions]
-        assert set(facts[0]) == {"file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license"}
-        assert all(row["keywords"] for row in facts)
 
 
 def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
@@ -302,28 +295,25 @@ def test_an_empty_directory_stays_the_same_one(tables, tmp_path):
     assert alike == tree(tmp_path / "new")
 
 
-def test_two_exports_to_one_place_do_not_mix(tables, tmp_path):
+def test_two_exports_to_one_place_do_not_mix_and_what_a_killed_one_left_is_not_in_the_next(tables, tmp_path):
     def start_another(count: int) -> None:
         with pytest.raises(UserError, match="another export is writing there"):
             exports.export(tables, "lhotse", tmp_path / "out", RATE)
 
     assert exports.export(tables, "tango", tmp_path / "out", RATE, progress=start_another).written
     assert (tmp_path / "out/train.json").exists()
+    left = tmp_path / f"{exports.PARTIAL}-other" / "audio"
+    left.mkdir(parents=True)
+    (left / "strange.wav").write_bytes(b"x")
+    exports.export(tables, "tango", tmp_path / "other", RATE)
+    assert "audio/strange.wav" not in tree(tmp_path / "other")
+    assert not left.parent.exists()
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "bad\udcff"])
 def test_a_name_that_cannot_be_is_told(tables, tmp_path, name):
     with pytest.raises(UserError, match=r"too long|not UTF-8"):
         exports.export(tables, "tango", tmp_path / name, RATE)
-
-
-def test_what_a_killed_export_left_is_not_in_the_next(tables, tmp_path):
-    left = tmp_path / f"{exports.PARTIAL}-out" / "audio"
-    left.mkdir(parents=True)
-    (left / "strange.wav").write_bytes(b"x")
-    exports.export(tables, "tango", tmp_path / "out", RATE)
-    assert "audio/strange.wav" not in tree(tmp_path / "out")
-    assert not left.parent.exists()
 
 
 @pytest.mark.parametrize("place", ["corpus/out", "corpus", "part/deep/out", "project/data/out", "project/elsewhere"])

@@ -53,9 +53,6 @@ def test_as_asked_and_with_shuffled_prompts():
     assert found["silent"] == pytest.approx(1 / 6, abs=1e-5)
     part = following._score(prompts, rows, KINDS, 0)
     assert [line["recognised"] for line in part["prompts"]] == [{"dog": 1, "rain": 1}, {"rain": 2}, {"rooster": 1}]
-
-
-def test_prompts_of_the_same_kind_are_no_shuffled_ones():
     prompts = [Prompt(text="a", heard=["dog"]), Prompt(text="b", heard=["dog"]), Prompt(text="c", heard=["rain"])]
     dog = [heard(0.9, 0.1, 0.0)]
     assert scored(prompts, [dog, dog, dog])["shuffled"] == pytest.approx(1 / 3, abs=1e-5)
@@ -84,13 +81,10 @@ def test_two_kinds_in_an_order():
     assert "shuffled" not in found  # the other prompt asks for the same kinds
 
 
-def test_what_must_be_absent():
+def test_what_must_be_absent_and_more_events_where_more_are_asked_for():
     prompts = [Prompt(text="rain, no dog", heard=["rain"], absent=["dog"]), Prompt(text="no dog", absent=["dog"])]
     rows = [[heard(0.9, 0.1, 0.0), heard(0.1, 0.2, 0.9)], [heard(0.1, 0.2, 0.0), heard(0.9, 0.2, 0.0, silent=True)]]
     assert scored(prompts, rows)["absent"] == 0.25
-
-
-def test_more_events_where_more_are_asked_for():
     prompts = [Prompt(text="once", heard=["dog"], count=1), Prompt(text="thrice", heard=["dog"], count=3)]
     rows = [[heard(1, 0, 0, events=1), heard(1, 0, 0, events=2)], [heard(1, 0, 0, events=4), heard(1, 0, 0, events=2)]]
     assert scored(prompts, rows)["counted"] == 0.75
@@ -138,16 +132,13 @@ def test_real_clips_are_heard_as_what_they_are(ears, shared):
     assert found["above_others"] > 0.9
 
 
-def test_what_is_heard_is_what_the_network_says(ears):
+def test_what_is_heard_is_what_the_network_says_and_a_class_that_it_lacks_is_named(ears, monkeypatch, shared):
     wave = (0.1 * np.random.default_rng(0).standard_normal((2, 40_000))).astype(np.float32)
     one = ears.hear(wave, RATE)
     assert one.by_window.shape == (4, 10)
     assert (one.scores <= one.by_window.max(axis=0) + 1e-9).all()
     assert not one.silent
     assert ears.hear(0 * wave, RATE).silent
-
-
-def test_a_class_that_audioset_lacks_is_named(ears, monkeypatch, shared):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     with pytest.raises(Exception, match="kind 'gong': AudioSet has no class 'Goong'"):
         Ears({"gong": Kind(classes=["Goong"])})

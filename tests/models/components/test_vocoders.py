@@ -141,7 +141,7 @@ def griffin_lim(**grain: str) -> GriffinLim:
     return GriffinLim(TANGO, GriffinLimParams(griffin_lim_iterations=2, griffin_lim_momentum=0.0, **grain))
 
 
-def test_a_request_has_its_grain_whatever_shares_its_batch():
+def test_a_request_has_its_grain_whatever_shares_its_batch_and_without_it_no_seed_is_heard():
     vocoder, cpu = griffin_lim(griffin_lim_grain="speckle"), torch.device("cpu")
     same = LOG_MELS[:1].expand(2, -1, -1)
     waves = vocoding.to_waves(vocoder, same, cpu, 4000, seeds=[7, 8])
@@ -149,10 +149,6 @@ def test_a_request_has_its_grain_whatever_shares_its_batch():
     assert (waves[0] - waves[1]).abs().max() > 0.01
     assert torch.equal(vocoding.to_waves(vocoder, LOG_MELS[:1], cpu, 4000, seeds=[8])[0], waves[1])
     assert torch.equal(*vocoding.to_waves(vocoder, same, cpu))  # recordings, of no request
-
-
-def test_without_grain_no_seed_is_heard():
-    """As in checkpoints that do not name it."""
     plain = griffin_lim(griffin_lim_grain="none")
     assert griffin_lim() == plain
     assert torch.equal(plain.vocode(LOG_MELS, 1), plain.vocode(LOG_MELS, 2))
