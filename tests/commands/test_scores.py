@@ -62,7 +62,7 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     assert json.loads((tmp_path / "none" / "scores.json").read_text())["mmd_yamnet"] == found["mmd_yamnet"]
     soundfile.write(tmp_path / "good" / "nan.wav", np.full(20_000, np.nan), 16_000, subtype="FLOAT")
     said = refused("evaluate", good, real, *options, "--unpaired", cwd=root)
-    assert f"{good}/nan.wav: cannot be scored: nan non-finite samples" in said
+    assert f"{good}/nan.wav: cannot be scored: nan (non-finite samples)" in said
     (tmp_path / "good" / "nan.wav").unlink()
 
     paired = works("evaluate", good, real, *options, "--paired", "--json", str(tmp_path / "paired.json"), cwd=root)
