@@ -218,9 +218,10 @@ def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatc
     made = model.vocode(log_mels)
     assert made.shape == (1, 1, log_mels.shape[2] * EIGHTY.hop_length)
     monkeypatch.setattr(vocoders, "PIECE_SAMPLES", 2048)
-    torch.testing.assert_close(model.vocode(log_mels), made, atol=1e-6, rtol=1e-4)
+    again = model.vocode(log_mels)
+    torch.testing.assert_close(again, made, atol=1e-6, rtol=1e-4)
     assert len(list(model.pieces(log_mels))) > 4
-    assert torch.equal(model.vocode(log_mels), model.vocode(log_mels))
+    assert torch.equal(model.vocode(log_mels), again)
 
 
 def test_a_checkpoint_keeps_its_prior_and_an_earlier_one_has_the_published(tmp_path):
