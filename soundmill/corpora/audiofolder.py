@@ -187,7 +187,7 @@ def _read_table(
             names, column = sources.class_names(file.schema_arrow), sources.audio_column(file.schema_arrow)
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
-                tables.count("columns_of_recordings_left_out", len(others))
+                tables.counts["columns_of_recordings_left_out"] += len(others)
             cells = None
             if inventory.digests or digest:
                 what = f"recordings of at most {sources.MAX_BYTES} bytes, {sound_tags.VERSION}"
@@ -237,7 +237,7 @@ def _add_embedded(
     split, clip, _ = identity = _identity(file, about)
     same = (identity, file.digest or file.raw_path)
     if same in embedded:
-        tables.count("repeated_recordings")
+        tables.counts["repeated_recordings"] += 1
     recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold, about.original))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in tables.said(captions, file.path))

@@ -52,7 +52,7 @@ class Report:
     @property
     def listed(self) -> int:
         """Clips that are matched, missing, or ambiguous without a chosen file."""
-        return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts.get("undecided_clips", 0)
+        return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts["undecided_clips"]
 
     def counts(self) -> dict[str, int]:
         listed = {"recordings": self.tables.recordings, "captions": self.tables.captions, **self._lists()}

@@ -44,7 +44,7 @@ class JoinState:
         if (reported := self.reported.setdefault((key, reason, *paths), entry)) is entry:
             self.tables.ambiguous.append(entry)
             if taken is None:
-                self.tables.count("undecided_clips", clips)
+                self.tables.counts["undecided_clips"] += clips
         reported["origins"].extend(origins)
 
 

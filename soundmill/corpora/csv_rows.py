@@ -323,7 +323,7 @@ class Clotho(ManifestFormat):
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         part = self.part_of(name)
         if not part:
-            tables.count("csv_without_split")
+            tables.counts["csv_without_split"] += 1
         for line, cells in read_csv(inventory, name):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
             yield ManifestRow(name, line, cells["file_name"], captions=captions, part=part)
@@ -417,7 +417,7 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
             f"(csv files: {others}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
         )
-    tables.count("other_csv", len(other_csvs))
+    tables.counts["other_csv"] += len(other_csvs)
     return with_captions, with_labels
 
 

@@ -250,9 +250,9 @@ class Gtzan:
         for file in inventory.audio:
             label = _genre(file)
             if label is None:
-                tables.count("without_genre")
+                tables.counts["without_genre"] += 1
             tables.add_recording(file, num_shards, labels=[label] if label else [])
-        if tables.counts.get("without_genre", 0) == len(inventory.audio):
+        if tables.counts["without_genre"] == len(inventory.audio):
             raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
         return tables
 

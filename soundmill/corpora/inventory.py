@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -82,7 +83,7 @@ class Inventory:
     audio: list[AudioFile] = field(default_factory=list)
     metadata: dict[bytes, bytes] = field(default_factory=dict)  # path relative to the corpus → absolute path or URL
     objects: dict[bytes, buckets.Object] = field(default_factory=dict)  # of a bucket: its metadata
-    ignored: dict[str, int] = field(default_factory=dict)  # extension or name → count
+    ignored: Counter[str] = field(default_factory=Counter)  # extension or name → count
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, problem) → sentence for reports
     recoded: dict[str, None] = field(default_factory=dict)  # paths of small texts that are not UTF-8
@@ -101,9 +102,6 @@ class Inventory:
         if count:
             where = f"{escape_path(name)}: " if name else ""
             self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
-
-    def ignore(self, kind: str) -> None:
-        self.ignored[kind] = self.ignored.get(kind, 0) + 1
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
@@ -143,13 +141,6 @@ class Inventory:
             self._names = list(self.objects)
         first = bisect.bisect_left(self._names, name)
         return self._names[first : first + count]
-
-    def facts(self, name: bytes) -> list[int | str]:
-        """What changes if a metadata file does."""
-        if name in self.objects:
-            return [self.objects[name].size, self.objects[name].tag]
-        status = os.stat(self.metadata[name])
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
     def metadata_digests(self, workers: int) -> list[str]:
         """What identifies the content of each metadata file, in the order of their names: a digest, or an object's tag."""
@@ -220,7 +211,7 @@ def list_files(
             if raw_path in listed:
                 inventory.objects[raw_path] = listed[raw_path]
             if raw_path != LICENCES:
-                inventory.ignore(escape_path(extension or name))
+                inventory.ignored[escape_path(extension or name)] += 1
         elif size == 0:
             inventory.reject(raw_path, "empty", "zero bytes")
         elif size > MAX_RECORDING_BYTES:
@@ -303,13 +294,13 @@ def _objects(bucket: Bucket, inventory: Inventory) -> dict[bytes, buckets.Object
         if dot:
             hidden.add(b"/".join(parts[:dot]))
         elif not parts[-1] and not one.size:
-            inventory.ignore("folder markers")
+            inventory.ignored["folder markers"] += 1
         elif b"" in parts or b"\0" in one.raw_path or b"?versionId=" in one.raw_path:
             inventory.reject(one.raw_path, "unreadable", "no file can have this name")
         else:
             files[one.raw_path] = one
-    for _ in hidden:
-        inventory.ignore("dot files")
+    if hidden:
+        inventory.ignored["dot files"] += len(hidden)
     return files
 
 
@@ -342,7 +333,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
         for entry in entries:
             raw_path = os.path.join(where, entry.name)
             if entry.name.startswith(b"."):
-                inventory.ignore("dot files")
+                inventory.ignored["dot files"] += 1
                 continue
             try:
                 status = entry.stat()

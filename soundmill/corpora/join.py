@@ -161,10 +161,10 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
         own = own_of[file.raw_path]
         recording_id, window = clip_id(file), windows[file.raw_path]
         if window is None:
-            tables.count("without_id")
+            tables.counts["without_id"] += 1
         splits = {row.split for row in own if row.split}
         if len(splits) > 1:
-            tables.count("recordings_in_two_splits")
+            tables.counts["recordings_in_two_splits"] += 1
             origins = [row.origin for row in own if row.split]
             reason = f"rows put it into {' and '.join(sorted(splits))}"
             state.report_ambiguous(own[0].key, [file], origins, reason, min(splits, key=PROTECTED.index))
@@ -223,7 +223,7 @@ def _add_captions(row: ManifestRow, recording_id: str | None, state: JoinState) 
     for caption in row.captions:
         tables.add_caption(owner, caption, row.origin, row.start_time, labels)
     if row.captions:
-        tables.count("captions_with_audio" if recording_id else "captions_without_audio", len(row.captions))
+        tables.counts["captions_with_audio" if recording_id else "captions_without_audio"] += len(row.captions)
 
 
 def _report_repeated(rows: list[ManifestRow], unique: bool, tables: CorpusTables) -> None:
@@ -284,7 +284,7 @@ def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusT
                 nameless.append(label)
         row.labels = kept
     if nameless:
-        tables.count("labels_without_name", len(nameless))
+        tables.counts["labels_without_name"] += len(nameless)
         then = " without a name and are left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
         tables.remark(nameless, "labels are machine ids of AudioSet classes", then)
 

@@ -254,10 +254,8 @@ def _add_reports(part: UnionPart, inventory: Inventory, tables: CorpusTables) ->
     for report in ("missing", "collisions", "ambiguous"):
         getattr(tables, report).extend(_below(part.name, entry) for entry in getattr(part.tables, report))
     tables.remarks.extend(f"{part.name}: {remark}" for remark in part.tables.remarks)
-    for key, count in part.tables.counts.items():
-        tables.count(key, count)
-    for kind, count in part.inventory.ignored.items():
-        inventory.ignored[kind] = inventory.ignored.get(kind, 0) + count
+    tables.counts.update(part.tables.counts)
+    inventory.ignored.update(part.inventory.ignored)
     inventory.num_files += part.inventory.num_files
 
 

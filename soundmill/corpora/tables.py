@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,7 @@ class CorpusTables:
     orphans: list[dict[str, Any]] = field(default_factory=list)  # files without a row: path
     collisions: list[dict[str, Any]] = field(default_factory=list)  # an id of several files (paths) or rows (origins)
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # names with several meanings, and the one chosen (taken)
-    counts: dict[str, int] = field(default_factory=dict)  # of the adapter, for the metrics
+    counts: Counter[str] = field(default_factory=Counter)  # of the adapter, for the metrics
     named: set[str] = field(default_factory=set)  # ids of listed recordings without captions and labels
     # By id of an embedded recording: (row, columns about terms, or tags of the file); see `with_stated`.
     stated: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
@@ -93,9 +94,6 @@ class CorpusTables:
     _ids: dict[str, str] = field(default_factory=dict)  # recording_id → path
     _held: int = 0  # characters
     _nothing: dict[str, str] = field(default_factory=dict)  # captions or labels → the first that is a word for a missing value
-
-    def count(self, key: str, by: int = 1) -> None:
-        self.counts[key] = self.counts.get(key, 0) + by
 
     def hold(self, texts: Iterable[str], raw_path: bytes) -> None:
         """Count text of a table, which may unpack to far more than its size; UserError, naming it, beyond MAX_TEXT."""
@@ -113,7 +111,7 @@ class CorpusTables:
             word = text.strip().lower()
             if word in MISSING or (word in NOTHING and not labels):
                 what = "labels" if labels else "captions"
-                self.count(f"{what}_that_say_nothing")
+                self.counts[f"{what}_that_say_nothing"] += 1
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")
             else:
                 kept.append(re.sub(r"^(-?\d{1,18})\.0+$", r"\1", text.strip()) if labels else text)
