@@ -83,18 +83,16 @@ def encode_shard(
     max_tokens = about["max_tokens"]
     schema = manifest.TEXT_STATES.with_metadata({text.ENCODER_KEY: json.dumps(about, sort_keys=True).encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
-        for caption in captions:
-            digest = hashing.digest(encoder.digest, max_tokens, caption)
-            if not writer.copy(digest):
-                states, truncated = text.load(encoder, max_tokens)(caption)
-                values = states.astype("<f2")
-                if not np.isfinite(values).all():
-                    raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; use another encoder")
-                with writer.item(digest) as report:
-                    row = {"digest": digest, "caption": caption, "states": values.tobytes()}
-                    writer.write({**row, "num_tokens": values.shape[0], "width": values.shape[1]})
-                    report.count("tokens", values.shape[0])
-                    report.count("truncated", int(truncated))
+        keyed = ((hashing.digest(encoder.digest, max_tokens, caption), caption) for caption in captions)
+        for digest, caption, report in writer.new(keyed):
+            states, truncated = text.load(encoder, max_tokens)(caption)
+            values = states.astype("<f2")
+            if not np.isfinite(values).all():
+                raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; use another encoder")
+            row = {"digest": digest, "caption": caption, "states": values.tobytes()}
+            writer.write({**row, "num_tokens": values.shape[0], "width": values.shape[1]})
+            report.count("tokens", values.shape[0])
+            report.count("truncated", int(truncated))
     return writer.report
 
 

@@ -108,20 +108,18 @@ def encode_shard(
     with shards.ItemWriter(output, schema, previous) as writer:
         new = [place for place, key in keys.items() if key not in writer]
         encoded = _encode(shards.read_rows(audio, SOUND, rows=new), encoding, audio)
-        for place, key in keys.items():
-            if not writer.copy(key):
-                num_samples, posterior = next(encoded)
-                row = described[rows[place][0]]
-                with writer.item(key) as report:
-                    shape = dict(zip(("channels", "frames", "bands"), posterior.shape[1:], strict=True))
-                    writer.write({**row, **shape, "posterior": posterior.tobytes(), "digest": key})
-                    report.count("clips")
-                    report.count("captions", len(row["captions"]))
-                    report.count("silent_samples", encoding.about.num_samples - num_samples)
-                    if row["split"] == "train":
-                        mean, log_variance = posterior.astype(np.float64)
-                        square = np.square(mean) + np.exp(log_variance)  # as expected of the values drawn from it
-                        report.details.append([mean.size, float(mean.sum()), float(square.sum())])
+        for key, place, report in writer.new((key, place) for place, key in keys.items()):
+            num_samples, posterior = next(encoded)
+            row = described[rows[place][0]]
+            shape = dict(zip(("channels", "frames", "bands"), posterior.shape[1:], strict=True))
+            writer.write({**row, **shape, "posterior": posterior.tobytes(), "digest": key})
+            report.count("clips")
+            report.count("captions", len(row["captions"]))
+            report.count("silent_samples", encoding.about.num_samples - num_samples)
+            if row["split"] == "train":
+                mean, log_variance = posterior.astype(np.float64)
+                square = np.square(mean) + np.exp(log_variance)  # as expected of the values drawn from it
+                report.details.append([mean.size, float(mean.sum()), float(square.sum())])
     return writer.report
 
 

@@ -105,18 +105,16 @@ def loops_shard(
 
     torch.set_num_threads(1)  # the last bits depend on the number of threads
     with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
-        rows = [(row, hashing.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
-        wanted = [(row["raw_path"], row["digest"]) for row, key in rows if key not in writer]
+        rows = [(hashing.digest(*(row[name] for name in KEY)), row) for row in recordings.to_pylist()]
+        wanted = [(row["raw_path"], row["digest"]) for key, row in rows if key not in writer]
         places = sources.open_unchanged(wanted, output.parent)
         with closing(places), closing(decode.open_all(places, params.max_seconds)) as opened:
-            for row, key in rows:
-                if not writer.copy(key):
-                    with writer.item(key) as report:
-                        try:
-                            writer.write(_loop_of(row, next(opened), params))
-                            report.count("loops")
-                        except (decode.DecodeError, tempo.NoLoopError) as error:
-                            report.reject(row["path"], error.reason, error.detail)
+            for _, row, report in writer.new(rows):
+                try:
+                    writer.write(_loop_of(row, next(opened), params))
+                    report.count("loops")
+                except (decode.DecodeError, tempo.NoLoopError) as error:
+                    report.reject(row["path"], error.reason, error.detail)
     if writer.num_rows == 0:
         writer.report.details.append(output.name)
     return writer.report

@@ -254,10 +254,8 @@ def mix_shard(plans: list[dict[str, Any]], output: Path, previous: Path | None =
         for start in range(0, len(plans), MIXES_AT_ONCE):
             batch = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}
             sounds = dict(_read_sounds([plan for key, plan in batch.items() if key not in writer]))
-            for key, plan in batch.items():
-                if not writer.copy(key):
-                    with writer.item(key) as report:
-                        writer.write(_mix(plan, sounds, report))
+            for _, plan, report in writer.new(batch.items()):
+                writer.write(_mix(plan, sounds, report))
     return writer.report
 
 

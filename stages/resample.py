@@ -60,15 +60,13 @@ def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: P
     """Write the clips of one shard's recordings, in the order of the plan."""
     with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
         planned = [list(group) for _, group in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
-        keyed = [(cuts_of_one, _key(cuts_of_one)) for cuts_of_one in planned]
-        wanted = [(first["raw_path"], first["digest"]) for (first, *_), key in keyed if key not in writer]
+        keyed = [(_key(cuts_of_one), cuts_of_one) for cuts_of_one in planned]
+        wanted = [(first["raw_path"], first["digest"]) for key, (first, *_) in keyed if key not in writer]
         places = sources.open_unchanged(wanted, output.parent)
         # `segment` has already probed files with these digests.
         with closing(places), closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
-            for cuts_of_one, key in keyed:
-                if not writer.copy(key):
-                    with writer.item(key) as report:
-                        _write_recording(cuts_of_one, next(opened), params, output.parent, writer, report)
+            for _, cuts_of_one, report in writer.new(keyed):
+                _write_recording(cuts_of_one, next(opened), params, output.parent, writer, report)
     if writer.num_rows == 0:
         writer.report.details.append(output.name)
     return writer.report

@@ -67,14 +67,12 @@ def plan_shard(
 ) -> shards.Report:
     """Write the cuts of a shard's recordings, under preliminary names, without those that overlap the recordings' `stretches`."""
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
-        rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
-        wanted = [(row["raw_path"], row["digest"]) for row, key in rows if key not in writer]
+        rows = [(_key(row, stretches.get(row["recording_id"], [])), row) for row in recordings.to_pylist()]
+        wanted = [(row["raw_path"], row["digest"]) for key, row in rows if key not in writer]
         places = sources.open_unchanged(wanted, output.parent)
         with closing(places), closing(decode.open_all(places, params.max_seconds)) as opened:
-            for row, key in rows:
-                if not writer.copy(key):
-                    with writer.item(key) as report:
-                        _plan(row, next(opened), params, stretches.get(row["recording_id"], []), writer, report)
+            for _, row, report in writer.new(rows):
+                _plan(row, next(opened), params, stretches.get(row["recording_id"], []), writer, report)
     return writer.report
 
 

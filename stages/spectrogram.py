@@ -34,18 +34,17 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
     spec = MelSpec.model_validate_json(spec_json)
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
-        keys = [f"{row['clip_id']} {row['digest']}" for row in shards.read_rows(audio, SOUND, columns=["clip_id", "digest"])]
-        new = shards.read_rows(audio, SOUND, SOUND.names, rows=[row for row, key in enumerate(keys) if key not in writer])
-        for key in keys:
-            if not writer.copy(key):
-                row = next(new)
-                values = _log_mel(row, spec, audio)
-                with writer.item(key) as report:
-                    made = {"clip_id": row["clip_id"], "digest": hashing.digest(spec_json, row["digest"])}
-                    shape = {"num_mels": values.shape[0], "num_frames": values.shape[1]}
-                    writer.write({**made, **shape, "log_mel": values.tobytes()})
-                    report.count("clips")
-                    report.count("frames", values.shape[1])
+        plain = shards.read_rows(audio, SOUND, columns=["clip_id", "digest"])
+        keyed = [(f"{row['clip_id']} {row['digest']}", number) for number, row in enumerate(plain)]
+        new = shards.read_rows(audio, SOUND, SOUND.names, rows=[number for key, number in keyed if key not in writer])
+        for _, _, report in writer.new(keyed):
+            row = next(new)
+            values = _log_mel(row, spec, audio)
+            made = {"clip_id": row["clip_id"], "digest": hashing.digest(spec_json, row["digest"])}
+            shape = {"num_mels": values.shape[0], "num_frames": values.shape[1]}
+            writer.write({**made, **shape, "log_mel": values.tobytes()})
+            report.count("clips")
+            report.count("frames", values.shape[1])
     return writer.report
 
 

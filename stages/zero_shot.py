@@ -99,21 +99,19 @@ def score_shard(
     with shards.ItemWriter(output, manifest.ZERO_SHOT, previous) as writer:
         new = [place for place, key in enumerate(keys) if key not in writer]
         sounds = shards.read_rows(path, manifest.CLIPS, ["audio"], new)
-        for row, key in zip(rows, keys, strict=True):
-            if not writer.copy(key):
-                texts = texts_of.get(row["clip_id"], [])
-                sound = embed_sound(params.embedder, next(sounds)["audio"]["bytes"])
-                points = [round(float(sound @ _of_text(params.embedder, text)), DIGITS) for text in texts]  # cosines
-                scored = [{"caption": text, "score": point} for text, point in zip(texts, points, strict=True)]
-                tags = []
-                if params.words:  # the best first; of equal ones, the first in the list
-                    points = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
-                    order = np.argsort(-points, kind="stable")[: params.tags]
-                    tags = [{"tag": params.words[place], "score": float(points[place])} for place in order]
-                with writer.item(key) as report:
-                    writer.write({"clip_id": row["clip_id"], "shard": shard, "captions": scored, "tags": tags})
-                    report.count("clips")
-                    report.count("captions", len(texts))
+        for _, row, report in writer.new(zip(keys, rows, strict=True)):
+            texts = texts_of.get(row["clip_id"], [])
+            sound = embed_sound(params.embedder, next(sounds)["audio"]["bytes"])
+            points = [round(float(sound @ _of_text(params.embedder, text)), DIGITS) for text in texts]  # cosines
+            scored = [{"caption": text, "score": point} for text, point in zip(texts, points, strict=True)]
+            tags = []
+            if params.words:  # the best first; of equal ones, the first in the list
+                points = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
+                order = np.argsort(-points, kind="stable")[: params.tags]
+                tags = [{"tag": params.words[place], "score": float(points[place])} for place in order]
+            writer.write({"clip_id": row["clip_id"], "shard": shard, "captions": scored, "tags": tags})
+            report.count("clips")
+            report.count("captions", len(texts))
     return writer.report
 
 

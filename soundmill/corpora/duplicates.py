@@ -119,14 +119,11 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
         keys = [hashing.digest(row) for row in plain]
         new = [number for number, key in enumerate(keys) if key not in writer]
         audio = shards.read_rows(source, manifest.CLIPS, ["audio"], new)
-        for row, key in zip(plain, keys, strict=True):
-            if writer.copy(key):
-                continue
-            with writer.item(key):
-                data = next(audio)["audio"]["bytes"]
-                wave, rate = decode_mono(data), flac_rate(data)
-                words = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
-                writer.write({**row, "seconds": len(wave) / rate, **landmarks(words)})
+        for _, row, _ in writer.new(zip(keys, plain, strict=True)):
+            data = next(audio)["audio"]["bytes"]
+            wave, rate = decode_mono(data), flac_rate(data)
+            words = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
+            writer.write({**row, "seconds": len(wave) / rate, **landmarks(words)})
     return writer.report
 
 

@@ -5,12 +5,10 @@ from except the stage's parameters and code. A shard function that reuses items 
 
     def resample_shard(cuts, root, params, output, previous):
         with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
-            for recording in cuts:
-                key = hashing.digest(recording)
-                if not writer.copy(key):                # copies its rows and its part of the report from the previous shard
-                    with writer.item(key) as report:
-                        writer.write(row)               # any number of times
-                        report.count("clips")
+            keyed = [(hashing.digest(recording), recording) for recording in cuts]
+            for key, recording, report in writer.new(keyed):  # copies rows of others, and their reports, from the previous shard
+                writer.write(row)  # any number of times
+                report.count("clips")
         return writer.report
 
 `previous` is the last finished shard of this name under the same parameters and code, or None; the written bytes do not depend on

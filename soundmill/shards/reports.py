@@ -2,8 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -108,34 +107,30 @@ class ItemWriter:
     def num_rows(self) -> int:
         return self._writer.num_rows + self._stop - self._start
 
-    def copy(self, key: str) -> bool:
-        """Copy an item's rows and report from `previous`; False if it has no such item."""
-        if key not in self._reusable:
-            return False
-        start, count, counts, details = self._reusable[key]
-        first = self.num_rows
-        if count and start != self._stop:
-            self._catch_up()
-            self._start = self._stop = start
-        self._stop += count
-        self._add(key, first, Report(counts, details=details))
-        return True
+    def new(self, items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any, Report]]:
+        """Those of the items (key, anything) to be made, each with its report; `write` its rows before asking for the next.
 
-    @contextmanager
-    def item(self, key: str) -> Iterator[Report]:
-        """Make an item: `write` its rows inside the block, and use the yielded report."""
-        self._catch_up()
-        first, report = self.num_rows, Report()
-        yield report
-        self._add(key, first, report)
+        Of the others, rows and report are copied from `previous`.
+        """
+        for key, item in items:
+            first = self.num_rows
+            if key in self:
+                start, count, counts, details = self._reusable[key]
+                if count and start != self._stop:
+                    self._catch_up()
+                    self._start = self._stop = start
+                self._stop += count
+                report = Report(counts, details=details)
+            else:
+                self._catch_up()
+                report = Report()
+                yield key, item, report
+            self.report.add(report)
+            if not report.quarantine:
+                self.report.items.append([key, first, self.num_rows - first, report.counts, report.details])
 
     def write(self, row: dict[str, Any]) -> None:
         self._writer.write(row)
-
-    def _add(self, key: str, first: int, report: Report) -> None:
-        self.report.add(report)
-        if not report.quarantine:
-            self.report.items.append([key, first, self.num_rows - first, report.counts, report.details])
 
     def _catch_up(self) -> None:
         first = 0

@@ -24,13 +24,11 @@ def lines(words: list[str], output: Path, previous: Path | None = None) -> shard
     with (place / "calls").open("a") as calls:
         calls.write(f"{output.name[8:11]}{' after' if previous else ''}\n")
     with shards.ItemWriter(output, SCHEMA, previous) as writer:
-        for word in words:
-            if not writer.copy(word):
-                with writer.item(word) as report:
-                    if word == "deadly" and (place / "poison").exists():
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    report.reject(word, "odd") if word == "bad" else report.count("letters", len(word))
-                    writer.write({"name": word, "data": random.Random(word).randbytes(50)})
+        for word, _, report in writer.new((word, None) for word in words):
+            if word == "deadly" and (place / "poison").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            report.reject(word, "odd") if word == "bad" else report.count("letters", len(word))
+            writer.write({"name": word, "data": random.Random(word).randbytes(50)})
     return writer.report
 
 
@@ -194,23 +192,22 @@ def changes(draw) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
 
 def write_items(items: list[tuple[str, int]], output: Path, previous: Path | None, written: list[str]) -> shards.Report:
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
-        for name, count in items:
-            key = f"{name}/{count}"
+        keyed = [(f"{name}/{count}", (name, count)) for name, count in items]
+        for key, _ in keyed:
             assert (key in writer) == (previous is not None and key in {item[0] for item in shards.read_items(previous)})
-            if not writer.copy(key):
-                written.append(name)
-                with writer.item(key) as report:
-                    report.count("rows", count)
-                    report.details.append(name)
-                    if count == 5:
-                        report.reject(name, "bad")
-                        continue
-                    for number in range(count):
-                        rng = random.Random(f"{key}/{number}")
-                        audio = {"bytes": rng.randbytes(300), "path": f"{name}.flac"}
-                        caption, labels = None if number else "é", ["a"] * number or None
-                        words = {"clip_id": f"{name}_{number}", "caption": caption, "labels": labels}
-                        writer.write({"audio": audio, "ratio": rng.random() if number % 2 else None, **words})
+        for key, (name, count), report in writer.new(keyed):
+            written.append(name)
+            report.count("rows", count)
+            report.details.append(name)
+            if count == 5:
+                report.reject(name, "bad")
+                continue
+            for number in range(count):
+                rng = random.Random(f"{key}/{number}")
+                audio = {"bytes": rng.randbytes(300), "path": f"{name}.flac"}
+                caption, labels = None if number else "é", ["a"] * number or None
+                words = {"clip_id": f"{name}_{number}", "caption": caption, "labels": labels}
+                writer.write({"audio": audio, "ratio": rng.random() if number % 2 else None, **words})
     return writer.report
 
 
