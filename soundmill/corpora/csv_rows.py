@@ -5,7 +5,7 @@ import csv
 import html
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -47,27 +47,35 @@ class CsvRows(ManifestFormat):
         return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
-        for line, cells in read_csv(inventory, name):
-            try:
-                values = {"split": split_of_file(name), **self.row(cells)}
-            except BadRowError as error:
-                reason, detail = error.args
-                tables.reject(name, reason, f"line {line}: {detail}")
-            else:
-                yield ManifestRow(name, line, **values)
+        return _rows(inventory, name, tables, self.row)
+
+
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables, row: Callable[[Cells], dict[str, Any]]) -> Iterator[ManifestRow]:
+    """The rows of a csv with the fields by `row`; those for which it raises BadRowError are quarantined."""
+    for line, cells in read_csv(inventory, name):
+        try:
+            values = {"split": split_of_file(name), **row(cells)}
+        except BadRowError as error:
+            reason, detail = error.args
+            tables.reject(name, reason, f"line {line}: {detail}")
+        else:
+            yield ManifestRow(name, line, **values)
+
+
+def _window(video: str, start: str) -> dict[str, Any]:
+    """Fields of a row by the cells with its YouTube id and start."""
+    if not (key := video_id(video)):
+        raise BadRowError("bad id", f"{video!r:.80} is not a YouTube id")
+    if (start_time := seconds(start)) is None:
+        raise BadRowError("bad start time", f"{start!r:.80} is not a number of seconds")
+    return {"key": key, "start_time": start_time}
 
 
 def _musiccaps(cells: Cells) -> dict[str, Any]:
-    video, start = video_id(cells["ytid"]), seconds(cells["start_s"])
-    if not video:
-        raise BadRowError("bad id", f"{cells['ytid']!r:.80} is not a YouTube id")
-    if start is None:
-        raise BadRowError("bad start time", f"{cells['start_s']!r:.80} is not a number of seconds")
     return {
-        "key": video,
+        **_window(cells["ytid"], cells["start_s"]),
         "captions": [cells["caption"]],
         "labels": texts(cells.get("audioset_positive_labels", ""), ","),
-        "start_time": start,
         "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
     }
 
@@ -363,23 +371,19 @@ class AudioCaps:
         """Tables of all csv files and audio; a caption belongs to the recording of its video with the last start before it."""
         tables = CorpusTables()
         with_captions, with_labels = _tables_of(inventory, tables)
-        labelled = (window for name in with_labels for window in _windows(inventory, name, tables))
-        labels = {(video, start): texts(row["labels"], ";") for _, video, start, row in labelled}
-        rows = [
-            ManifestRow(
-                name,
-                line,
-                video,
-                captions=[row["caption"]],
-                labels=labels.get((video, start), ()),
-                start_time=start,
-                split=split_of_file(name),
-                number=whole_number(row.get("audiocap_id", "")),
-            )
-            for name in with_captions
-            for line, video, start, row in _windows(inventory, name, tables)
-        ]
+        labelled = (row for name in with_labels for row in _rows(inventory, name, tables, _audiocaps))
+        labels = {(row.key, row.start_time): row.labels for row in labelled}
+        rows = [row for name in with_captions for row in _rows(inventory, name, tables, _audiocaps)]
+        for row in rows:
+            row.labels = labels.get((row.key, row.start_time), ())
         return join(inventory, rows, num_shards, tables)
+
+
+def _audiocaps(cells: Cells) -> dict[str, Any]:
+    """Fields of a row of captions or labels."""
+    cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in cells.items()})
+    of_text = {"captions": [cells["caption"]], "labels": texts(cells["labels"], ";"), "number": whole_number(cells["audiocap_id"])}
+    return {**_window(cells["youtube_id"], cells["start_time"]), **of_text}
 
 
 AUDIOCAPS = AudioCaps()
@@ -419,16 +423,3 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
         )
     tables.counts["other_csv"] += len(other_csvs)
     return with_captions, with_labels
-
-
-def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[tuple[int, str, float, dict[str, str]]]:
-    """(line, YouTube id, start, row) of a csv; rows without an id or start are quarantined."""
-    for line, row in read_csv(inventory, name):
-        row = {ALIASES.get(column, column): text for column, text in row.items()}
-        video, start = video_id(row["youtube_id"]), seconds(row["start_time"])
-        if not video:
-            tables.reject(name, "bad id", f"line {line}: {row['youtube_id']!r:.80} is not a YouTube id")
-        elif start is None:
-            tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is not a number of seconds")
-        else:
-            yield line, video, start, row
