@@ -132,17 +132,14 @@ def _dev_for_training(folder: bytes) -> str | None:
 
 def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
     """Path of the first folder that contains several, if each has a word for a split, and one for training a counterpart."""
-    depth = 0
-    while audio and all(len(file.folders) > depth for file in audio):
-        if len(names := {file.folders[depth] for file in audio}) > 1:
-            splits_of: dict[frozenset[str], set[str | None]] = defaultdict(set)
-            for name in names:
-                splits_of[frozenset(words_beside_split(name))].add(split_of(name))
-            has_counterpart = any("train" in splits and len(splits) > 1 for splits in splits_of.values())
-            are_splits = has_counterpart and None not in set().union(*splits_of.values())
-            return tuple(audio[0].folders[:depth]) if are_splits else None
-        depth += 1
-    return None
+    if (depth := _fork(audio, 0)) is None:
+        return None
+    splits_of: dict[frozenset[str], set[str | None]] = defaultdict(set)
+    for name in {file.folders[depth] for file in audio}:
+        splits_of[frozenset(words_beside_split(name))].add(split_of(name))
+    has_counterpart = any("train" in splits and len(splits) > 1 for splits in splits_of.values())
+    are_splits = has_counterpart and None not in set().union(*splits_of.values())
+    return tuple(audio[0].folders[:depth]) if are_splits else None
 
 
 def words_beside_split(name: bytes) -> set[str]:
@@ -172,19 +169,17 @@ def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ..
 def _class_level(audio: list[AudioFile], level: int) -> int:
     """Depth of class folders, from `level` on; a single folder is skipped if a container, or above several that have all files."""
     while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
-        if not (names <= CONTAINERS or _parts_below(audio, level + 1)):
+        if not names <= CONTAINERS and _fork(audio, level + 1) is None:
             break
         level += 1
     return level
 
 
-def _parts_below(audio: list[AudioFile], level: int) -> bool:
-    """Whether all recordings are in folders at this depth or deeper, and in more than one."""
-    while all(len(file.folders) > level for file in audio):
-        if len({file.folders[level] for file in audio}) > 1:
-            return True
-        level += 1
-    return False
+def _fork(audio: list[AudioFile], level: int) -> int | None:
+    """The first depth, from `level` on, at which all recordings are in folders, and in more than one."""
+    names = [file.folders for file in audio]
+    deepest = min(map(len, names), default=0)
+    return next((depth for depth in range(level, deepest) if len({folders[depth] for folders in names}) > 1), None)
 
 
 def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
