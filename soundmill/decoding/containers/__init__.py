@@ -391,13 +391,8 @@ def opus_samples(packet: bytes) -> int:
     if not packet:
         return 0
     config, code = packet[0] >> 3, packet[0] & 3
-    if config < 12:
-        frame = (480, 960, 1920, 2880)[config % 4]
-    elif config < 16:
-        frame = (480, 960)[config % 2]
-    else:
-        frame = (120, 240, 480, 960)[config % 4]
-    return frame * ((1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0)
+    frames = (480, 960, 1920, 2880) if config < 12 else (480, 960) if config < 16 else (120, 240, 480, 960)
+    return frames[config % len(frames)] * ((1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0)
 
 
 # Tags may be anywhere between their frames.

@@ -140,6 +140,7 @@ def zeros_end(file: BinaryIO, position: int, size: int) -> int:
     return position
 
 
+TAG_BYTES = {b"3DI": 10, b"TAG+": 227, b"TAG": 128}  # of tags of one size
 MOST_TAGS = 16  # one after another
 LYRICS_BYTES = 1 << 20  # searched for the ends of a Lyrics3 tag, and for an ID3v2 tag at the end
 
@@ -160,12 +161,9 @@ def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int |
     """End of the tag at `position`, or None. Sound may follow in files joined by `cat`."""
     if header.startswith(b"ID3"):
         return position + max(tag_end(header), 10)
-    if header.startswith(b"3DI"):
-        return position + 10
-    if header.startswith(b"TAG+"):
-        return position + 227
-    if header.startswith(b"TAG"):
-        return position + 128
+    for mark, length in TAG_BYTES.items():
+        if header.startswith(mark):
+            return position + length
     if header.startswith(b"APETAGEX"):
         head = read(file, position, 32)
         counted, flags = struct.unpack("<I4xI", head[12:24]) if len(head) == 32 else (0, 0)
