@@ -195,9 +195,6 @@ class _Ranges(io.RawIOBase):
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer: Any) -> int:
         data = read(self._url, self._at, min(self._at + len(buffer), self._size))
         buffer[: len(data)] = data

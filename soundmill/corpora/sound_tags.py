@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
-from soundmill.decoding.containers.layout import DecodeError
+from soundmill.decoding.containers import layout
 from soundmill.decoding.containers.walks import chunks
 
 VERSION = "tags 5"  # of what `read` returns, in the cache
@@ -28,7 +28,6 @@ _INFO = {
     b"ICMT": "description",
 }
 BEYOND = "beyond the bounds"  # as a tag: the file has more than is read, so its licence is unclear
-_TOO_MANY = {"license": "other", BEYOND: "yes"}
 _LINKS = ("woaf", "woas", "url", "contact")  # fields of ID3 and of Vorbis comments that may be the sound's address
 _DESCRIPTIONS = ("comment", "_comment", "description")  # beside the first comment; ffmpeg writes the second into MP3
 # Comments that describe no sound: an address, SoX's default, those of generated FLACs (audio/tags.py).
@@ -60,9 +59,6 @@ class _Bounded(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
 
-    def tell(self) -> int:
-        return self._file.tell()
-
     def seekable(self) -> bool:
         return True
 
@@ -79,10 +75,10 @@ def read(file: BinaryIO) -> str:
         head = file.read(12)
         is_wav = head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE"
         tags = _of_wav(bounded, head[:4]) if is_wav else _of_other(bounded)
-    except (OSError, DecodeError, struct.error):
+    except (OSError, layout.DecodeError, struct.error):
         return ""
     except _TooMany:
-        tags = _TOO_MANY
+        tags = {"license": "other", BEYOND: "yes"}
     return json.dumps(tags, ensure_ascii=True, sort_keys=True) if tags else ""
 
 
@@ -91,15 +87,15 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
     size = file.seek(0, io.SEEK_END)
     header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
     tags: dict[str, str] = {}
-    with suppress(OSError, DecodeError, struct.error):  # a damaged chunk ends the tags; those before it are valid
+    with suppress(OSError, layout.DecodeError, struct.error):  # a damaged chunk ends the tags; those before it are valid
         for name, at, declared in _some(chunks(file, 12, size, header, align=2)):
-            if name == b"LIST" and _read(file, at, 4) == b"INFO":
+            if name == b"LIST" and layout.read(file, at, 4) == b"INFO":
                 for field, start, length in _some(chunks(file, at + 4, min(at + declared, size), header, align=2)):
-                    if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
+                    if field in _INFO and (text := _text(layout.read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
                         if _INFO[field] != "description" or _describes(text):
                             tags.setdefault(_INFO[field], text)
             elif name in (b"id3 ", b"ID3 ") and declared > 0:
-                tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
+                tags = _of_other(_Bounded(io.BytesIO(layout.read(file, at, declared)))) | tags
     return tags
 
 
@@ -111,11 +107,6 @@ def _some(parts: Iterable[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int,
         if number == MAX_CHUNKS:
             raise _TooMany
         yield part
-
-
-def _read(file: _Bounded, at: int, count: int) -> bytes:
-    file.seek(at)
-    return file.read(count)
 
 
 def _text(data: bytes) -> str:
