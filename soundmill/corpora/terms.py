@@ -308,11 +308,9 @@ def _entries(inventory: Inventory, name: bytes, reader: Reader) -> Iterator[_Ent
         yield from _jamendo(read_lines(inventory, name), shown, reader)
     elif lower.endswith(b".parquet"):
         yield from _of_rows(_parquet(inventory, name), shown, reader)
-    elif (_LINES.search(lower) or lower.endswith(b".json")) and _IN_JSON.search(read_head(inventory, name)):
-        if _LINES.search(lower):
-            yield from _of_rows(read_entries(inventory, name), shown, reader)
-        else:
-            yield from _of_rows(_objects(read_json(inventory, name)), shown, reader)
+    elif ((has_lines := _LINES.search(lower)) or lower.endswith(b".json")) and _IN_JSON.search(read_head(inventory, name)):
+        rows = read_entries(inventory, name) if has_lines else _objects(read_json(inventory, name))
+        yield from _of_rows(rows, shown, reader)
 
 
 def _of_rows(rows: Iterable[tuple[int | str, Any]], shown: str, reader: Reader) -> Iterator[_Entry]:
