@@ -395,18 +395,12 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
     """Names of csv files with captions, and with labels; one without a required column is a UserError, other lists are ignored."""
-    with_captions, with_labels, other_csvs, lacking = [], [], [], []
-    for name in inventory.csv_files():
-        columns = _columns(inventory, name)
-        path = escape_path(name)
-        if set(COLUMNS) <= columns:
-            with_captions.append(name)
-        elif set(LABEL_COLUMNS) <= columns:
-            with_labels.append(name)
-        else:
-            other_csvs.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
-            if len(columns & set(COLUMNS)) > 1:
-                lacking.append((path, columns))
+    columns_of = {name: _columns(inventory, name) for name in inventory.csv_files()}
+    with_captions = [name for name, columns in columns_of.items() if columns.issuperset(COLUMNS)]
+    rest = {name: columns for name, columns in columns_of.items() if not columns.issuperset(COLUMNS)}
+    with_labels = [name for name, columns in rest.items() if columns.issuperset(LABEL_COLUMNS)]
+    others = [(escape_path(name), columns) for name, columns in rest.items() if not columns.issuperset(LABEL_COLUMNS)]
+    lacking = [(path, columns) for path, columns in others if len(columns & set(COLUMNS)) > 1]
     lacking.sort(key=lambda table: "audiocap_id" not in table[1])
     if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
         path, columns = lacking[0]
@@ -416,10 +410,10 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
         )
     if not with_captions:
-        others = "; ".join(other_csvs) or "none"
+        found = "; ".join(f"{path} ({', '.join(sorted(columns)) or 'no header'})" for path, columns in others) or "none"
         raise UserError(
             f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
-            f"(csv files: {others}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
+            f"(csv files: {found}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
         )
-    tables.counts["other_csv"] += len(other_csvs)
+    tables.counts["other_csv"] += len(others)
     return with_captions, with_labels
