@@ -57,12 +57,9 @@ def claim_all(
     local = _local_manifests(index, rows)
     taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a local manifest → its folders
     for source in local:
-        folder, _, name = source.rpartition(b"/")
-        taken[name].add(composed_path(folder))
-    for source in {row.source for row in rows}:
-        folder, _, name = source.rpartition(b"/")
-        if name in taken:
-            state.homes[source] = folder
+        taken[os.path.basename(source)].add(composed_path(os.path.dirname(source)))
+    sources = {row.source for row in rows if os.path.basename(row.source) in taken}
+    state.homes.update((source, os.path.dirname(source)) for source in sources)
     for number, row in enumerate(rows):
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
         if named and not index.resolve_clip(row.key, row.start_time).files:
