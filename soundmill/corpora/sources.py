@@ -285,11 +285,10 @@ def read_rows(file: Table, group: int) -> Iterator[dict[str, Any]]:
     schema = file.schema_arrow
     column = audio_column(schema)
     # Parquet reads a dot in a name as a path into a struct.
-    names = [field.name for field in schema if _is_plain(field.type) and "." not in field.name]
-    columns = list(names)
+    paths = {field.name: field.name for field in schema if _is_plain(field.type) and "." not in field.name}
     if column and schema.field(column).type.get_field_index("path") >= 0:
-        names.append(column)
-        columns.append(f"{column}.path")
+        paths[column] = f"{column}.path"
+    columns = list(paths.values())
     try:
         if not columns:
             yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
@@ -297,7 +296,7 @@ def read_rows(file: Table, group: int) -> Iterator[dict[str, Any]]:
         size = sum(column.total_uncompressed_size for column in file.columns_of(group, columns))
         rows = ROWS if size <= MAX_PLAIN_BYTES else 1
         for batch in file.batches(group, columns, rows):
-            chosen = batch.select(names)
+            chosen = batch.select(list(paths))
             if (size := sum(map(_text_bytes, chosen.columns))) > MAX_BYTES:
                 raise DecodeError("too large", f"{rows} rows of row group {group} have {size} bytes of text")
             yield from chosen.to_pylist()
@@ -376,9 +375,8 @@ class _Cursor:
     def __init__(self, path: bytes, identity: tuple[int | bytes, ...]):
         self.identity = identity
         self._file = open_table(path)
-        self._starts = [0]
-        for group in range(self._file.num_row_groups):
-            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
+        sizes = (self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))
+        self._starts = list(itertools.accumulate(sizes, initial=0))
         self._group, self._next, self._cells = -1, 0, iter(())
 
     def read(self, row: int) -> pa.Buffer | None:
