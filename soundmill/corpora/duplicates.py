@@ -115,11 +115,11 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
     from soundmill.audio.flac import decode_mono, flac_rate
 
     with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
-        plain = list(shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"]))
-        keys = [hashing.digest(row) for row in plain]
-        new = [number for number, key in enumerate(keys) if key not in writer]
+        plain = shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"])
+        keyed = [(hashing.digest(row), row) for row in plain]
+        new = [number for number, (key, _) in enumerate(keyed) if key not in writer]
         audio = shards.read_rows(source, manifest.CLIPS, ["audio"], new)
-        for _, row, _ in writer.new(zip(keys, plain, strict=True)):
+        for _, row, _ in writer.new(keyed):
             data = next(audio)["audio"]["bytes"]
             wave, rate = decode_mono(data), flac_rate(data)
             words = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
