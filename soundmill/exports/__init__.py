@@ -156,14 +156,13 @@ def write_folder(placed: Placed, directory: Path, final: Path) -> None:
 CLIPS_PER_TAR = 1000
 
 
+@dataclass
 class WebDataset(Target):
     """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, the first also as `text`; labels; source) and
     `<id>.txt` (the first caption, or an empty text)."""
 
-    def __init__(self, directory: Path, final: Path):
-        super().__init__(directory, final)
-        self.counts: Counter[str] = Counter()
-        self.open: dict[str, tarfile.TarFile] = {}
+    counts: Counter[str] = field(default_factory=Counter)
+    open: dict[str, tarfile.TarFile] = field(default_factory=dict)
 
     def add(self, clip: ExportClip, flac: bytes) -> None:
         number, place = divmod(self.counts[clip.split], CLIPS_PER_TAR)
@@ -198,23 +197,26 @@ class WebDataset(Target):
 
 
 TEXTS = pa.list_(pa.string())
-PARQUET = pa.schema([("clip_id", pa.string()), ("audio", manifest.AUDIO), ("captions", TEXTS), ("labels", TEXTS)])
+_TEXT = {"dtype": "string", "_type": "Value"}
+_TEXTS = {"feature": _TEXT, "_type": "Sequence"}  # a list, under the name that datasets 3 and later read
+_FEATURES = {"info": {"features": {"clip_id": _TEXT, "audio": {"_type": "Audio"}, "captions": _TEXTS, "labels": _TEXTS}}}
+PARQUET = pa.schema(
+    {"clip_id": pa.string(), "audio": manifest.AUDIO, "captions": TEXTS, "labels": TEXTS}, {"huggingface": json.dumps(_FEATURES)}
+)
 
 
+@dataclass
 class HuggingFaceParquet(Target):
     """`data/<split>-*.parquet` with the audio embedded, as `datasets.load_dataset(directory)` reads it."""
 
-    def __init__(self, directory: Path, final: Path):
-        super().__init__(directory, final)
-        self.writers: dict[str, shards.ShardWriter] = {}
-        self.open = ExitStack()
+    writers: dict[str, shards.ShardWriter] = field(default_factory=dict)
+    open: ExitStack = field(default_factory=ExitStack)
 
     def add(self, clip: ExportClip, flac: bytes) -> None:
         split = captioned.HUGGING_FACE[clip.split]
         if split not in self.writers:
-            schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
             path = self.directory / f"data/{split}-00000-of-00001.parquet"
-            self.writers[split] = self.open.enter_context(shards.ShardWriter(path, schema))
+            self.writers[split] = self.open.enter_context(shards.ShardWriter(path, PARQUET))
         audio = {"bytes": flac, "path": f"{clip.clip_id}.flac"}
         row = {"clip_id": clip.clip_id, "audio": audio, "captions": list(clip.captions), "labels": list(clip.labels)}
         self.writers[split].write(row)
@@ -223,17 +225,11 @@ class HuggingFaceParquet(Target):
         self.open.close()
 
 
-_TEXT = {"dtype": "string", "_type": "Value"}
-_TEXTS = {"feature": _TEXT, "_type": "Sequence"}  # a list, under the name that datasets 3 and later read
-_FEATURES = {"info": {"features": {"clip_id": _TEXT, "audio": {"_type": "Audio"}, "captions": _TEXTS, "labels": _TEXTS}}}
-
-
 LEFT_OUT = "not_exported.tsv"
 
 
 @dataclass
 class Export:
-    directory: Path
     written: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)  # clip id, reason
 
@@ -281,7 +277,7 @@ def export(
     if not rows:
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
     with new_directory(directory) as (partial, final):
-        target, result = format(partial, final), Export(directory)
+        target, result = format(partial, final), Export()
         for stored in clips.with_audio(tables, set(rows)):
             row = rows[stored["clip_id"]]
             clips.check_rate(stored, sample_rate)

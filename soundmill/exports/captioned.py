@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,12 +55,12 @@ class NotExpressible(Exception):
     """The format cannot hold this clip, for the reason in the message."""
 
 
+@dataclass
 class Target(ABC):
     """A directory being written: `add` gets every clip once, in the order of the shards, then `finish` is called."""
 
-    def __init__(self, directory: Path, final: Path):
-        self.directory = directory  # where to write
-        self.final = final  # its final path, for manifests with absolute paths
+    directory: Path  # where to write
+    final: Path  # its final path, for manifests with absolute paths
 
     @abstractmethod
     def add(self, clip: ExportClip, flac: bytes) -> None:
@@ -165,14 +165,13 @@ def video_place(clip: ExportClip) -> str:
 
 
 def write_audiocaps(placed: Placed, directory: Path, final: Path) -> None:
-    number = 0
+    numbers = count()
     for split, rows in by_split(placed):
         table = []
         for clip, _ in rows:
             video, start = clip.video_and_start
-            for caption in clip.captions:
-                table.append({"audiocap_id": number, "youtube_id": video, "start_time": plain_number(start), "caption": caption})
-                number += 1
+            window = {"youtube_id": video, "start_time": plain_number(start)}
+            table += [{"audiocap_id": next(numbers), **window, "caption": caption} for caption in clip.captions]
         write_table(directory / f"{WITH_VAL[split]}.csv", table)
 
 
