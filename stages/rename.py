@@ -79,7 +79,7 @@ def _write_json(params: RenameParams, table: pa.Table, names: dict[str, str], sp
 def name_clips(source: Path, ids: set[str], output: Path, previous: Path | None = None) -> shards.Report:
     """Write the clips `ids` of one shard as WAV files with the same samples, in the new folder `output`."""
     report = shards.Report()
-    previous_keys = {key for (key,) in shards.read_items(previous)} if previous else set()
+    previous_keys = {key for (key,) in shards.read_report(previous).report.items} if previous else set()
     output.mkdir()
     new = []
     for number, row in enumerate(shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest"])):

@@ -34,5 +34,5 @@ from soundmill.shards.parquet import (
     table_digest,
     write_rows,
 )
-from soundmill.shards.reports import ItemWriter, Report, read_items, report_damaged, report_path, write_report
+from soundmill.shards.reports import ItemWriter, Report, read_report, report_damaged, report_path, write_report
 from soundmill.shards.run import Job, map_shards, map_values, visible_gpus

@@ -72,11 +72,6 @@ def read_report(shard: Path) -> Finished:
     return Finished(values["key"], values["signature"], values["digest"], Report(**values["report"]))
 
 
-def read_items(shard: Path) -> list[Any]:
-    """The items of a finished shard's report; `ItemWriter` writes [key, first row, number of rows, counts, details]."""
-    return read_report(shard).report.items
-
-
 def report_damaged(where: str | Path, names: Sequence[str]) -> None:
     """Print which kept files were damaged and are rebuilt, if any."""
     if names:
@@ -94,7 +89,8 @@ class ItemWriter:
     def __init__(self, path: Path, schema: pa.Schema, previous: Path | None = None):
         self.report = Report()
         self._path, self._previous = path, previous
-        self._reusable = {key: place for key, *place in read_items(previous)} if previous else {}
+        # Key → first row, number of rows, counts, details.
+        self._reusable = {key: place for key, *place in read_report(previous).report.items} if previous else {}
         self._writer = parquet.ShardWriter(path, schema)
         self._file = parquet.open_parquet(previous) if previous else None
         self._group: tuple[int, pa.Table] | None = None  # the last row group read

@@ -38,7 +38,7 @@ def keyed(words: list[list[str]]) -> list[shards.Job]:
 
 def folder_of(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
     """A folder with a file for each word; those that were there are linked."""
-    kept = shards.read_items(previous) if previous else []
+    kept = shards.read_report(previous).report.items if previous else []
     output.mkdir()
     for word in words:
         os.link(previous / word, output / word) if word in kept else (output / word).write_text(word * 99)
@@ -194,7 +194,9 @@ def write_items(items: list[tuple[str, int]], output: Path, previous: Path | Non
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         keyed = [(f"{name}/{count}", (name, count)) for name, count in items]
         for key, _ in keyed:
-            assert (key in writer) == (previous is not None and key in {item[0] for item in shards.read_items(previous)})
+            assert (key in writer) == (
+                previous is not None and key in {item[0] for item in shards.read_report(previous).report.items}
+            )
         for key, (name, count), report in writer.new(keyed):
             written.append(name)
             report.count("rows", count)
