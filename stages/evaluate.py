@@ -8,6 +8,7 @@ from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, pairwise, protocols
+from soundmill.evaluation.embedders import code_by_name
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import EvaluateParams
 from soundmill.page.sounds import Card
@@ -81,10 +82,6 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
             path = ctx.scratch / "sounds" / f"{card.clip_id}.{kind}.wav"
             write_wav(path, sound.wave, sound.sample_rate, made_by=sound.made_by)
             ctx.tracking.log_file(path, "sounds")
-
-
-def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return list(embedders.MODULES.values())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from soundmill.audio.resample import resample
 from soundmill.corpora import catalog as catalogs
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import EmbedderName
+from soundmill.evaluation.embedders import EmbedderName, code_by_name
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -144,10 +144,6 @@ def _of_words(embedder: str, prompt: str, words: tuple[str, ...]) -> np.ndarray:
 
 def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
-
-
-def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return list(embedders.MODULES.values())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from soundmill.shards.code import ROOT
 STAGES = ("segment", "spectrogram", "train", "evaluate")
 FOUND_BY_NAME = {
     "train": ("soundmill.models.ddpm_mel", "soundmill.models.components.griffin_lim.vocoder"),
-    "evaluate": tuple(embedders.MODULES.values()),
+    "evaluate": tuple(embedders.code_by_name()),
 }
 
 

@@ -24,8 +24,12 @@ EMBEDDERS: dict[str, Declaration] = {
     name: (TaggerDeclaration if name == "tagger" else Declaration)(weights=WEIGHTS.get(name), files=FILES.get(name), **fields)
     for name, fields in read_yaml(Path(__file__).with_name("embedders.yaml")).items()
 }
-MODULES = {name: declared.module for name, declared in EMBEDDERS.items()}
 NAMES = tuple(EMBEDDERS)
+
+
+def code_by_name(*_: Any) -> list[str]:
+    """Modules that stages find by the name of an embedder."""
+    return [declared.module for declared in EMBEDDERS.values()]
 
 
 def one_of(options: Mapping[str, Any], what: str) -> AfterValidator:
