@@ -230,15 +230,10 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
     row_of = {clip_id: row for row, clip_id in enumerate(clips["clip_id"].to_pylist())}
     recordings = clips["recording_id"].to_pylist()
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
-    pairs = []
-    neighbours: dict[str, list[str]] = defaultdict(list)  # of clips that are not in the table
-    for a, b in zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True):
-        if {a, b} <= row_of.keys():
-            pairs.append((row_of[a], row_of[b]))
-        for one, other in ((a, b), (b, a)):
-            if one not in row_of:
-                neighbours[one].append(other)
-    for connected in groups(neighbours):
+    named = list(zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True))
+    pairs = [(row_of[a], row_of[b]) for a, b in named if {a, b} <= row_of.keys()]
+    absent = {name: neighbours for name, neighbours in near(named).items() if name not in row_of}
+    for connected in groups(absent):
         kept = sorted(row_of[name] for name in connected & row_of.keys())
         own = [row for row in kept if recordings[row] == recordings[kept[0]]]
         others = [row for row in kept if recordings[row] != recordings[kept[0]]]
