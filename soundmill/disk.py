@@ -17,24 +17,28 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """A handle of a directory, to sync or to lock it."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
+
+
+def sync_directory(path: Path) -> None:
+    with opened(path) as handle:
+        os.fsync(handle)
 
 
 def sync_files_below(directory: Path) -> None:
     """Flush the file system of `directory`: syncing thousands of small files one by one takes minutes."""
     import ctypes
 
-    handle = os.open(directory, os.O_RDONLY)
-    try:
+    with opened(directory) as handle:
         if ctypes.CDLL(None, use_errno=True).syncfs(handle) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
-    finally:
-        os.close(handle)
 
 
 def start_sync(path: Path) -> None:
@@ -135,9 +139,6 @@ def lock(file: IO | int, shared: bool = False) -> None:
 def exclusive(directory: Path) -> Iterator[None]:
     """Lock a directory while a file in it is read, changed and written, so that no concurrent change is lost."""
     directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
+    with opened(directory) as handle:
         lock(handle)
         yield
-    finally:
-        os.close(handle)

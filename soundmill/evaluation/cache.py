@@ -6,11 +6,10 @@ compute at the same time is stored twice and read once. A file's name is the dig
 differ.
 """
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,8 +96,8 @@ class Embedding:
 def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
     """Add embeddings as one file, atomically; nothing is written if there are none."""
     directory.mkdir(parents=True, exist_ok=True)
-    with _opened(directory) as handle:
-        disk.lock(handle, shared=True)
+    with disk.opened(directory) as handle:
+        disk.lock(handle, shared=True)  # exclusive in `remove_unfinished`
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
             path = Path(place) / "new"
             with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
@@ -117,21 +116,11 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
                 os.replace(path, directory / f"{hashing.file_digest(path)}.parquet")
 
 
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    """A handle for locking the directory: shared while adding, exclusive in `remove_unfinished`."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
 def remove_unfinished(directory: Path) -> None:
     """Remove unfinished files of killed runs, unless another process is adding at the moment."""
     unfinished = list(directory.glob(f"{UNFINISHED}*"))
     if unfinished:
-        with _opened(directory) as handle:
+        with disk.opened(directory) as handle:
             if disk.try_lock(handle):
                 for place in unfinished:
                     shutil.rmtree(place, ignore_errors=True)
