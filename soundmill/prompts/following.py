@@ -155,13 +155,9 @@ def count_events(wave: np.ndarray, rate: int) -> int:
         return 0
     smooth = np.convolve((frames**2).mean(axis=1), np.ones(3) / 3, mode="same")
     levels = 10 * np.log10(np.maximum(smooth, 1e-12))
-    count, within = 0, False
-    for level in levels:
-        if not within and level > max(levels.max() + LOUD_DB, SILENT_DB):
-            count, within = count + 1, True
-        elif within and level < levels.max() + SOFT_DB:
-            within = False
-    return count
+    loud, soft = levels > max(levels.max() + LOUD_DB, SILENT_DB), levels < levels.max() + SOFT_DB
+    turns = loud.astype(int)[loud | soft]  # 1 where it is loud, 0 where it is soft; between, an event goes on, or none does
+    return int((np.diff(turns, prepend=0) == 1).sum())
 
 
 @dataclass(frozen=True)
