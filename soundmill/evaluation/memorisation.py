@@ -72,11 +72,6 @@ class Nearest:
     shared: float  # share by fingerprint; 0: no training clip reaches the threshold
     copy_of: str | None
 
-    @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sort key: the most suspicious first."""
-        return -self.shared, -self.similarity, self.clip_id
-
 
 @dataclass(frozen=True)
 class Memorisation:
@@ -125,7 +120,7 @@ class Memorisation:
         metrics["warnings"] += self.warnings()
 
     def worst(self, count: int) -> list[Nearest]:
-        return sorted(self.generated, key=lambda nearest: nearest.rank)[:count]
+        return sorted(self.generated, key=lambda nearest: (-nearest.shared, -nearest.similarity, nearest.clip_id))[:count]
 
 
 def first_embedder(setup: Setup) -> features.EmbedderConfig:
