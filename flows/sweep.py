@@ -84,7 +84,9 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     `extra` are overrides of all points; `points` and `seeds` replace the file's unless empty. UserError if an override cannot be
     composed, or sets a parameter in which the points differ.
     """
-    chosen = _choose(definition, points)
+    for point in points:
+        choose(definition.points, point, "point")
+    chosen = [point for point in definition.points if not points or point in points]
     for name in chosen:
         if (base := definition.start_from.get(name)) and base not in chosen:
             raise UserError(f"--points: {name!r} starts from the model of {base!r}; choose that too")
@@ -110,12 +112,6 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     if definition.start_from and runs[0].document["execution"]["lanes"]["number"] > 1:
         raise UserError("execution.lanes.number: must be 1, because trainings start from the models of earlier points")
     return runs
-
-
-def _choose(definition: Sweep, points: Sequence[str]) -> list[str]:
-    for point in points:
-        choose(definition.points, point, "point")
-    return [point for point in definition.points if not points or point in points]
 
 
 @contextmanager
