@@ -87,8 +87,9 @@ class Cnn14(nn.Module):
 
     def fused(self) -> Cnn14:
         """The same network with every BatchNorm fused into the convolution before it."""
-        for number in range(1, len(WIDTHS)):
-            getattr(self, f"conv_block{number}").fuse()
+        for block in self.children():
+            if isinstance(block, Block):
+                block.fuse()
         return self
 
     def front(self, waves: Tensor) -> Tensor:
@@ -126,14 +127,12 @@ class WavegramLogmelCnn14(Cnn14):
         self.pre_conv0 = nn.Conv1d(1, 64, 11, stride=5, padding=5, bias=False)
         self.pre_bn0 = nn.BatchNorm1d(64)
         for number, (width, wider) in enumerate(((64, 64), (64, 128), (128, 128)), 1):
-            setattr(self, f"pre_block{number}", WaveBlock(width, wider))
+            setattr(self, f"pre_block{number}", Block(width, wider, of_wave=True))
         self.pre_block4 = Block(128 // WAVEGRAM_BANDS, 64)
         self.conv_block2 = Block(64 + 64, 128)
 
     def fused(self) -> WavegramLogmelCnn14:
         self.pre_conv0, self.pre_bn0 = fuse_conv_bn_eval(self.pre_conv0, self.pre_bn0), nn.Identity()
-        for number in range(1, 5):
-            getattr(self, f"pre_block{number}").fuse()
         return super().fused()
 
     def front(self, waves: Tensor) -> Tensor:
@@ -148,14 +147,14 @@ class WavegramLogmelCnn14(Cnn14):
 
 
 class Block(nn.Module):
-    """Two convolutions over time and frequency."""
+    """Two convolutions over time and frequency, or of a wave over time, the second dilated."""
 
-    def __init__(self, width: int, wider: int) -> None:
+    def __init__(self, width: int, wider: int, of_wave: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, wider, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(wider, wider, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(wider)
-        self.bn2 = nn.BatchNorm2d(wider)
+        convolution, norm, dilation = (nn.Conv1d, nn.BatchNorm1d, 2) if of_wave else (nn.Conv2d, nn.BatchNorm2d, 1)
+        self.conv1 = convolution(width, wider, 3, padding=1, bias=False)
+        self.conv2 = convolution(wider, wider, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn1, self.bn2 = norm(wider), norm(wider)
 
     def fuse(self) -> None:
         self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
@@ -164,12 +163,3 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.bn1(self.conv1(x)), inplace=True)
         return relu(self.bn2(self.conv2(x)), inplace=True)
-
-
-class WaveBlock(Block):
-    def __init__(self, width: int, wider: int) -> None:
-        nn.Module.__init__(self)
-        self.conv1 = nn.Conv1d(width, wider, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv1d(wider, wider, 3, padding=2, dilation=2, bias=False)
-        self.bn1 = nn.BatchNorm1d(wider)
-        self.bn2 = nn.BatchNorm1d(wider)
