@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,21 +193,16 @@ def _accuracies(
         return [None] * len(sounds), None
     # One call fits the probes once: the sounds of all sets are one set with longer ids.
     of = {clip_id: (label, fold) for clip_id, label, fold in labelled}
-    keys = {(number, clip_id): key for number, view in enumerate(sounds) for clip_id, key in view.keys.items() if clip_id in of}
-    rows = [*labelled, *((f"{number}/{clip_id}", *of[clip_id]) for number, clip_id in keys)]
-    together = features.View(real.directory, {f"{number}/{clip_id}": key for (number, clip_id), key in keys.items()})
-    guessed = probe.guess(rows, real.of(of), features.View(real.directory, {}), together)
+    keys = {f"{number}/{name}": key for number, view in enumerate(sounds) for name, key in view.keys.items() if name in of}
+    rows = [*labelled, *((name, *of[name.partition("/")[2]]) for name in keys)]
+    guessed = probe.guess(rows, real.of(of), features.View(real.directory, {}), features.View(real.directory, keys))
 
-    def share(names: Mapping[str, str]) -> float | None:
-        right = [guess == of[clip_id][0] for clip_id, guess in names.items()]
+    def share(clip_ids: Iterable[str], guesses: Mapping[str, str], prefix: str = "") -> float | None:
+        right = [guesses[prefix + clip_id] == of[clip_id][0] for clip_id in clip_ids if prefix + clip_id in guesses]
         return rounded(float(np.mean(right))) if right else None
 
     compared = {clip_id for view in sounds for clip_id in view.keys}
-    by_set = [{} for _ in sounds]
-    for name, guess in guessed.codec.items():
-        number, _, clip_id = name.partition("/")
-        by_set[int(number)][clip_id] = guess
-    return [share(names) for names in by_set], share({name: guess for name, guess in guessed.real.items() if name in compared})
+    return [share(view.keys, guessed.codec, f"{number}/") for number, view in enumerate(sounds)], share(compared, guessed.real)
 
 
 def check_clips(tables: clips.Tables, clip_ids: Sequence[str], sample_rate: int) -> int:
