@@ -7,7 +7,7 @@ twice that of independent sets (tests/metrics/test_scores.py). It would also cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +45,10 @@ class Influence:
 
     def shifts(self, seed: int, replicates: int, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """The shift of the metric in each replicate [replicates]; replicate b depends only on (seed, b)."""
-        sides, shifts = (self.generated, self.reference), np.empty(replicates)
+        shifts = np.empty(replicates)
         for number in range(replicates):
-            drawn = _draw(seed, number, sides)
-            shifts[number] = sum(times @ side.sums / (times @ side.lengths) for times, side in zip(drawn, sides, strict=True))
+            random = np.random.default_rng([seed, number])
+            shifts[number] = sum(_resampled_mean(side, random) for side in (self.generated, self.reference))
             progress(1)
         return shifts
 
@@ -65,17 +65,13 @@ class Influence:
         return Influence(*differences)
 
 
-def _draw(seed: int, replicate: int, sides: Sequence[SetInfluence]) -> list[np.ndarray]:
-    """How often each clip of each set is drawn [N], with replacement; drawn again if no clip has a row."""
-    random = np.random.default_rng([seed, replicate])
-    drawn = []
-    for side in sides:
-        rows, count = 0.0, len(side.sums)
-        while not rows:
-            times = np.bincount(random.integers(count, size=count), minlength=count)
-            rows = times @ side.lengths
-        drawn.append(times)
-    return drawn
+def _resampled_mean(side: SetInfluence, random: np.random.Generator) -> float:
+    """The mean influence of the rows of clips drawn with replacement; drawn again if no clip has a row."""
+    rows, count = 0.0, len(side.sums)
+    while not rows:
+        times = np.bincount(random.integers(count, size=count), minlength=count)  # how often each clip is drawn
+        rows = times @ side.lengths
+    return times @ side.sums / rows
 
 
 def interval(value: float, shifts: np.ndarray, least: float, most: float, error: float = 0.0) -> dict[str, float]:
