@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +152,10 @@ def _fetch(name: str, revision: str | None, files: Sequence[str], missing: Calla
         )
     options = {"revision": revision, "allow_patterns": list(files)}
     try:
-        try:
+        with suppress(LocalEntryNotFoundError):
             cached = Path(snapshot_download(name, **options, local_files_only=True))
             if not missing(cached):
                 return cached
-        except LocalEntryNotFoundError:
-            pass
         terminal.say(f"{name}: downloading from the Hugging Face hub")
         return Path(snapshot_download(name, **options))
     except HFValidationError:

@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,8 @@ def around(spec: MelSpec) -> list[MelSpec]:
     ]
     specs = []
     for bands, n_fft, window, hop in sizes:
-        try:
+        with suppress(UserError):  # a neighbour may have an empty band or too long a hop
             specs.append(parse_spec(f"{bands}x{n_fft}:{window}/{hop}", spec))
-        except UserError:
-            continue  # a neighbour with an empty band or too long a hop
     return specs
 
 

@@ -1,6 +1,7 @@
 """The listening page: a row for each request, a column for the real sounds, the codecs and each model."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,13 +100,10 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
     """Highest rate in Hz of the first readable sound of each column: usually all sounds of a column have the same."""
     rates = []
     for column in columns:
-        for clip_id in order:
-            if clip_id in column.sounds:
-                try:
-                    rates.append(Sound("", *column.sounds[clip_id]()).played_rate)
-                    break
-                except UserError:
-                    continue
+        for clip_id in filter(column.sounds.__contains__, order):
+            with suppress(UserError):
+                rates.append(Sound("", *column.sounds[clip_id]()).played_rate)
+                break
     return max(rates, default=MIN_RATE)
 
 
