@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -173,13 +174,11 @@ class Gathered:
     def _any_factor(self) -> np.ndarray:
         """As `factor`; by Cholesky, in a tenth of the time, if no pivot is near rounding errors."""
         if self.covariance is not None:
-            try:
+            with suppress(np.linalg.LinAlgError):
                 lower = np.linalg.cholesky(self.covariance)
                 pivots = np.diagonal(lower) ** 2
                 if pivots.min() > SMALLEST_PIVOT * pivots.max():
                     return lower.T
-            except np.linalg.LinAlgError:
-                pass
         return self.factor()
 
     @property
@@ -281,13 +280,12 @@ def _from_sums(sums: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np
 
 def _sums_by_clip(stream: Stream, ids: Sequence[str], centre: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """Sums [N, 1 + 2d + AXES²] over each clip's rows x of 1, x, x² and (first `AXES`) xxᵀ; x is centred and rotated to `axes`."""
-    place = {clip_id: index for index, clip_id in enumerate(ids)}
-    sums: list[np.ndarray | None] = [None] * len(ids)
+    sums: dict[str, np.ndarray] = {}
     for clip_id, patches in stream():
         rows = (check_rows(patches) - centre) @ axes
         head = rows[:, :AXES]
-        sums[place[clip_id]] = np.concatenate([[len(rows)], rows.sum(axis=0), (rows**2).sum(axis=0), (head.T @ head).ravel()])
-    return np.array(sums)
+        sums[clip_id] = np.concatenate([[len(rows)], rows.sum(axis=0), (rows**2).sum(axis=0), (head.T @ head).ravel()])
+    return np.array([sums[clip_id] for clip_id in ids])
 
 
 def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: int) -> tuple[float, float, float]:
