@@ -86,12 +86,10 @@ class About:
 def about(root: Path) -> About:
     """Read ABOUT_SOUNDS beside the sounds; another tool's file of that name is ignored, an invalid one raises UserError."""
     path = root / manifest.ABOUT_SOUNDS
-    if not path.is_file():
-        return About()
     try:
-        record = parse_json(path.read_bytes())
+        record = parse_json(path.read_bytes()) if path.is_file() else None
     except ValueError:
-        return About()
+        record = None
     if not isinstance(record, dict) or not {"family", "made_by"} <= record.keys():
         return About()
     lists = {key: record.get(key, []) for key in ("trained_against", "chosen_by")}
