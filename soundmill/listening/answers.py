@@ -39,9 +39,7 @@ Trial = tuple[Stimulus, ...]  # one sound to be rated, or two to be compared
 def williams(size: int) -> list[list[int]]:
     """Rows of a Latin square balanced for carry-over: each number is equally often at each place and directly after each other
     number (Williams 1949). An odd size needs two squares."""
-    first = [0]
-    for step in range(1, size):
-        first.append(-(step // 2) % size if step % 2 == 0 else (step + 1) // 2)
+    first = [-(step // 2) % size if step % 2 == 0 else (step + 1) // 2 for step in range(size)]
     rows = [[(number + shift) % size for number in first] for shift in range(size)]
     return rows + [row[::-1] for row in rows] if size % 2 and size > 1 else rows
 
