@@ -229,16 +229,14 @@ def run_pipeline(workspace: Path, document: dict[str, Any], stages: Sequence[str
 @contextmanager
 def nested_under(variables: dict[str, str]) -> Iterator[None]:
     """Set environment variables, so that runs started inside are nested under the run that they name."""
-    before = {name: os.environ.get(name) for name in variables}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def comma_separated(text: str) -> list[str]:
