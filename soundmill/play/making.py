@@ -203,8 +203,7 @@ def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
         shutil.copytree(home / KEPT, directory, ignore=shutil.ignore_patterns(VOTES.name))
         for found in [checkpoints[name] for name in {read(path).checkpoint for path in kept} & checkpoints.keys()]:
             if (found.directory / checkpoint.CONFIG).is_file():
-                recordings = found.home / "data" / "corpus" / "recordings.parquet"
-                credits = attribution.credits_of(found.directory, recordings if recordings.is_file() else None)
+                credits = attribution.credits_of(found.directory, found.home / "data" / "corpus" / "recordings.parquet")
                 attribution.write(credits, directory / f"ATTRIBUTION {found.name.replace('/', ' ')}.csv")
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
