@@ -229,9 +229,6 @@ def registered_models(home: Path) -> list[RegisteredModel]:
 
     versions = []
     for model in client.search_registered_models(f"name LIKE '{registered_as('%')}'"):
-        aliases: dict[str, list[str]] = {}
-        for alias, version in model.aliases.items():
-            aliases.setdefault(str(version), []).append(alias)
         for version in client.search_model_versions(f"name = '{model.name}'"):
             run: dict[str, str] = {}
             with suppress(MlflowException):  # the run may be deleted
@@ -244,7 +241,7 @@ def registered_models(home: Path) -> list[RegisteredModel]:
                     str(version.version),
                     version.tags.get("digest", ""),
                     _directory(client, version),
-                    tuple(sorted(aliases.get(str(version.version), []))),
+                    tuple(sorted(alias for alias, number in model.aliases.items() if str(number) == str(version.version))),
                     version.tags,
                     version.run_id or "",
                     run.get("name", ""),
