@@ -131,11 +131,10 @@ class StageRun:
             if name.endswith(provenance.SECRET):
                 stores.say(f"tracking: {name}; its changes are not recorded")
         self._send(_state_tags(state) | {"on": on})
-        self._send_content(state.params, "params.yaml", stores.STATE_FOLDER, on)
-        self._send_content(state.lock, "dvc.lock", stores.STATE_FOLDER, on)
-        self._send_content(state.diff, "uncommitted.diff", stores.STATE_FOLDER, on)
         not_kept = "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
-        self._send_content(not_kept, "not_kept.txt", stores.STATE_FOLDER, on)
+        files = {"params.yaml": state.params, "dvc.lock": state.lock, "uncommitted.diff": state.diff, "not_kept.txt": not_kept}
+        for name, content in files.items():
+            self._send_content(content, name, stores.STATE_FOLDER, on)
 
 
 class PipelineRun(StageRun):
