@@ -339,20 +339,13 @@ def waves(
             yield sound, wave if channels == 1 else np.stack([wave, wave]), sound.sample_rate
         return
     versions = [list(group) for _, group in groupby(sounds, key=lambda sound: (sound.path, sound.clip_id))]
-    if not sounds[0].in_shard:
-        for group, wave, rate in _file_waves(report, versions, intermediate_rate, channels):
-            yield from ((sound, wave, rate) for sound in group)
+    if sounds[0].in_shard:
+        by_id = {group[0].clip_id: group for group in versions}
+        for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
+            wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
+            wave = resample(wave, rate, intermediate_rate or rate)
+            yield from ((sound, wave, intermediate_rate or rate) for sound in by_id[clip_id])
         return
-    by_id = {group[0].clip_id: group for group in versions}
-    for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-        wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
-        wave = resample(wave, rate, intermediate_rate or rate)
-        yield from ((sound, wave, intermediate_rate or rate) for sound in by_id[clip_id])
-
-
-def _file_waves(
-    report: shards.Report, versions: Sequence[Sequence[Sound]], intermediate_rate: int | None, channels: int
-) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
     convert = decode.mix_down if channels == 1 else decode.to_stereo
     empty = np.zeros(0 if channels == 1 else (0, channels), np.float32)
     with closing(decode.open_all((_unchanged(group[0]) for group in versions), MAX_SECONDS)) as opened:
@@ -367,7 +360,7 @@ def _file_waves(
             except decode.DecodeError as error:
                 report.reject(group[0].shown, error.reason, error.detail)
             else:
-                yield group, wave, rate
+                yield from ((sound, wave, rate) for sound in group)
 
 
 @contextmanager
