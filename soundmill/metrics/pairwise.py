@@ -123,9 +123,7 @@ def discrepancies_exchanged(
     members = np.concatenate([first, 1 - first], axis=1)  # [2·N, 2·B]: 1 if a clip is in a set
     owner, counts = np.repeat(np.arange(len(lengths)), lengths), np.maximum(lengths @ members, 2)
     within = -by_clip(_own(generated, kernel), lengths) @ members
-    step = max(1, BLOCK // len(generated))
-    for start in range(0, len(generated), step):
-        part = slice(start, start + step)
+    for part in _parts(len(generated), len(generated)):
         to_clips = by_clip(kernel(generated, generated[part]), lengths).T  # [rows of the part, 2·N]
         within += ((to_clips @ members) * members[owner[part]]).sum(axis=0)
     between = by_clip(_row_sums(generated, real, kernel), lengths) @ members
@@ -218,8 +216,13 @@ def _own(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 def _row_sums(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> np.ndarray:
     """Σ k(x, y) over all rows of y, for every row of x [n]."""
-    step = max(1, BLOCK // len(y))
-    return np.concatenate([kernel(x[start : start + step], y).sum(axis=1) for start in range(0, len(x), step)])
+    return np.concatenate([kernel(x[part], y).sum(axis=1) for part in _parts(len(x), len(y))])
+
+
+def _parts(count: int, width: int) -> Iterator[slice]:
+    """Slices of `count` rows of a matrix with this many columns, of BLOCK values each."""
+    step = max(1, BLOCK // width)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _check_sizes(x: np.ndarray, y: np.ndarray) -> None:
@@ -241,9 +244,7 @@ def _radii(rows: np.ndarray, owner: np.ndarray, nearest: int = NEAREST) -> np.nd
             f"every embedding needs {nearest} embeddings of other clips"
         )
     radii = []
-    step = max(1, BLOCK // len(rows))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    for part in _parts(len(rows), len(rows)):
         distances = squared_distances(rows[part], rows)
         distances[owner[part, None] == owner] = np.inf
         distances.partition(nearest - 1, axis=1)
@@ -257,9 +258,7 @@ def _inside(
     """[n, m] float32: 1 if a row is inside a ball; for a slice of the balls or of the rows at a time."""
     squares = [squared_lengths(part) for part in (centres, rows)]
     count, other = (len(centres), len(rows)) if per == "centres" else (len(rows), len(centres))
-    step = max(1, BLOCK // other)
-    for start in range(0, count, step):
-        part, everything = slice(start, start + step), slice(None)
-        i, j = (part, everything) if per == "centres" else (everything, part)
+    for part in _parts(count, other):
+        i, j = (part, slice(None)) if per == "centres" else (slice(None), part)
         reach = radii[i, None] + ROUNDING * (squares[0][i, None] + squares[1][j])
         yield part, (squared_distances(centres[i], rows[j]) <= reach).astype(np.float32)
