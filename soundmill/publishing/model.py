@@ -6,7 +6,6 @@ import shutil
 import warnings
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +75,8 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
     write_whole(checkpoint, directory / CHECKPOINT)
     whole = origin(directory / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
     trained = family.load(directory / CHECKPOINT)
-    samples, picture = _samples(root, source, directory)
+    generated, metrics = root / "data/generated" / source["family"], root / "data/metrics/evaluate" / f"{source['family']}.json"
+    samples, picture = _samples(root, source, directory, generated)
     return card.of_model(
         name=name,
         family=source["family"],
@@ -88,7 +88,7 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
         corpus=tracking.corpus_name(params.read_yaml(root / "params.yaml")),
         found=found,
         labels=hours_by_label(checkpoint, root, source["family"]),
-        metrics=_metrics(root, source),
+        metrics=params.read_json(metrics, "`dvc repro`") if metrics.is_file() and _is_of(generated, source) else {},
         listening=_listening(root, directory / CHECKPOINT),
         samples=samples,
         picture=picture,
@@ -107,12 +107,11 @@ def _write_component(checkpoint: Path, directory: Path, found: list[attribution.
     return card.of_component(name, what, kind, found, exported, digest=digest, commit=commit)
 
 
-def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[str, str], str | None]:
-    """Copy sounds that the project made with this very checkpoint, one of each set of labels (or prompt) in turn, with a picture.
+def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) -> tuple[dict[str, str], str | None]:
+    """Copy sounds in `made` that are of this very checkpoint, one of each set of labels (or prompt) in turn, with a picture.
 
     Returns their paths with what was asked for, and the picture's path.
     """
-    made = root / "data" / "generated" / source["family"]
     catalog, asked = _catalog(root, source["family"]), {}
     if _is_of(made, source) and catalog.is_file():
         for row in shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]):
@@ -153,13 +152,6 @@ def _is_of(made: Path, source: dict[str, str]) -> bool:
     """Whether the sounds in a directory of the graph are of this checkpoint."""
     about = made / manifest.ABOUT_SOUNDS
     return about.is_file() and params.read_json(about, "`dvc repro`").get("checkpoint") == source["checkpoint"]
-
-
-def _metrics(root: Path, source: dict[str, str]) -> dict[str, Any]:
-    """The metrics of the evaluation of this very checkpoint; empty if there is none."""
-    path = root / "data" / "metrics" / "evaluate" / f"{source['family']}.json"
-    fitting = path.is_file() and _is_of(root / "data" / "generated" / source["family"], source)
-    return params.read_json(path, "`dvc repro`") if fitting else {}
 
 
 def hours_by_label(checkpoint: Path, root: Path, family: str) -> dict[str, float]:
