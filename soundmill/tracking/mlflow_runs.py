@@ -43,8 +43,11 @@ def prepare_database(where: Store) -> None:
     if where.database and where.database.exists():
         try:
             with closing(sqlite3.connect(where.database, timeout=LOCKED_SECONDS)) as database, database:
-                _check_version(where, database)
-                _mend_places(where, database)
+                tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+                if "alembic_version" in tables:  # else it is empty: MLflow makes its tables
+                    _check_version(where, database, tables)
+                if tables.issuperset(table for table, _ in PLACES):
+                    _mend_places(where, database)
         except sqlite3.OperationalError as error:  # in use, or read-only
             raise UserError(f"{where.database}: {error}; wait for what uses it, or make it writable") from None
         except sqlite3.DatabaseError as error:
@@ -78,10 +81,7 @@ def local_path(place: str) -> Path:
     return Path(url2pathname(urlsplit(place).path if place.startswith("file:") else place))
 
 
-def _check_version(where: Store, database: sqlite3.Connection) -> None:
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if "alembic_version" not in tables:
-        return  # empty: MLflow makes its tables
+def _check_version(where: Store, database: sqlite3.Connection, tables: set[str]) -> None:
     if "experiment_tags" not in tables:
         raise sqlite3.DatabaseError("it has the tables of another program")
     (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
@@ -102,9 +102,6 @@ def _numbers(version: str) -> list[int]:
 
 def _mend_places(where: Store, database: sqlite3.Connection) -> None:
     """Say where the files of runs are after the project was moved or copied with them."""
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if not {table for table, _ in PLACES} <= tables:
-        return
     for (old,) in database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
         was = local_path(old or "")
         if was.name != ARTIFACTS or was == where.artifacts or not where.artifacts.is_dir():
