@@ -21,6 +21,7 @@ from typing import Any
 
 from soundmill import credentials, disk, terminal
 from soundmill.errors import UserError, reason
+from soundmill.tracking.mlflow_runs import Runs
 from soundmill.tracking.stores import HTTP, MAX_METRICS, QUIET, Store, say, store
 
 EVENTS = "events.jsonl"
@@ -223,8 +224,6 @@ class Uploader:
     """Sends new events from the journals of a store, one pass at a time."""
 
     def __init__(self, where: Store):
-        from soundmill.tracking.mlflow_runs import Runs
-
         self.where, self.runs = where, Runs(where)
         self._readers: dict[Path, Reader] = {}
 

@@ -1,8 +1,11 @@
 """Where runs are recorded, whether that is reachable, and names and limits that all runs share."""
 
+import http.client
 import os
 import re
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -138,10 +141,6 @@ def is_off() -> bool:
 
 def unreachable(uri: str) -> str | None:
     """Why the tracking server does not answer within PROBE_SECONDS; None if it does."""
-    import http.client
-    import urllib.error
-    import urllib.request
-
     address = re.sub(r"//[^/]*@", "//", credentials.hide(uri))  # urllib would take a password for a part of the host
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS):
