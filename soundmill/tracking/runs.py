@@ -385,29 +385,29 @@ SYSTEM_SECONDS = 10.0  # between points, as in MLflow
 def watched(log: Callable[[dict[str, float], int], None], place: Path) -> Iterator[None]:
     """While the block runs, log a point every SYSTEM_SECONDS, or one if it takes less; the disk is that of `place`. Never fails."""
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(log, place, ended), daemon=True)
+
+    def watch() -> None:
+        try:
+            import psutil
+
+            gpus, network = _gpus(), psutil.net_io_counters()
+            psutil.cpu_percent()  # each call measures since the one before
+            step, last = 0, False
+            while not last:
+                last = ended.wait(SYSTEM_SECONDS)
+                if not last or step == 0:
+                    log(_of_machine(place, network) | _of_gpus(gpus), step)
+                step += 1
+        except Exception as error:  # whatever the system refuses: the training goes on
+            stores.say(f"tracking: no more system metrics: {reason(error)}")
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-
-
-def _watch(log: Callable[[dict[str, float], int], None], place: Path, ended: threading.Event) -> None:
-    try:
-        import psutil
-
-        gpus, network = _gpus(), psutil.net_io_counters()
-        psutil.cpu_percent()  # each call measures since the one before
-        step, last = 0, False
-        while not last:
-            last = ended.wait(SYSTEM_SECONDS)
-            if not last or step == 0:
-                log(_of_machine(place, network) | _of_gpus(gpus), step)
-            step += 1
-    except Exception as error:  # whatever the system refuses: the training goes on
-        stores.say(f"tracking: no more system metrics: {reason(error)}")
 
 
 def _of_machine(place: Path, network_before: Any) -> dict[str, float]:
