@@ -157,20 +157,15 @@ def search(
     for by_embedder, by_fingerprint in (generated, [view.of(held_out) for view in real]):
         copies = _copies(by_fingerprint, training[1])
         nearest_clips = _nearest(by_embedder, training[0])
-        sides.append(
-            [
-                Nearest(clip_id, similarity, neighbour, *copies.get(clip_id, (0.0, None)))
-                for clip_id, (similarity, neighbour) in nearest_clips.items()
-            ]
-        )
+        sides.append([Nearest(*near, *copies.get(near[0], (0.0, None))) for near in nearest_clips])
     similar = [nearest.similarity for nearest in sides[1]]
     threshold = float(np.quantile(similar, 1 - CLOSEST)) if similar else None
     trained_on = [clip_id for clip_id in real[0].keys if clip_id not in set(held_out)]
     return Memorisation(*sides, trained_on, threshold, len(training[0].keys), name)
 
 
-def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
-    """(similarity, id) of the nearest training clip of each sound; training clips are read block by block."""
+def _nearest(sounds: features.View, training: features.View) -> list[tuple[str, float, str]]:
+    """(id, similarity, id of the nearest training clip) of each sound; training clips are read block by block."""
     total, count = 0.0, 0
     for _, mean in training.means():
         total, count = total + mean, count + 1
@@ -179,7 +174,7 @@ def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[
     centre = total / count
     ids, queries = _stacked(list(_units(sounds, centre)))
     if not ids:
-        return {}
+        return []
     best = np.full(len(ids), -np.inf)
     neighbours = np.full(len(ids), "", dtype=object)
     for block in _blocks(_units(training, centre)):
@@ -189,7 +184,7 @@ def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[
         better = similarity[np.arange(len(ids)), place] > best
         best[better] = similarity[np.arange(len(ids)), place][better]
         neighbours[better] = np.array(names, dtype=object)[place][better]
-    return {clip_id: (float(value), name) for clip_id, value, name in zip(ids, best, neighbours, strict=True)}
+    return list(zip(ids, map(float, best), neighbours, strict=True))
 
 
 def _units(view: features.View, centre: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
