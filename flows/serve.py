@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import tzlocal
@@ -36,13 +37,10 @@ def next_times(cron: str, timezone: str, count: int = 3) -> list[str]:
 
 def local_timezone() -> str:
     """The IANA name of this machine's time zone."""
-    try:
-        name = tzlocal.get_localzone_name()
-    except (LookupError, OSError, ValueError):
-        name = None
-    if not name:
-        raise UserError("this machine's time zone has no IANA name; give one, such as --timezone America/Los_Angeles")
-    return name
+    with suppress(LookupError, OSError, ValueError):
+        if name := tzlocal.get_localzone_name():
+            return name
+    raise UserError("this machine's time zone has no IANA name; give one, such as --timezone America/Los_Angeles")
 
 
 def deployment(
