@@ -63,9 +63,8 @@ def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
 def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:
     """The fold of every clip: clips of one group share it, and the groups of each class are distributed evenly."""
     label_of = dict(zip(reversed(groups), reversed(labels), strict=True))
-    fold_of: dict[str, int] = {}
-    for index, group in enumerate(sorted(label_of, key=lambda name: (label_of[name], hashing.digest("fold", seed, name), name))):
-        fold_of[group] = index % FOLDS
+    ordered = sorted(label_of, key=lambda name: (label_of[name], hashing.digest("fold", seed, name), name))
+    fold_of = {group: index % FOLDS for index, group in enumerate(ordered)}
     return [fold_of[group] for group in groups]
 
 
