@@ -108,14 +108,11 @@ def markdown_table(lines: pd.DataFrame) -> str:
 
 def of_sweep(title: str, rows: Sequence[results.Row], source: str | None, by_cost: bool = False) -> ResultsTable:
     """The table of a sweep, with all embedders; `source` names the paper's table; `by_cost`: rows are in order of cost."""
-
-    def seeds(row: results.Row) -> str:
-        return " ".join(map(str, next(iter(row.scores.values())).by_seed)) if row.scores else ""
-
+    seeds = {"seeds": lambda row: " ".join(map(str, next(iter(row.scores.values())).by_seed)) if row.scores else ""}
     columns = {
         "": lambda row: row.name,
         **{metric: score_cell(metric, rows, baselines=metric.startswith(results.COPIES)) for metric in results.metrics_of(rows)},
-        **({"seeds": seeds} if results.most_seeds(rows) > 1 else {}),
+        **(seeds if results.most_seeds(rows) > 1 else {}),
         "clips": lambda row: "" if row.clips is None else str(row.clips),
         "paper": paper_numbers,
         "failed": lambda row: "; ".join(f"seed {seed}: {why}" for seed, why in row.failures.items()),
@@ -141,20 +138,14 @@ def costs(rows: Sequence[results.Row]) -> Columns:
     def or_dash(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    def steps(row: results.Row) -> str:
-        return ", ".join(f"{one.stage} {one.steps:,} in {one.minutes:.3g}" for one in row.trainings) or "–"
-
-    def memory(row: results.Row) -> str:
-        return "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB"
-
     return {
         "family": lambda row: row.name,
         "parameters": lambda row: or_dash(row.parameters, ","),
         "minutes": lambda row: or_dash(row.minutes, ".3g"),
         **{results.heading_of(metric): score_cell(metric, rows, decimals=0, baselines=True) for metric in results.metrics_of(rows)},
         "s per s of sound": lambda row: or_dash(row.seconds_per_second, ".2g"),
-        "steps": steps,
-        "peak memory": memory,
+        "steps": lambda row: ", ".join(f"{one.stage} {one.steps:,} in {one.minutes:.3g}" for one in row.trainings) or "–",
+        "peak memory": lambda row: "–" if (used := row.peak_memory_bytes) is None else f"{used / 2**30:.2f} GiB",
         "kind": lambda row: row.kind,
         "no score because": lambda row: row.why_not or "",
     }
