@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -329,15 +330,12 @@ def _correlation(
 ) -> dict[str, Any] | None:
     """Both correlations of scores [n], NaN where unknown, with ratings [n], with intervals if there are resamples [B, n] of them;
     None if they are undefined."""
-
-    def kendall(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
-        return stats.kendalltau(score, rating, axis=1, nan_policy="omit").statistic  # tau-b
-
     count = int((~np.isnan(score)).sum())
     if count < MIN_RANKED or np.isnan(_spearman(score[None], rating[None])[0]):
         return None
     result: dict[str, Any] = {"count": count}
-    for key, statistic in (("rho", _spearman), ("tau", kendall)):
+    tau_b = partial(stats.kendalltau, axis=1, nan_policy="omit")
+    for key, statistic in (("rho", _spearman), ("tau", lambda *pair: tau_b(*pair).statistic)):
         result[key] = rounded(float(statistic(score[None], rating[None])[0]))
         if resampled:
             ends = np.nanpercentile(statistic(*resampled), INTERVAL)  # a resample of equal values has no order
