@@ -181,11 +181,10 @@ def croissant(name: str, found: Sequence[Credit], shards: Sequence[Path]) -> dic
             "name": path.name,
             "contentUrl": f"data/{path.name}",
             "encodingFormat": "application/x-parquet",
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": _sha256(path),
         }
         for path in shards
     ]
-    sets = [_record_set(path.name.partition("-")[0], f"data/{path.name}") for path in shards]
     return {
         "@context": json.loads(files(__package__).joinpath("croissant_context.json").read_text()),
         "@type": "sc:Dataset",
@@ -195,7 +194,7 @@ def croissant(name: str, found: Sequence[Credit], shards: Sequence[Path]) -> dic
         "license": list(attribution.hours_by(found, "licence")),
         "creator": [{"@type": "sc:Person", "name": creator} for creator in sorted({credit.creator for credit in found} - {""})],
         "distribution": distribution,
-        "recordSet": sets,
+        "recordSet": [_record_set(path.name.partition("-")[0], f"data/{path.name}") for path in shards],
     }
 
 
