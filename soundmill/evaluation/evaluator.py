@@ -82,8 +82,7 @@ def evaluate(
     library.texts = prompts
     reconstructions |= paired and about.made_by == "reconstruct"
     comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
-    comparisons = replace(comparisons, ladder=rungs)
-    scored = scorer.score(setup, library, comparisons, about.seen)
+    scored = scorer.score(setup, library, replace(comparisons, ladder=rungs), about.seen)
     metrics = scorer.metrics_of(library, members, scored)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}

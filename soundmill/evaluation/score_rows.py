@@ -51,11 +51,8 @@ def rows_of(metrics: Mapping[str, Any]) -> list[ScoreRow]:
             if key in metrics:
                 rows.append(_row(metrics, key, metric, embedder, "generated"))
     for prefix, role in (("", "generated"), ("codec_", "codec")):
-        rows += [
-            _row(metrics, f"{prefix}{metric}", metric, "waves", role)
-            for metric in waveforms.METRICS
-            if f"{prefix}{metric}" in metrics
-        ]
+        measured = [metric for metric in waveforms.METRICS if f"{prefix}{metric}" in metrics]
+        rows += [_row(metrics, f"{prefix}{metric}", metric, "waves", role) for metric in measured]
     for name, block in metrics.get("protocols", {}).items():
         of_embedders = [row for row in rows_of(block) if row.embedder != "waves"]
         rows += [replace(row, key=f"{row.key}@{name}", embedder=f"{row.embedder} ({block['protocol']})") for row in of_embedders]
