@@ -233,10 +233,8 @@ def _baselines(model: Model, run: Run, real: clips.Tables, count: int, seed: int
         return {}
     chosen = {name: [some[number % len(some)] for number in range(count)] for name, some in sorted(ids.items())}
     wanted = {clip_id for some in chosen.values() for clip_id in some}
-    waves = {}
-    for row in clips.with_audio(real, wanted):
-        data = row["audio"]["bytes"]
-        waves[row["clip_id"]] = decode_flac(data), flac_rate(data)
+    flacs = {row["clip_id"]: row["audio"]["bytes"] for row in clips.with_audio(real, wanted)}
+    waves = {clip_id: (decode_flac(data), flac_rate(data)) for clip_id, data in flacs.items()}
     sources = {REAL: waves}
     if can(model, "reconstruct"):
         rebuilt = sounds.reconstruct_each(model, waves.items(), run)
