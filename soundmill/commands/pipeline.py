@@ -35,12 +35,17 @@ Corpus = Annotated[
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 
 
+SHORT_SECONDS = 1.5
+
+
 class Kind(parameters.StageParams):
     """What is trained on recordings of one kind; `label`, `caption` and `none` have overrides for how they are described."""
 
     below: float | None = Field(gt=0, description="median seconds of the recordings; null: any")
+    up_to: float | None = Field(gt=0, description="minutes that are there; null: any")
     why: str
     overrides: list[str]
+    short: list[str] = Field(description=f"overrides for recordings with a median below {SHORT_SECONDS} s")
     label: list[str]
     caption: list[str]
     none: list[str]
@@ -55,6 +60,12 @@ class Choices(parameters.StageParams):
 
     minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
     kinds: dict[str, Kind] = Field(min_length=1, description="the first that fits is taken")
+
+    def fitting(self, seconds: float, minutes: float) -> Kind:
+        """For recordings with that median of seconds."""
+        return next(
+            kind for kind in self.kinds.values() if seconds < (kind.below or math.inf) and minutes <= (kind.up_to or math.inf)
+        )
 
 
 @app.command()
@@ -115,14 +126,11 @@ def run(
     protocols.check_weights(parameters.parse_section(document, "evaluate", protocols.EvaluateParams).protocols)
     contents = _contents(folder, document) if folder else None
     if possible:
-        name_of_kind, kind = next(
-            (name, kind) for name, kind in choices.kinds.items() if kind.below is None or contents.median_seconds < kind.below
-        )
-        if kind in possible:
-            if minutes is None and not _own_steps(changes, kind.family):
-                asks = not dry_run and sys.stdin.isatty()
-                minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
-            chosen = [*_chosen(name_of_kind, kind, contents), *chosen]
+        if minutes is None and not any(_own_steps(changes, kind.family) for kind in possible):
+            asks = not dry_run and sys.stdin.isatty()
+            minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
+        if (kind := choices.fitting(contents.median_seconds, minutes or choices.minutes)) in possible:
+            chosen = [*_chosen(kind, contents), *chosen]
         document = _composed(root, folder, chosen)
         _check(root, document)
     if note := registry.vocoder_note(document):
@@ -306,14 +314,14 @@ def _own_steps(changes: list[str], family: str) -> list[str]:
     return [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]
 
 
-def _chosen(name: str, kind: Kind, contents: Survey) -> list[str]:
-    """The overrides that fit recordings of a kind; says which kind they are, and why it is trained so."""
+def _chosen(kind: Kind, contents: Survey) -> list[str]:
+    """The overrides that fit recordings of a kind; says what is trained, and why."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
-    why = f"{name} of {contents.median_seconds:.3g} s: {kind.why}"
-    terminal.say(f"choice      {kind.family}{by}, for {why} (docs/results.md)")
+    short = kind.short if contents.median_seconds < SHORT_SECONDS else []
+    terminal.say(f"choice      {kind.family}{by}, for sounds of {contents.median_seconds:.3g} s: {kind.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
-    return [*kind.overrides, *getattr(kind, condition)]
+    return [*kind.overrides, *short, *getattr(kind, condition)]
 
 
 def _family_for(minutes: float, document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:

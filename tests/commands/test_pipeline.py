@@ -145,32 +145,39 @@ def put_sounds(folder: Path, seconds: float, labels: tuple[str, ...]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "labels", "family", "condition"),
-    [(0.5, ("kick", "snare"), "rave", "label"), (0.5, ("",), "rave", "none"), (4.0, ("dog", "rain"), "audio_dit", "label")],
+    ("seconds", "labels", "minutes", "family", "condition", "clip"),
+    [
+        (0.5, ("kick", "snare"), 15, "rave", "label", 1.024),
+        (0.5, ("",), 16, "audio_dit", "none", 1.04),
+        (4.0, ("dog", "rain"), 15, "audio_dit", "label", 5.0),
+    ],
 )
-def test_what_is_trained_follows_from_the_recordings(root, tmp_path, runs, seconds, labels, family, condition):
+def test_what_is_trained_follows_from_recordings_and_minutes(
+    root, tmp_path, runs, seconds, labels, minutes, family, condition, clip
+):
     folder = str(put_sounds(tmp_path / "sounds", seconds, labels))
-    done = works("run", folder, "evaluate.bootstrap=7", "--project", str(root), cwd=tmp_path)
+    done = works("run", folder, "evaluate.bootstrap=7", "--minutes", str(minutes), "--project", str(root), cwd=tmp_path)
     ((_, document),) = runs
+    assert document["clips"]["default"]["clip_seconds"] == clip
     assert list(document["families"]) == [family]
     train = document[family]["train"]
     assert (train["condition"], train["steps"], document["evaluate"]["bootstrap"]) == (condition, 700, 7)
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("choice")]
     assert told.startswith(f"choice      {family}")
     assert f"of {seconds:g} s" in told
-    assert "steps       700, as 30 minutes hold" in done.stdout
+    assert f"steps       700, as {minutes} minutes hold" in done.stdout
 
 
 def test_parameters_of_the_family_that_is_chosen_change_the_choice(root, tmp_path, runs):
     folder, at = str(put_sounds(tmp_path / "sounds", 0.5, ("kick", "snare"))), ["--project", str(root)]
     works("run", folder, *at, cwd=tmp_path)
-    changes = ["rave.train.seed=5", "rave.train.steps=9"]
+    changes = ["audio_dit.train.seed=5", "audio_dit.train.steps=9"]
     done = works("run", folder, *changes, *at, cwd=tmp_path)
-    assert "choice      rave by label" in done.stdout
+    assert "choice      audio_dit by label" in done.stdout
     (_, chosen), (_, changed) = runs
-    assert changed["rave"]["train"] == chosen["rave"]["train"] | {"seed": 5, "steps": 9}
-    said = soundmill("run", folder, "audio_dit.train.seed=5", *at, cwd=tmp_path).stderr
-    assert "audio_dit is not trained here; add `model=audio_dit`" in said
+    assert changed["audio_dit"]["train"] == chosen["audio_dit"]["train"] | {"seed": 5, "steps": 9}
+    said = soundmill("run", folder, "rave.train.seed=5", *at, cwd=tmp_path).stderr
+    assert "rave is not trained here; add `model=rave`" in said
 
 
 def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path, runs, monkeypatch):

@@ -264,6 +264,8 @@ def test_files_that_are_missing_are_named_with_a_remedy(source, tmp_path):
     refused(other, tmp_path / "output", r"other/text_encoder: has no config\.json.*put the files of 't5-base' .* there")
     (other / "model.safetensors").rename(other / "model.ckpt")
     refused(other, tmp_path / "output", r"has no model\.safetensors \(weights in other formats can run code.*save_file")
-    refused("./nowhere", tmp_path / "output", r"\./nowhere: no such directory \(.*; name a file or directory that is there")
+    refused(
+        "./nowhere", tmp_path / "output", r"\./nowhere: no such file or directory; an id on the hub \(OWNER/NAME\) needs --revision"
+    )
     (other / "model_config.json").unlink()
     refused(other, tmp_path / "output", r"has neither model_index\.json .* nor model_config\.json")
