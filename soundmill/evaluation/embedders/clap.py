@@ -96,6 +96,12 @@ class ClapEmbedder(Embedder):
                 by_text[text] = self._net.get_text_features(**inputs).pooler_output[0].cpu().numpy()
         return np.stack([by_text[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
 
+    def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
+        """Cosine [N] of each wave (the mean of its windows) and the text at the same index."""
+        means = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        return (means * self.embed_texts(texts)).sum(axis=1)
+
 
 def load_processor(directory: Path) -> Any:
     """The preparation of sounds and texts; a UserError if the files cannot be read or belong to another model."""
@@ -128,11 +134,8 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:
             raise ValueError(f"{len(texts)} sounds cannot be split into groups of {candidates}")
-        embedded = embedder.embed([resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
-        means = np.stack([windows.mean(axis=0, dtype=np.float64) for windows in embedded.frames])
-        means /= np.linalg.norm(means, axis=1, keepdims=True)
-        cosines = (means * embedder.embed_texts(texts)).sum(axis=1)
-        return [int(row.argmax()) + number * candidates for number, row in enumerate(cosines.reshape(-1, candidates))]
+        scores = embedder.similarity(texts, [resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
+        return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
 
     return choose
 
