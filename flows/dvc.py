@@ -136,16 +136,17 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
         for name in do.get("params", []):
             (of_family if name.startswith("$") else read).add(name.removeprefix("${key}.").partition(".")[0])
             for key in keys if model is not params.StageParams else ():
-                params.parse_section(document, name.replace("${key}", key), model)
+                params.parse_section(document, name.replace("${key}", str(key)), model)
     families = params.section(document, "families", "params.yaml")
     params.section(document, "mel_families", "params.yaml")
-    for where, found, known in (
-        ("", document, read | {*families}),
-        *((f"{name}.", document[name], of_family) for name in families),
-    ):
+    for name, known in (("", read | {*families}), *((name, of_family) for name in families)):
+        found = params.section(document, name, "params.yaml") if name else document
+        if not isinstance(found, dict):
+            raise UserError(f"params.yaml: {name}: {found!r} is no collection of sections")
         for key in found:
             if key not in known:
-                raise UserError(f"params.yaml: {where}{key}: no stage reads this section{params.did_you_mean(key, sorted(known))}")
+                where, meant = f"{name}.{key}".removeprefix("."), params.did_you_mean(key, sorted(known))
+                raise UserError(f"params.yaml: {where}: no stage reads this section{meant}")
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:

@@ -62,15 +62,20 @@ def read(path: Path) -> MadeBy | None:
     import soundfile
 
     try:
-        with path.open("rb") as file:  # of a path, libsndfile wants UTF-8
-            with soundfile.SoundFile(file) as sound:
-                named = SOFTWARE.fullmatch(sound.software)
-            file.seek(max(0, path.stat().st_size - TAIL))
-            tail = file.read()
+        with path.open("rb") as file, soundfile.SoundFile(file) as sound:  # of a path, libsndfile wants UTF-8
+            named = SOFTWARE.fullmatch(sound.software)
+        found = kinds(path)
     except (OSError, soundfile.SoundFileError):
         return None
-    kinds = [kind for kind in get_args(SourceType) if f'"{SOURCE_TYPE}{kind}"'.encode() in tail]
-    return MadeBy(named[1], kinds[0]) if named and kinds else None
+    return MadeBy(named[1], found[0]) if named and found else None
+
+
+def kinds(path: Path) -> list[SourceType]:
+    """How this project made a WAV; empty for any other file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        tail = file.read()
+    return [kind for kind in get_args(SourceType) if f'"{SOURCE_TYPE}{kind}"'.encode() in tail]
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

@@ -11,7 +11,7 @@ from soundmill.commands import corpus, doctor, lineage, listening, models, pipel
 from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
 from soundmill.params import check_urls
 
-FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR)  # without the name of a file
+FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EINTR)  # without a name
 
 
 class Group(typer.core.TyperGroup):

@@ -111,8 +111,7 @@ def run(
         _check_not_own(folder.resolve(), root)
     if name:
         checkout.place_of(root, name)
-    if minutes is not None and not 0 < minutes < 1e6:  # nan neither
-        raise UserError(f"--minutes {minutes:g}: give a number above 0")
+    _check_minutes(minutes)
     chosen = [*([f"model={model}"] if model else []), *changes]
     named = _named(chosen, {path.stem for path in (root / "conf/model").glob("*.yaml")})
     choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
@@ -129,6 +128,7 @@ def run(
         if minutes is None and not any(_own_steps(changes, kind.family) for kind in possible):
             asks = not dry_run and sys.stdin.isatty()
             minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
+            _check_minutes(minutes)
         if (kind := choices.fitting(contents.median_seconds, minutes or choices.minutes)) in possible:
             chosen = [*_chosen(kind, contents), *chosen]
         document = _composed(root, folder, chosen)
@@ -257,6 +257,11 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
     if corpus and "=" in corpus and not Path(corpus).is_dir():
         return None, [corpus, *(overrides or [])]
     return Path(corpus) if corpus else None, overrides or []
+
+
+def _check_minutes(minutes: float | None) -> None:
+    if minutes is not None and not 0 < minutes < 1e6:  # nan neither
+        raise UserError(f"--minutes {minutes:g}: give a number above 0")
 
 
 def _check_not_own(folder: Path, root: Path) -> None:

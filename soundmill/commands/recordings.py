@@ -270,7 +270,8 @@ def parse_spans(text: str) -> Spans:
                 f"({getattr(error, 'strerror', None) or type(error).__name__})"
             ) from None
         # Audacity's labels have tabs, and a second line, of frequencies, after a backslash; there a comma is a decimal point.
-        lines = [line.replace(",", "." if "\t" in line else " ") for line in lines if not line.startswith("\\")]
+        decimal = re.compile(r"\d+(,\d+)?\t\d+(,\d+)?(\t|$)")
+        lines = [line.replace(",", "." if decimal.match(line) else " ") for line in lines if not line.startswith("\\")]
         spans = [":".join(line.split()[:2]) for line in lines if line.strip()]
     if not spans:
         raise UserError(f"{text}: has no span; write a start and an end in seconds on each line")
@@ -300,7 +301,7 @@ def _check_results(files: list[Path], results: list[Path]) -> None:
         if path.resolve() in outputs:
             raise UserError(f"{path}: a result would overwrite it; choose another --output")
     for path in results:
-        if path.exists() and not path.stem.endswith("-input") and tags.read(path) is None:
+        if path.exists() and not path.stem.endswith("-input") and not tags.kinds(path):
             raise UserError(f"{path}: is there, and was not made by a model; choose another --output")
 
 

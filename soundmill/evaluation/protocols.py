@@ -4,6 +4,7 @@ A protocol is a YAML file in the directory `protocols` beside this module. Resul
 change that affects scores gets a new version.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -151,7 +152,7 @@ class EvaluateParams(StageParams):
 def load(name: str) -> Protocol:
     """The protocol of that name, or in that file if it ends in .yaml; an invalid one raises UserError naming file and key."""
     path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # too long a name either
         raise UserError(
             f"unknown protocol {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
         )

@@ -291,6 +291,7 @@ def use_weights(model: Model, directory: Path, which: Use) -> str:
 
 def check_weights(model: Model, directory: Path) -> None:
     """UserError unless all weights of the checkpoint that a model was loaded from can be read."""
+    stored_weights(directory, "last")  # refuses a config without them
     for name in checkpoint.read(directory)["weights"]:
         load_used(model.net, directory, int(name) if name.isdecimal() else name)
 

@@ -172,6 +172,7 @@ def _generate(
     if processes == 1:
         with ctx.progress(len(requests), ctx.name) as tick:
             samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, settings.maker(GENERATED))
+        seconds = time.monotonic() - start
     else:
         jobs = []  # each makes a whole batch, as one process would: same bytes
         for batch in (clip_ids[first : first + size] for first in range(0, len(clip_ids), size)):
@@ -182,8 +183,8 @@ def _generate(
         generated.mkdir(parents=True)
         for path in sorted(directory.glob("*/*.wav")):
             os.link(path, generated / path.name)  # not moved: after a kill here, the rerun still finds every finished batch
-        samples = report.counts["samples"]
-    ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
+        samples, seconds = report.counts["samples"], report.counts["milliseconds"] / 1000
+    ctx.cost["seconds_per_second"] = seconds * trained.sample_rate / samples
 
 
 def _processes(params: FamilyGenerateParams, cores: int) -> int:
@@ -269,8 +270,9 @@ def _generate_batch(
 ) -> shards.Report:
     trained = _loaded(model, settings.params.use, settings.params.threads)
     own = replace(settings, scratch=settings.scratch / f"process-{os.getpid()}")
-    report = shards.Report()
+    report, start = shards.Report(), time.monotonic()
     report.count("samples", _write_generated(trained, requests, lengths, own.run(), output, settings.maker(GENERATED)))
+    report.count("milliseconds", round(1000 * (time.monotonic() - start)))
     return report
 
 

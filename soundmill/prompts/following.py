@@ -8,6 +8,7 @@ codec has blurred: the kind scores higher than in sounds of the set's other prom
 """
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def load_sets(names: Sequence[str]) -> dict[str, PromptSet]:
     common = kinds()
     for name in names:
         path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):  # too long a name either
             raise UserError(
                 f"no prompt set {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
             )

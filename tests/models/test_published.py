@@ -312,7 +312,7 @@ def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, t
     assert f"owner/tiny@{COMMIT}: licence: other, only-for-tests (LICENSE.md)" in done.stdout
     assert json.loads((tmp_path / "one/open/config.json").read_text())["imported"]["name"] == f"owner/tiny@{COMMIT}"
     assert resumed.returncode == 0, resumed.stderr
-    assert (unnamed.returncode, "revision None must be a commit of its repository" in unnamed.stderr) == (1, True)
+    assert (unnamed.returncode, "an id on the hub (OWNER/NAME) needs --revision" in unnamed.stderr) == (1, True)
     with hub(source, gated=True) as address:
         gated = run(address, "three", "--revision", COMMIT)
     assert (gated.returncode, "accept its licence on the hub with the account of" in gated.stderr) == (1, True), gated.stderr
