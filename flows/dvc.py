@@ -124,7 +124,7 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
     if not (root / "conf/model").is_dir():  # a graph of other stages has other sections
         return
     params.parse_section(document, "execution", params.ExecutionParams)
-    read, of_family = {"execution", "experiment", "mel_families"}, set()
+    read, of_family = {"execution", "experiment", "mel_families"}, set()  # the first three are not in the graph
     for stage in params.read_yaml(root / "dvc.yaml")["stages"].values():
         over, do = stage.get("foreach", "").strip("${}"), stage.get("do", stage)
         keys = params.section(document, over, "params.yaml") if over else [""]

@@ -272,7 +272,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     with tracking.pipeline_run(root, name, tags=tags, first=list(scores.changed_parameters(root))) as run:
         work.run(changed, run.environment, report)
         done, failure = work.done, work.failure
-        found = {family: scored for family, scored in scores.read_scores(root).items() if own & {f"evaluate@{family}", "evaluate"}}
+        found = {family: scored for family, scored in scores.read_scores(root).items() if f"evaluate@{family}" in own}
         complete = found if not failure else {}
         with report_failure("the page of this run in MLflow"):
             run.describe(f"{scores.summary(root, complete)}\n\n{describe(chosen, done, failure)}")

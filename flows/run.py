@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         tell("pipeline: no dvc.yaml here; run it from the root of a Soundmill checkout")
         return 1
     try:
-        check_urls(read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
+        check_urls(document := read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
         nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks
             dvc.check_changes(root, tell)
         else:
-            dvc.check_sections(root, read_yaml(root / "params.yaml"))
+            dvc.check_sections(root, document)  # also before Prefect starts
     except UserError as error:
         tell(f"pipeline: {error}")
         return 1

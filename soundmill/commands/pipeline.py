@@ -35,7 +35,11 @@ Corpus = Annotated[
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 
 
-SHORT_SECONDS = 1.5
+class Short(parameters.StageParams):
+    """What recordings with a median below so many seconds need besides."""
+
+    below: float = Field(gt=0)
+    overrides: list[str]
 
 
 class Kind(parameters.StageParams):
@@ -45,7 +49,7 @@ class Kind(parameters.StageParams):
     up_to: float | None = Field(gt=0, description="minutes that are there; null: any")
     why: str
     overrides: list[str]
-    short: list[str] = Field(description=f"overrides for recordings with a median below {SHORT_SECONDS} s")
+    short: Short | None
     label: list[str]
     caption: list[str]
     none: list[str]
@@ -323,7 +327,7 @@ def _chosen(kind: Kind, contents: Survey) -> list[str]:
     """The overrides that fit recordings of a kind; says what is trained, and why."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
-    short = kind.short if contents.median_seconds < SHORT_SECONDS else []
+    short = kind.short.overrides if kind.short and contents.median_seconds < kind.short.below else []
     terminal.say(f"choice      {kind.family}{by}, for sounds of {contents.median_seconds:.3g} s: {kind.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
     return [*kind.overrides, *short, *getattr(kind, condition)]

@@ -3,14 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from soundmill import shards
-from soundmill.shards import Job
 from soundmill.shards.run import ONE_THREAD, run_job
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
@@ -66,14 +64,8 @@ def gpu_of_worker(place: Path, count: int, output: Path) -> shards.Report:
     return shards.Report(details=[os.environ.get("CUDA_VISIBLE_DEVICES")])
 
 
-def run_here(
-    function: Callable[..., Any],
-    jobs: list[Job],
-    directory: Path | None,
-    workers: int,
-    progress: Callable[[int], None],
-    imports: Sequence[str] = (),
-) -> dict[str, Any]:
+def run_here(function, jobs, directory, workers, progress, imports=()) -> dict[str, Any]:
+    """`soundmill.shards.run._run_here` without processes."""
     values = {}
     for job in jobs:
         values[job.name] = run_job(function, job, directory)
