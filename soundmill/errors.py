@@ -34,9 +34,8 @@ def fault_of_disk(error: OSError, where: Path) -> str:
     if isinstance(error, shutil.Error):  # of a copied directory: of each file, where it is, its copy and why
         *_, path, why = error.args[0][0] if isinstance(error.args[0], list) else (where, error)
         return f"{path}: {why}; fix it and run again"
-    path = Path(
-        os.fsdecode(error.filename2 or error.filename or where)
-    ).resolve()  # of a copy, the second is the one that was written
+    name = error.filename2 or error.filename or where  # of a copy, the second is the one that was written
+    path = Path(os.fsdecode(name)).resolve()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {path}; free some and run again"
     return f"{os.strerror(error.errno) if error.errno else error} ({path}); fix it and run again"
