@@ -109,7 +109,7 @@ class Trials(ABC):
     """The rows of a sweep or a bake-off: how one is run, and what comes out."""
 
     home: Path
-    name: str  # of the run in MLflow: `sweep/mixup`, `bakeoff`
+    name: str  # of the run in MLflow: `sweep/table4`, `bakeoff`
     directory: Path  # of the results
     rows: Sequence[Trial]
     came: dict[int, Any] = field(default_factory=dict, kw_only=True)  # of the rows that have ended, by their numbers

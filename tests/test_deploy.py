@@ -125,6 +125,8 @@ def test_every_flow_is_offered_to_processes_docker_and_kubernetes() -> None:
         path, _, function = deployment["entrypoint"].partition(":")
         assert f"def {function}(" in (ROOT / path).read_text()
         assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        if name := deployment["parameters"].get("name"):
+            assert (ROOT / "conf/sweep" / f"{name}.yaml").is_file()
         (schedule,) = deployment["schedules"]
         assert serve.next_times(schedule["cron"], schedule["timezone"])
         assert schedule["active"] is False

@@ -201,7 +201,7 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
 
 
 def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
-    definition = sweep.read(ROOT, "mixup")
+    definition = sweep.read(ROOT, "table4")
     keys = definition.seeds.model_copy(update={"keys": ["{family}.train.seed", "mixup.seed"]})
     (run,) = sweep.plan(ROOT, definition.model_copy(update={"seeds": keys}), ["model=[ddpm_mel,tango]"], ["random"], [5])
     assert run.overrides[-3:] == ["ddpm_mel.train.seed=5", "tango.train.seed=5", "mixup.seed=5"]
