@@ -7,7 +7,7 @@ from typing import Any
 from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, family, pairwise, protocols
+from soundmill.evaluation import embedders, family, pairwise, protocols, scorer
 from soundmill.evaluation.embedders import code_by_name
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import EvaluateParams
@@ -38,6 +38,8 @@ def run(
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress, params.ladder, ctx.devices)
     source = family.read(catalog, clips, generated, codec)
     evaluation = family.evaluate(setup, source, params, unavailable)
+    if not source.reconstructed:
+        scorer.check_measured(protocol, evaluation.metrics["left_out"])
     pairwise.compare_with_base(setup, source, params, evaluation, generated, codec, catalog)
     for other in chosen[1:]:
         family.add_protocol(replace(setup, protocol=other, ladder=[]), source, params, evaluation)

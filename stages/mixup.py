@@ -72,7 +72,7 @@ def run(
     ]
     made = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < num_mixes:
-        terminal.say(f"mixup: {len(pairs)} of {num_mixes} mixes: there are no more pairs of different recordings")
+        terminal.say(f"mixup: {len(pairs)} of {num_mixes} mixes: no more pairs of different recordings were found")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
         terminal.say(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
     spreads = _spreads(mixes)

@@ -291,7 +291,7 @@ def path_of_weights(name: str) -> None:
 
 def _named_in_params() -> list[str]:
     """The weights that params.yaml of this checkout names; UserError if it names none, or if there is no checkout."""
-    from soundmill.evaluation import embedders
+    from soundmill.evaluation import embedders, protocols
 
     sizes = ", ".join(f"{name} ({_size(entry)})" for name, entry in embedders.published().items())
     ask = f"name the weights to fetch: {sizes}"
@@ -299,7 +299,9 @@ def _named_in_params() -> list[str]:
         root = project_root(None)
     except UserError:
         raise UserError(f"{Path.cwd()}: not inside a checkout whose params.yaml names weights; {ask}") from None
-    names = embedders.named_in(read_yaml(root / "params.yaml"))
+    document = read_yaml(root / "params.yaml")
+    others = [name for name in document.get("evaluate", {}).get("protocols", []) if name != protocols.PROJECT]
+    names = embedders.named_in([document, *(list(protocols.load(name).embedders) for name in others)])
     if not names:
         raise UserError(f"{root / 'params.yaml'}: names no published weights; {ask}")
     return names

@@ -88,7 +88,9 @@ def run(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Train one family for so long that all is done by then (default: 30, if no model is named)."),
+        typer.Option(
+            help="Minutes for the whole run; training takes what the other stages leave (default: 30, if no model is named)."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Copy the results to DVC's default remote.")] = False,
@@ -394,12 +396,17 @@ def params(
     root: Root = None,
 ) -> None:
     """Compose params.yaml from conf/, for `dvc repro` to run; nothing else is changed."""
+    from soundmill.evaluation import protocols
     from soundmill.models import registry
 
     document = registry.compose(root / "conf", overrides or [])
     _check(root, document)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
+    try:
+        protocols.check_weights(document["evaluate"]["protocols"])
+    except UserError as error:  # `dvc repro` would only miss them after its trainings
+        terminal.say(str(error), error=True)
     if show:
         parameters.write_yaml(document, Path("/dev/stdout"))
     else:

@@ -60,13 +60,13 @@ class Facts:
 
 
 def facts_of(wave: np.ndarray, sample_rate: int) -> Facts:
-    """Facts of a wave [T] in [−1, 1]."""
+    """Facts of a wave [T] or [C, T] in [−1, 1]."""
     level = np.abs(wave)
     return Facts(
-        num_samples=len(wave),
+        num_samples=wave.shape[-1],
         sample_rate=sample_rate,
         silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
-        clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
+        clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if wave.size else False,
         digest=hashing.digest(to_pcm16(wave).tobytes()),
     )
 

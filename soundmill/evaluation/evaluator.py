@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soundmill import hashing, terminal
+from soundmill import hashing, manifest, terminal
 from soundmill.audio import tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison, features, folders, ladder, memorisation, protocols, report, scorer
+from soundmill.evaluation import comparison, features, folders, ladder, memorisation, protocols, report, scorer, waveforms
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, means_by_class, rounded
 from soundmill.evaluation.score_rows import BETTER, METRICS, TITLES, rows_of
 from soundmill.evaluation.scorer import Comparisons
@@ -81,8 +81,11 @@ def evaluate(
     library = embed(setup, sounds, members["reference"], rungs.clips if rungs else None, climbing)
     library.texts = prompts
     reconstructions |= paired and about.made_by == "reconstruct"
-    comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
+    why_not = {"pairs": UNPAIRED if unpaired else NO_PAIRS, "prompts": NO_PROMPTS}
+    comparisons = _comparisons(library, members, paired, reconstructions, why_not)
     scored = scorer.score(setup, library, replace(comparisons, ladder=rungs), about.seen)
+    if not reconstructions:
+        scorer.check_measured(setup.protocol, scored.left_out)
     metrics = scorer.metrics_of(library, members, scored)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
@@ -106,7 +109,7 @@ def evaluate(
 
 
 def _comparisons(
-    library: Library, members: Mapping[str, Members], paired: bool, reconstructions: bool, why_unpaired: str
+    library: Library, members: Mapping[str, Members], paired: bool, reconstructions: bool, why_not: Mapping[str, str]
 ) -> Comparisons:
     generated, reference = members["generated"], members["reference"]
     sets = {"generated": (generated, reference), "floor": _halves(reference, library.setup.protocol.seed)}
@@ -120,7 +123,7 @@ def _comparisons(
         prompts = {"generated": (generated, texts)} | ({"floor": (reference, texts)} if paired else {})
         prompts |= {role: (library.synthetic(role, texts.ids), texts) for role in features.SYNTHETIC}
     waves = (generated, reference) if reconstructions else None
-    return Comparisons(sets, pairs, prompts, waves, why_not={"pairs": why_unpaired, "prompts": NO_PROMPTS})
+    return Comparisons(sets, pairs, prompts, waves, why_not=why_not)
 
 
 def _halves(members: Members, seed: int) -> tuple[Members, Members]:
@@ -143,7 +146,8 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     library = embed(setup, sounds, members["reference"])
     seen = folders.about(a).seen | folders.about(b).seen
     of_a = {"generated": members["a"], "reference": members["reference"]}
-    comparisons = _comparisons(library, of_a, paired, False, UNPAIRED if unpaired else NO_PAIRS)
+    why_not = {"pairs": UNPAIRED if unpaired else NO_PAIRS, "prompts": "two models are compared without prompts"}
+    comparisons = _comparisons(library, of_a, paired, False, why_not)
     without_intervals = replace(setup, protocol=protocol.model_copy(update={"replicates": 0}))
     scored = scorer.score(without_intervals, library, comparisons, seen)
     results, left_out = {}, dict(scored.left_out)
@@ -158,8 +162,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
                 )
             except UserError as error:
                 left_out[spec.key] = str(error)
-    if not results:
-        raise scorer.none_measured(protocol, left_out)
+    scorer.check_measured(protocol, left_out)
     for key in scored.unranked.keys() & results.keys():
         results[key]["better"] = "unranked"
     return {
@@ -256,7 +259,8 @@ def write(evaluation: Evaluation, directory: Path) -> None:
 
 
 def title(evaluation: Evaluation) -> str:
-    return f"{evaluation.generated.root.resolve().name} against {evaluation.reference.root.resolve().name}"
+    folders_shown = (manifest.escape_path(bytes(side.root.resolve())) for side in (evaluation.generated, evaluation.reference))
+    return " against ".join(shown.rpartition("/")[2] for shown in folders_shown)
 
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:
@@ -266,7 +270,8 @@ def _best_and_worst(evaluation: Evaluation) -> list[Section]:
     if ranking is None:
         return []
     metric = max((name for name in METRICS if ranking.startswith(name)), key=len)
-    note = f"sounds by {TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
+    by = ranking.removeprefix(metric).strip("_") or ("waves" if metric in waveforms.METRICS else "clap")
+    note = f"sounds by {TITLES[metric]} ({by}){f'; {report.DAGGER}' if ranking in evaluation.metrics['unranked'] else ''}"
     parts = report.best_and_worst(evaluation.of[ranking], BETTER[metric])
     return [Section(name, note, tuple(_card(evaluation, clip_id) for clip_id in ids)) for name, ids in parts.items()]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -14,7 +13,6 @@ import numpy as np
 
 from soundmill import hashing, manifest, shards
 from soundmill.audio import flac
-from soundmill.audio import resample as resampling
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -22,6 +20,7 @@ from soundmill.evaluation import embedders, spoilings
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, facts_of, remove_unfinished
 from soundmill.evaluation.embedders.base import Embedder, Level
 from soundmill.metrics.divergence import names_of
+from soundmill.shards import code
 
 BATCH = 16  # sounds per call of an embedder, at most
 BATCH_SAMPLES = 1 << 24  # samples per call, at most: bounds memory if sounds are long
@@ -43,9 +42,9 @@ class EmbedderConfig:
     level: Level = "unchanged"
 
     def directory(self, cache: Path) -> Path:
-        """Where its embeddings are cached: one directory per embedder, weights, options, front end and resampler."""
+        """Where its embeddings are cached: one directory per embedder, weights, options and code."""
         options = [list(self.options), self.intermediate_rate, self.level]
-        key = [self.name, self.weights, options, QUALITY, _front_ends(), LAYOUT]
+        key = [self.name, self.weights, options, QUALITY, _code(self.module), LAYOUT]
         return cache / f"{self.name}-{hashing.digest(key)[:16]}"
 
     @property
@@ -70,13 +69,12 @@ class EmbedderConfig:
         return embedders.load(self.name, self.tagger, **dict(self.options))
 
 
-@cache
-def _front_ends() -> str:
-    """Digest of the code between files and networks, and of the versions of the libraries that decode and resample."""
-    rooms = [Path(module.__file__).parent for module in (embedders, decode)]
-    sources = [*(path for room in rooms for path in room.rglob("*.py")), Path(resampling.__file__)]
-    versions = [[name, version(name)] for name in ("soundfile", "soxr", "imageio-ffmpeg")]
-    return hashing.digest([[path.name, hashing.file_digest(path)] for path in sorted(sources)], versions)
+@cache  # a process keeps running the code that it has loaded
+def _code(module: str) -> str:
+    """Digest of the code between files and embeddings, with that of the embedder's module, and of its packages' versions."""
+    files = sorted(code.running((__name__, module)))
+    versions = code.package_versions(name for path in files for name in code.imports(path))
+    return hashing.digest(hashing.files_digest(code.ROOT, files), versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Sound:
     clip_id: str
     key: str
     path: bytes | None = None  # of the file or shard
-    shown: str = ""  # the path in messages
+    shown: str = ""  # in messages
     in_shard: bool = False
     synthetic: str | None = None  # "silence" or "noise", of
     num_samples: int = 0
@@ -101,15 +99,15 @@ def list_digest(keys: Mapping[str, str]) -> str:
     return hashing.digest(sorted(map(list, keys.items())))
 
 
-def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Sound:
+def file(clip_id: str, path: Path | bytes, digest: str) -> Sound:
     """A sound in a file whose bytes have this digest."""
     raw = bytes(path)
-    return Sound(clip_id, digest, raw, shown or manifest.escape_path(raw))
+    return Sound(clip_id, digest, raw, manifest.escape_path(raw))
 
 
 def clip(clip_id: str, shard: Path, shard_digest: str) -> Sound:
     """A clip in a shard whose bytes have this digest."""
-    return Sound(clip_id, hashing.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
+    return Sound(clip_id, hashing.digest(shard_digest, clip_id), bytes(shard), f"{shard}: {clip_id}", in_shard=True)
 
 
 def in_files(files: Mapping[str, Path]) -> dict[str, Sound]:
@@ -127,7 +125,8 @@ def synthetic(kind: str, clip_id: str, facts: Facts, seed: int) -> Sound:
     """Silence or noise as long as a sound: all silence of one length is one sound; noise differs for each id and seed."""
     which = ("noise", seed, clip_id) if kind == "noise" else ("silence",)
     key = hashing.digest(*which, facts.num_samples, facts.sample_rate)
-    return Sound(clip_id, key, synthetic=kind, num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
+    shown = f"{kind} for {clip_id}"
+    return Sound(clip_id, key, shown=shown, synthetic=kind, num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
 def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
@@ -283,7 +282,7 @@ def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.
         embedded = embedder.embed([prepared(*item, config.level, embedder.sample_rate) for item in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
-                yield Embedding(sound.key, facts_of(wave if wave.ndim == 1 else wave.mean(axis=0), rate), frames, logits)
+                yield Embedding(sound.key, facts_of(wave, rate), frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"output of {config.name}")
 

@@ -79,7 +79,7 @@ def choose(floor: Members, generated: int, metrics: Sequence[str], classes: Mapp
 def _repeated(members: Members, ids: Sequence[str], count: int) -> Members:
     """`count` sounds: these clips, in turn."""
     turns = ((ids[turn % len(ids)], turn // len(ids)) for turn in range(count))
-    return Members(members.role, {f"{clip_id}#{again}" if again else clip_id: members.ids[clip_id] for clip_id, again in turns})
+    return Members(members.role, {f"{clip_id}\0{again}" if again else clip_id: members.ids[clip_id] for clip_id, again in turns})
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Nearest:
     """The training clip nearest to a sound by embedding, and the one that shares most of it by fingerprint, if any."""
 
     clip_id: str
-    similarity: float  # cosine, at most 1
+    similarity: float | None  # cosine, at most 1; None: too short to be embedded
     neighbour: str
     shared: float  # share by fingerprint; 0: no training clip reaches the threshold
     copy_of: str | None
@@ -86,7 +86,7 @@ class Memorisation:
     damaged: Sequence[str] = ()  # cache files that were rebuilt
 
     def is_near(self, nearest: Nearest) -> bool:
-        return self.threshold is not None and nearest.similarity > self.threshold
+        return None not in (self.threshold, nearest.similarity) and nearest.similarity > self.threshold
 
     def metrics(self) -> dict[str, float]:
         """`memorised_<measure>`: share of near-copies among generated sounds; with the suffix `_real` among held-out ones."""
@@ -120,7 +120,7 @@ class Memorisation:
         metrics["warnings"] += self.warnings()
 
     def worst(self, count: int) -> list[Nearest]:
-        return sorted(self.generated, key=lambda nearest: (-nearest.shared, -nearest.similarity, nearest.clip_id))[:count]
+        return sorted(self.generated, key=lambda nearest: (-nearest.shared, -(nearest.similarity or 0.0), nearest.clip_id))[:count]
 
 
 def first_embedder(setup: Setup) -> features.EmbedderConfig:
@@ -156,25 +156,26 @@ def search(
     sides = []
     for by_embedder, by_fingerprint in (generated, [view.of(held_out) for view in real]):
         copies = _copies(by_fingerprint, training[1])
-        nearest_clips = _nearest(by_embedder, training[0])
-        sides.append([Nearest(*near, *copies.get(near[0], (0.0, None))) for near in nearest_clips])
-    similar = [nearest.similarity for nearest in sides[1]]
+        nearest = _nearest(by_embedder, training[0])
+        ids = sorted({*nearest, *copies})
+        sides.append([Nearest(name, *nearest.get(name, (None, "")), *copies.get(name, (0.0, None))) for name in ids])
+    similar = [near.similarity for near in sides[1] if near.similarity is not None]
     threshold = float(np.quantile(similar, 1 - CLOSEST)) if similar else None
     trained_on = [clip_id for clip_id in real[0].keys if clip_id not in set(held_out)]
     return Memorisation(*sides, trained_on, threshold, len(training[0].keys), name)
 
 
-def _nearest(sounds: features.View, training: features.View) -> list[tuple[str, float, str]]:
-    """(id, similarity, id of the nearest training clip) of each sound; training clips are read block by block."""
+def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
+    """Similarity and id of the nearest training clip by id of a sound that has patches; training clips are read block by block."""
     total, count = 0.0, 0
     for _, mean in training.means():
         total, count = total + mean, count + 1
     if not count:
-        raise UserError("every training clip is too short for a patch of the embedder")
+        return {}
     centre = total / count
     ids, queries = _stacked(list(_units(sounds, centre)))
     if not ids:
-        return []
+        return {}
     best = np.full(len(ids), -np.inf)
     neighbours = np.full(len(ids), "", dtype=object)
     for block in _blocks(_units(training, centre)):
@@ -184,7 +185,7 @@ def _nearest(sounds: features.View, training: features.View) -> list[tuple[str, 
         better = similarity[np.arange(len(ids)), place] > best
         best[better] = similarity[np.arange(len(ids)), place][better]
         neighbours[better] = np.array(names, dtype=object)[place][better]
-    return list(zip(ids, map(float, best), neighbours, strict=True))
+    return {name: (float(cosine), other) for name, cosine, other in zip(ids, best, neighbours, strict=True)}
 
 
 def _units(view: features.View, centre: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -164,7 +164,7 @@ def load(name: str) -> Protocol:
 
 def check_weights(names: Iterable[str]) -> None:
     """UserError if a published protocol of these names lacks weights here: without one of its scores it is another protocol."""
-    for name in names:
-        for embedder in load(name).embedders if name != PROJECT else ():
-            if reason := embedders.find(embedder).unavailable():
-                raise UserError(f"evaluate.protocols: {name} needs {embedder}: {reason}; or take {name} from evaluate.protocols")
+    used = {embedder: name for name in names if name != PROJECT for embedder in load(name).embedders}
+    reasons = [f"{name} needs {one}: {reason}" for one, name in used.items() if (reason := embedders.find(one).unavailable())]
+    if reasons:
+        raise UserError("\n".join(f"evaluate.protocols: {reason}; or remove it from evaluate.protocols" for reason in reasons))

@@ -40,7 +40,11 @@ def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Se
     cards = []
     for near in memorised.worst(GALLERY):
         neighbour = near.copy_of or near.neighbour
-        chips = [Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)]
+        chips = []
+        if near.similarity is not None:
+            chips.append(
+                Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)
+            )
         if near.copy_of:
             chips.append(Chip(f"shares {near.shared:.0%} (fingerprint)", False))
         sounds = sound_of("generated", near.clip_id), sound_of("training", neighbour)

@@ -65,7 +65,11 @@ class Measurement:
     reference: features.View
     seed: int
     replicates: int
-    scale: float = 1.0  # of the value
+
+    @property
+    def bias(self) -> float:
+        """Of a Fréchet distance of so many sounds, up to a factor."""
+        return sum(1 / max(1, len(view.keys)) for view in (self.generated, self.reference))
 
 
 @dataclass
@@ -100,7 +104,7 @@ class Scored:
 
 
 def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mapping[str, str]) -> Scored:
-    """All scores of the protocol that these sounds allow; if there is none, a UserError gives the reason of each."""
+    """All scores of the protocol that these sounds allow, and why the others are left out."""
     protocol, scored = setup.protocol, Scored()
     for spec in protocol.scores:
         kind, roles = comparisons.of(spec.metric)
@@ -114,7 +118,9 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
     rungs: dict[str, dict[str, float]] = defaultdict(dict)
-    for (key, role), result in _measure_all(setup, tasks, [*_waves(library, comparisons)]).items():
+    results = _measure_all(setup, tasks, [*_waves(library, comparisons)])
+    _align_floors(tasks, results)
+    for (key, role), result in results.items():
         if role.startswith(LADDER):
             rung = role.removeprefix(LADDER)
             if "value" in result:
@@ -130,8 +136,6 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
         elif "value" in result:
             scored.baselines[key][role] = rounded(result["value"])
     scored.ladder = comparisons.ladder.document(rungs) if comparisons.ladder else {}
-    if all(spec.key in scored.left_out for spec in protocol.scores) and not comparisons.waves:
-        raise none_measured(protocol, scored.left_out)
     if comparisons.ladder and not scored.ladder:
         scored.left_out["ladder"] = comparisons.ladder.why_not()
     scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
@@ -140,9 +144,22 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
     return scored
 
 
-def none_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> UserError:
-    lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
-    return UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
+def _align_floors(tasks: Sequence[Measurement], results: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+    """Multiply Fréchet distances of real sets, which are all bias, by the ratio of the compared sets' bias to theirs."""
+    by_role = {(task.key, task.role): task for task in tasks if task.metric in BIASED}
+    for key, role in by_role:
+        pair = [results[key, side] for side in ("floor", "generated") if (key, side) in by_role]
+        if role == "floor" and len(pair) == 2 and "value" in pair[0]:
+            measured = all("bias" in result for result in pair)  # if embeddings are few; else it falls with the number of sounds
+            floor, bias = (of["bias"] for of in pair) if measured else (by_role[key, side].bias for side in ("floor", "generated"))
+            pair[0]["value"] *= bias / floor
+
+
+def check_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> None:
+    """UserError with the reason of each score if all of the protocol are left out."""
+    if all(spec.key in left_out for spec in protocol.scores):
+        lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
+        raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
 
 
 def _too_few(spec: protocols.ScoreSpec, reference: int) -> bool:
@@ -177,12 +194,8 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Ma
         kind, roles = comparisons.of(spec.metric)
         for role, sides in roles.items():
             replicates = protocol.replicates if role == "generated" else 0
-            scale = 1.0
-            if role == "floor" and spec.metric in BIASED:  # to the bias of the generated set and the reference
-                floor_bias, bias = (sum(1 / max(1, len(side)) for side in pair) for pair in (sides, roles["generated"]))
-                scale = bias / floor_bias
             views = (library.view(spec.embedder, side) for side in sides)
-            tasks.append(Measurement(spec.key, spec.metric, role, *views, protocol.seed, replicates, scale))
+            tasks.append(Measurement(spec.key, spec.metric, role, *views, protocol.seed, replicates))
         if ladder and ladder.clips.ids and spec.metric in ladder.metrics and "floor" in roles:
             for rung, sides in ladder.sides(roles["floor"], roles["generated"], paired=kind != "sets"):
                 views = (library.view(spec.embedder, side) for side in sides)
@@ -234,8 +247,6 @@ def measure(task: Measurement) -> dict[str, Any]:
         result = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
         result = {"missing": str(error)}  # e.g. too few or too short sounds; other scores do not depend on it
-    if "value" in result and task.scale != 1:
-        result["value"] *= task.scale
     return result
 
 

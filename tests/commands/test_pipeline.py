@@ -27,6 +27,12 @@ def test_a_family_that_keeps_griffin_lim_is_told(root):
     assert "note: ddpm_mel will use Griffin-Lim" in done.stderr
 
 
+def test_a_protocol_without_its_weights_is_told_before_a_training(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    done = works("params", "--print", "evaluate.protocols=[project,audioldm_eval-16k]", cwd=root)
+    assert "soundmill weights fetch vggish" in done.stderr
+
+
 @pytest.mark.slow
 def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))

@@ -87,6 +87,27 @@ def test_scores_of_known_embeddings(library):
     assert values["kl_tagger"] == pytest.approx(np.mean(list(scored.of["kl_tagger"].values())), rel=1e-5)
 
 
+@pytest.mark.parametrize(("biases", "expected"), [((2.0, 3.0), 6.0), ((2.0, None), 1.0), ((None, None), 1.0)])
+def test_a_floor_of_other_sizes_is_aligned_with_the_compared_sets(biases, expected):
+    """By the bias where it was measured, else by the numbers of sounds: 1/40 + 1/40 for 1/10 + 1/10."""
+    tasks, results = [], {}
+    for role, count, bias in zip(("floor", "generated"), (10, 40), biases, strict=True):
+        view = features.View(Path(), {str(number): "" for number in range(count)})
+        tasks.append(scorer.Measurement("fad_x", "fad", role, view, view, 0, 0))
+        results["fad_x", role] = {"value": 4.0} | ({} if bias is None else {"bias": bias})
+    scorer._align_floors(tasks, results)
+    assert (results["fad_x", "floor"]["value"], results["fad_x", "generated"]["value"]) == (expected, 4.0)
+
+
+def test_a_group_too_small_for_every_score_is_left_out(library):
+    only = library.setup.protocol.model_copy(update={"scores": library.setup.protocol.scores[:1]})
+    library.setup = Given(only, library.setup.cache, 1)
+    left_out = score(library, choose_sets(CATALOG[-8:], ids("test")[-2:], [], "test", 1000, 0)).left_out
+    assert left_out.keys() == {"fad_tagger"}
+    with pytest.raises(UserError, match="fad_tagger: a Fréchet distance needs"):
+        scorer.check_measured(only, left_out)
+
+
 @pytest.mark.parametrize(
     ("metric", "baselines", "expected"),
     [

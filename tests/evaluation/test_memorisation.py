@@ -76,6 +76,14 @@ def test_planted_copies_are_found_and_no_others(sets):
     assert "3 of 10 generated sounds are copies of training clips, by fingerprint." in result.warnings()
 
 
+def test_a_copy_that_is_too_short_to_be_embedded_is_found(sets, tmp_path):
+    spectra, prints = sets["generated"]
+    rows = {name: frames[:0] if name == "g03" else frames for name, frames in spectra.frames()}
+    result = memorisation.search([view(tmp_path, rows), prints], sets["real"], sets["training"], "spectrum")
+    assert {near.clip_id: near.similarity for near in result.worst(3)}["g03"] is None
+    assert result.metrics()["memorised_fingerprint"] == 0.3
+
+
 def test_real_sounds_that_were_trained_on_are_not_held_out(sets):
     training = [view(at.directory, dict(at.frames())) for at in sets["training"]]
     mixed = [
