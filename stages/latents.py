@@ -26,8 +26,7 @@ def run(
     params: LatentsParams, ctx: Context, audio: Input, autoencoder: Input, latents: Output, catalog: Input = None
 ) -> dict[str, Any]:
     """Write the posterior of every clip of the catalog; without a catalog, of every mix."""
-    if params.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("latents.accelerator is `gpu`, but torch finds none; set it to `cpu` or `auto`")
+    device = pick_device(params.accelerator)
     if catalog is not None:
         rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "captions"]).to_pylist()
     else:
@@ -49,7 +48,7 @@ def run(
         raise UserError(
             f"{audio}: {len(remaining)} clips of the catalog are missing, first {min(remaining)!r}; `dvc repro` rebuilds it"
         )
-    if pick_device(params.accelerator).type != "cpu":
+    if device.type != "cpu":
         ctx = replace(ctx, workers=ctx.devices or 1)  # one process fills a GPU; several would each hold the network and batches
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}

@@ -43,7 +43,7 @@ def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0, start: fl
 
     Euler's method has an error of the order of the step, the midpoint method, with two passes per step, of its square. Ping-pong
     sampling (Novack et al. 2025, arXiv:2505.08175) goes to the sound in each step and adds new noise; its times are evenly spaced
-    in ln SNR from −6 to 2, without shift, as Stable Audio Open Small is sampled.
+    in ln(signal / noise) from −6 to 2, without shift, as Stable Audio Open Small is sampled.
     """
     path = Flow()
 

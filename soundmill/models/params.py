@@ -60,6 +60,8 @@ class FamilyTrainParams(TrainingParams):
             raise ValueError("lora needs a base: set start_from to its checkpoint")
         if self.patience and self.validate_every_steps is None:
             raise ValueError("patience needs held-out losses: set validate_every_steps")
+        if self.patience and isinstance(self.use, int):
+            raise ValueError("with patience the training may end before a step that `use` names; set use to `best` or `last`")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set one of steps and epochs, and set the other to null")
         return self

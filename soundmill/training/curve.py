@@ -70,7 +70,8 @@ def side_by_side(training: list[dict[str, float]], validation: list[dict[str, fl
     """
     joined, before = [], 0
     for point in validation:
-        since = [one for one in training if before < one["step"] <= point["step"]]
+        earlier = [one for one in training if one["step"] <= point["step"]]
+        since = [one for one in earlier if one["step"] > before] or earlier[-1:]
         if since:
             loss = sum(one[TRAIN] for one in since) / len(since)
             joined.append({"step": point["step"], TRAIN: loss, VALID: point[VALID], "learning_rate": since[-1]["learning_rate"]})

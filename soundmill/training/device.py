@@ -10,6 +10,9 @@ from soundmill.errors import UserError
 
 
 def pick_device(accelerator: str) -> torch.device:
+    """UserError if it is `gpu` and there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -62,7 +62,9 @@ rank = 0  # of this process; 0 is the stage, and the others only train with it
 
 def is_needed(params: Any) -> bool:
     """Whether a stage with these parameters trains in several processes that have not been started yet."""
-    return place is None and params.hardware.several and getattr(getattr(params, "weights", None), "kind", None) != "load"
+    weights = getattr(params, "weights", None)  # of a component
+    trains = weights is None or (weights.kind != "load" and getattr(weights, "steps", 1) != 0)
+    return place is None and params.hardware.several and trains
 
 
 def launch(hardware: HardwareParams, label: str, module: str, argv: list[str], tracking: Any) -> None:

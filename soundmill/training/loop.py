@@ -157,8 +157,6 @@ def fit(
     `progress`, `kept`, `sampling` and `scoring`, and returns; the others end here. `curve`, `validation` and `scoring` hold all
     points at the end. Returns the device type, the number of devices and the precision that were used.
     """
-    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
     device = pick_device(hardware.accelerator)
     precision = usable_precision(device, hardware.precision)
     if precision != hardware.precision:
@@ -195,7 +193,7 @@ def fit(
                 first and report(*point)
                 ended = _ends_here(module, validation)
             if curve.due(step, module.steps):
-                point = curve.point(step, optimisers["net"].param_groups[-1]["lr"])  # of AdamW, the last group
+                point = curve.point(step, module.optimised["net"].learning_rate * module.share_of_rate("net", step - 1))
                 first and report(*point)
             if scoring and scoring.due(step, module.steps):
                 report(*scoring.measure(module, progress.label))

@@ -338,7 +338,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     def span(clip_id: str) -> tuple[float, float]:
         """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""
         row = known.facts[clip_id]
-        return row["start"], row["start"] + (row["seconds"] or item_seconds)
+        start = row["start"] if params.network.start else 0.0  # a net that is told one number is told the clip's length
+        return start, start + (row["seconds"] or item_seconds)
 
     def source_of(clip_ids: Sequence[str]) -> Conditioned:
         posteriors = Posteriors(gather_posteriors([directory], clip_ids, ctx.scratch))

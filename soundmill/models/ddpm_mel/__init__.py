@@ -66,7 +66,7 @@ class _NetworkParams(StageParams):
         if beyond:
             raise ValueError(f"attention_levels {beyond} do not exist: there are levels 0 to {len(self.widths) - 1}")
         odd = [width for width in self.widths if width % self.heads]
-        if odd and self.attention_levels:
+        if odd and (self.attention_levels or self.kind == "residual"):  # whose middle always attends
             raise ValueError(f"widths {odd} cannot be split among {self.heads} heads")
         return self
 
@@ -164,6 +164,8 @@ class TrainParams(BatchedTrainParams):
                     f"picture.{side} / patch = {size // patch} must be a multiple of {2**times}: "
                     f"the network halves it {times} times"
                 )
+        if self.conditional and self.sampling.guidance_scale != 1 and self.augmentation.label_dropout == 0:
+            raise ValueError("sampling.guidance_scale needs a network trained without labels too: raise augmentation.label_dropout")
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
         trained = self.diffusion.num_timesteps - self.diffusion.first_timestep

@@ -57,7 +57,7 @@ class EncodecCodec(NetworkCodec):
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_frame, 1]."""
-        mean = self.encode(padded(waves, num_samples, self.samples_per_frame).to(next(self.net.parameters()).device))
+        mean = self.encode(padded(waves, num_samples, self.samples_per_frame).to(next(self.net.parameters()).device)).float()
         return torch.stack([mean, torch.full_like(mean, NO_VARIANCE)], 1)[..., None]
 
 
