@@ -50,7 +50,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="From folders of recordings and captions to trained, measured audio-generation models. "
-    "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline itself; these commands are for everything around it.",
+    "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline, as does `soundmill run DIR`; the other commands are for "
+    "everything around it.",
 )
 for group in (doctor, pipeline, runs, models, play, recordings, scores, lineage, listening):
     app.add_typer(group.app)

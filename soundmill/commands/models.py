@@ -92,7 +92,7 @@ def import_weights(
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
 
-    Only tensors and plain values are read, no code; weights of a StableAudioPipeline from safetensors.
+    Only tensors and plain values are read, no code; of StableAudioPipeline and AudioLDMPipeline, only safetensors.
     """
     from soundmill.models import importing
 
@@ -198,7 +198,7 @@ def generate(
     asked: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE.json", help="Make a sound again that `soundmill play` kept, with the request beside it."
+            "--from", metavar="FILE.json", help="Make a sound that `soundmill play` kept again, from the request beside it."
         ),
     ] = None,
     project: Project = None,
@@ -282,7 +282,7 @@ def prompts(
     """Test whether text steers a text-conditioned model, and how it takes paraphrases, negation, counts, order and more.
 
     Sounds for each prompt are classified by YAMNet: the share classified as asked, next to that with shuffled prompts. In a
-    checkout whose test clips have such kinds of sounds, these clips, and these through the model's codec, show what can be reached.
+    checkout whose test clips have such sounds, those clips, plain and through the model's codec, show what can be reached.
     """
     from soundmill.prompts import following
 
@@ -362,7 +362,7 @@ def publish(
     then run `hf upload USER/NAME DIRECTORY`.
 
     Recordings whose creators refuse generative AI, or that break corpus.terms, are refused, also those of earlier trainings and of
-    the codec and vocoder, and so are clips whose licences forbid to share adaptations.
+    the codec and vocoder, and so are clips whose licences forbid sharing adaptations.
     """
     check_apart(directory, root)
     if model == "data":

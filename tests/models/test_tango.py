@@ -35,7 +35,7 @@ def net() -> TextUNet:
 
 
 def test_the_training_is_the_published_one():
-    """train.py and models.py of declare-lab/tango, as README runs them (docs/parameters.md tells what differs)."""
+    """train.py and models.py of declare-lab/tango, as README runs them (docs/models.md tells what differs)."""
     document = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])
     train = params.parse(TrainParams, document["tango"]["train"], "tango.train")
     assert (train.items * train.accumulate, train.epochs, train.use) == (48, 40, "best")
