@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +53,13 @@ class Report:
     def listed(self) -> int:
         """Clips that are matched, missing, or ambiguous without a chosen file."""
         return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts["undecided_clips"]
+
+    @property
+    def splits(self) -> str:
+        if given := Counter(row["split"] for row in self.tables.recordings if row["split"]):
+            return ", ".join(f"{name} {count}" for name, count in sorted(given.items()))
+        folds = len({row["fold"] for row in self.tables.recordings if row["fold"] is not None})
+        return f"{folds} folds; the highest is test" if folds > 1 else "none given; a stable hash will assign them"
 
     def counts(self) -> dict[str, int]:
         listed = {"recordings": self.tables.recordings, "captions": self.tables.captions, **self._lists()}
@@ -289,6 +296,7 @@ def show(report: Report, console: Console) -> None:
     if report.inside:
         used = "used if a clip starts within 0.5 s of them or contains their window"
         _say(console, f"          {report.inside:,} of them start inside a longer file: {used}", "yellow")
+    _say(console, f"labels    {first_of(tables.labels, LISTED) or 'none'}\nsplits    {report.splits}")
     if tables.named:
         _say(console, f"          {len(tables.named):,} of them have no caption or label", "yellow")
     if tables.rejected:

@@ -8,7 +8,6 @@ import re
 import shlex
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from soundmill.corpora.check import Report, directory_of, probe, report_of
 from soundmill.corpora.registry import UnionPart
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 
 FEWEST_CLIPS = 4  # so that a split has two, which scores need
 PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
@@ -53,7 +52,7 @@ class Survey:
 
     @property
     def labels(self) -> list[str]:
-        return sorted(set().union(*self.labels_of.values()))
+        return self.report.tables.labels
 
     def check_sound(self, clip: dict[str, Any]) -> None:
         """UserError if no recording can be decoded, all are silent, or too few clips come from them; `clip` is one of clips."""
@@ -72,14 +71,13 @@ class Survey:
         tables, directory, labels = self.report.tables, self.report.path, self.labels
         captions, missing, damaged = len(tables.captions), len(tables.missing), self.report.damaged
         size, ignored = sum(row["size"] for row in self.rows), sum(self.report.inventory.ignored.values())
-        named = f"{len(labels)}: {', '.join(labels[:12])}" + (" …" if len(labels) > 12 else "") if labels else "none"
         lines = [
             f"corpus      {directory}",
             f"format      {tables.format}",
             f"recordings  {len(self.rows):,} ({_size(size)}, about {_duration(self.seconds)}); {ignored:,} other files",
             f"captions    {f'{captions:,}' if captions else 'none; made from the labels' if labels else 'none'}",
-            f"labels      {named}",
-            f"splits      {self._splits()}",
+            f"labels      {f'{len(labels)}: {first_of(labels, 12)}' if labels else 'none'}",
+            f"splits      {self.report.splits}",
         ]
         if missing or (tables.matched and tables.orphans):
             files = f"{len(tables.matched):,} clips with a file, {missing:,} without (missing)"
@@ -122,12 +120,6 @@ class Survey:
         labels_by_split = ((split, self.labels_of.get(name, [])) for name, split in split_of.items())
         sources = len({row["group"] or row["recording_id"] for row in self.rows})
         return splits.warnings(labels_by_split, parameters["test_fraction"], sources)
-
-    def _splits(self) -> str:
-        if given := Counter(row["split"] for row in self.rows if row["split"]):
-            return ", ".join(f"{name} {count}" for name, count in sorted(given.items()))
-        folds = len({row["fold"] for row in self.rows if row["fold"] is not None})
-        return f"{folds} folds; the highest is test" if folds > 1 else "none given; a stable hash will assign them"
 
 
 def survey(directory: Path | Bucket, follow_links: bool = False, layout: str = registry.AUTO) -> Survey:

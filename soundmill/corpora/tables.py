@@ -95,6 +95,10 @@ class CorpusTables:
     _held: int = 0  # characters
     _nothing: dict[str, str] = field(default_factory=dict)  # captions or labels → the first that is a word for a missing value
 
+    @property
+    def labels(self) -> list[str]:
+        return sorted({label for row in (*self.recordings, *self.captions) for label in row["labels"]})
+
     def hold(self, texts: Iterable[str], raw_path: bytes) -> None:
         """Count text of a table, which may unpack to far more than its size; UserError, naming it, beyond MAX_TEXT."""
         self._held += sum(map(len, texts))
