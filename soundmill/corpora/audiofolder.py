@@ -33,7 +33,8 @@ FORMAT = "audiofolder"
 DEEPEST = 4  # folders above those of splits
 _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcription|transcript|sentence|description|prompt")
-# The first column with a value is used.
+_NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
+# The first column with a name is used, else the first with a value.
 LABELS = ("human_labels", "labels", "label", "category", "class", "genre")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
@@ -330,7 +331,7 @@ class Description:
         split = SPLIT_NAMES.get(values["split"].strip().lower()) if isinstance(values.get("split"), str) else None
         return cls(
             captions,
-            next((classes for classes in labels if not all(map(MACHINE_ID.fullmatch, classes))), labels[0] if labels else []),
+            next((classes for classes in labels if not all(map(_NAMELESS.fullmatch, classes))), labels[0] if labels else []),
             split or {"true": "test", "false": "train"}.get(str(values.get("is_audioset_eval")).strip().lower()),  # of MusicCaps
             fold_number(str(values.get("fold"))),
             (video, next(starts, None)) if video else None,

@@ -33,7 +33,7 @@ def test_metadata_jsonl_at_the_top_names_files_below(tmp_path):
     put(tmp_path, "data/train/a.wav", "data/test/b.wav")
     rows = [
         {"file_name": "data/train/a.wav", "transcription": "Hello", "labels": ["speech", "indoors"], "extra": {"deep": 1}},
-        {"file_name": "data/test/b.wav", "captions": ["One", "Two", 3], "caption_1": "Zero", "label": None, "genre": "rock"},
+        {"file_name": "data/test/b.wav", "captions": ["One", "Two", 3], "caption_1": "Zero", "label": 7, "genre": "rock"},
         ["no object"],
         {"file_name": "../outside.wav", "text": "x"},
     ]
