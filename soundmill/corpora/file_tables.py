@@ -82,11 +82,10 @@ class FileTables:
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
-        numbered = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)  # years, ids
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
-            if label and (len(classes) > 1 or not (tables.captions or row["labels"])) and not (numbered or _is_no_class(label)):
+            if label and (len(classes) > 1 or not (tables.captions or row["labels"])):
                 row["labels"] = list(dict.fromkeys([*row["labels"], label]))
         add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)
@@ -274,10 +273,3 @@ def _drop_repeated_classes(
             labels[recording][row.source].update(row.labels)
     several = [escape_path(path) for (path, _), told in labels.items() if len(set(map(frozenset, told.values()))) > 1]
     tables.remark(several, "recordings have different labels in two tables", "; all of them are used")
-
-
-def _is_no_class(label: str) -> bool:
-    """Whether a folder is named after a fold, or a split and what holds recordings (`train audio`)."""
-    name = label.encode()
-    is_split = split_of(name) and label not in SPLIT_NAMES and not words_beside_split(name)
-    return bool(is_split or re.fullmatch(r"fold ?\d+", label))

@@ -4,17 +4,18 @@ caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
+from functools import cache
 
 from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
-from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders
+from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders, whole_of
 from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
-from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
 
+_FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 # One line of several words between a letter and a letter: no events with their times, no settings.
 _SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
@@ -37,10 +38,10 @@ class Folder:
             video, start = clip if clip and clip[1] is not None and looks_random(clip[0]) else (None, 0.0)
             if video and like_words(video):
                 doubtful.append(file)
+            fold = next((int(match[1]) for match in map(_FOLD.fullmatch, file.folders) if match), None)
+            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or whole_of(file.stem)}
             own_id = f"{video}_{start:g}" if video else None
-            tables.add_recording(
-                file, num_shards, recording_id=own_id, start_time=start, labels=filter(None, [label]), split=split, group=video
-            )
+            tables.add_recording(file, num_shards, recording_id=own_id, start_time=start, **told)
         add_texts(inventory, num_shards, tables)
         remark_layout(inventory.audio, layout, doubtful, tables)
         return tables
@@ -51,7 +52,8 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index
     paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
     elsewhere = _texts_elsewhere(inventory, index)
     for row in tables.recordings:
-        keys = dict.fromkeys((os.path.splitext(row["raw_path"])[0], row["raw_path"]))
+        stem = os.path.splitext(row["raw_path"])[0]
+        keys = dict.fromkeys((stem, row["raw_path"], stem + b".normalized"))  # the last is LibriTTS'
         for name in (*(inventory.beside(key, b".txt") for key in keys), *elsewhere.get(row["raw_path"], ())):
             if name:
                 paired.add(name)
@@ -65,9 +67,10 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index
 
 
 def _texts_elsewhere(inventory: Inventory, index: FileIndex | None) -> dict[bytes, list[bytes]]:
-    """Texts by the raw path of the only recording of their name, from folders of mostly one-line sentences: `txt/p225/1.txt` of
-    `wav48/p225/1.wav`."""
-    folders, stems = {os.path.dirname(file.raw_path) for file in inventory.audio}, {composed(file.stem) for file in inventory.audio}
+    """Texts by the raw path of the only recording of their name, or of its microphones, from folders of mostly one-line
+    sentences: `txt/p225/1.txt` of `wav48/p225/1.wav`."""
+    folders = {os.path.dirname(file.raw_path) for file in inventory.audio}
+    stems = {composed(whole_of(file.stem) or file.stem) for file in inventory.audio}
     texts: dict[bytes, dict[bytes, tuple[bool, bool]]] = defaultdict(dict)  # by folder: whether each is a sentence, and one line
     for name in sorted(name for name in inventory.metadata if name.lower().endswith(b".txt")):
         folder, stem = os.path.dirname(name), composed(path_text(os.path.splitext(os.path.basename(name))[0]))
@@ -83,8 +86,9 @@ def _texts_elsewhere(inventory: Inventory, index: FileIndex | None) -> dict[byte
         above = path_text(folder).split("/")
         for name in (name for name, (_, is_line) in told.items() if is_line):
             files = index.resolve(path_text(os.path.splitext(name)[0])).files
-            if len(files) == 1 and (len(above) < 2 or shared_folders(files[0], above)):
-                found[files[0].raw_path].append(name)
+            places = {(os.path.dirname(file.raw_path), whole_of(file.stem) or file) for file in files}
+            for file in files if len(places) == 1 and (len(above) < 2 or shared_folders(files[0], above)) else ():
+                found[file.raw_path].append(name)
     return found
 
 
@@ -98,16 +102,35 @@ class _Layout:
     above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
     level: int  # depth of the class folders
     split_in: Callable[[bytes], str | None] = split_of_folder  # the name of a split folder
+    numbered: bool = False  # the folders at `level` are years, ids or parts, and no classes
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
-        """(split, label); a file beside the split folders has neither."""
+        """(split, label); a file beside the split folders has neither, one in a folder that is no class no label."""
         split = None if self.above is None else _split_below(file, self.above, self.split_in)
         if self.above is not None and split is None:
             return None, None
-        return split, class_label(file.folders[self.level]) if len(file.folders) > self.level else None
+        folders = () if self.numbered else file.folders
+        return split, _class_of(folders[self.level]) if len(folders) > self.level else None
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
+    """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1."""
+    layout = _layout_of_names(audio)
+    classes = {label for file in audio if (label := layout.split_and_label(file)[1])}
+    counted = [set(map(str, range(first, first + len(classes)))) for first in (0, 1)]
+    are_numbers = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)
+    return replace(layout, numbered=are_numbers and classes not in counted)
+
+
+@cache
+def _class_of(folder: bytes) -> str | None:
+    """The class in a folder's name; None of a fold, and of a split and what holds recordings (`train_audio`)."""
+    label = class_label(folder)
+    is_split = split_of(name := label.encode()) and label not in SPLIT_NAMES and not words_beside_split(name)
+    return None if is_split or _FOLD.fullmatch(name) else label
+
+
+def _layout_of_names(audio: list[AudioFile]) -> _Layout:
     """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others; so do
     folders that all have a word for a split, if one for training is otherwise named like another (`train-clean-100`, `test-clean`).
     `dev` beside the test alone is for training."""
@@ -167,19 +190,20 @@ def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ..
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """Depth of class folders, from `level` on; a single folder is skipped if a container, or above several that have all files."""
-    while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
-        if not names <= CONTAINERS and _fork(audio, level + 1) is None:
+    """Depth of class folders, from `level` on. Folds are skipped, and so is a single folder that is a container, or above a
+    container or several folders that have all files."""
+    while names := {file.folders[level].lower() for file in audio if len(file.folders) > level}:
+        is_above = len(names) == 1 and (names <= CONTAINERS or _fork(audio, level + 1, CONTAINERS) is not None)
+        if not is_above and not all(map(_FOLD.fullmatch, names)):
             break
         level += 1
     return level
 
 
-def _fork(audio: list[AudioFile], level: int) -> int | None:
-    """The first depth, from `level` on, at which all recordings are in folders, and in more than one."""
-    names = [file.folders for file in audio]
-    deepest = min(map(len, names), default=0)
-    return next((depth for depth in range(level, deepest) if len({folders[depth] for folders in names}) > 1), None)
+def _fork(audio: list[AudioFile], level: int, alone: Set[bytes] = frozenset()) -> int | None:
+    """The first depth, from `level` on, at which all recordings are in folders, and in more than one or in one of `alone`."""
+    at_depth = enumerate(map(set, zip(*([folder.lower() for folder in file.folders] for file in audio), strict=False)))
+    return next((depth for depth, names in at_depth if depth >= level and (len(names) > 1 or names <= alone)), None)
 
 
 def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
@@ -191,20 +215,16 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
         )
     else:
         unused = [file for file in audio if layout.split_and_label(file)[0] is None]
-        what = (
-            " are beside the folders of splits: they have no label and are used for training; put them into train, valid or test, "
-            "or remove them from the corpus"
-        )
+        what = " are beside the folders of splits: without label, and for training; put them into these, or remove them"
     skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
-    lone = [folder for folder in audio[0].folders[slice(*skipped)] if folder.lower() not in CONTAINERS] if audio else []
-    if lone and len(audio[0].folders) > layout.level:
-        what = f"{escape_path(b'/'.join(lone))}, which is not used as a class; the labels are the folders in it"
-        tables.remarks.append(f"all recordings are in {what}")
+    passed = audio[0].folders[slice(*skipped)] if audio else []
+    if lone := [folder for folder in passed if folder.lower() not in CONTAINERS and not _FOLD.fullmatch(folder)]:
+        then = "; the labels are the folders in it" if layout.split_and_label(audio[0])[1] else ""
+        tables.remarks.append(f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class{then}")
+    numbers = [file.path for file in audio if layout.numbered and len(file.folders) > layout.level]
+    tables.remark(numbers, "recordings are in folders of numbers, not used as classes", "; if they are classes, name them by words")
     tables.remark([file.path for file in unused], "recordings", what)
-    then = (
-        " are named like a clip of a YouTube video (id and start) and read as such, though the id looks like words; rename them if "
-        "they are not"
-    )
+    then = " are named like a clip of a YouTube video (id and start) and read as such, but like words; rename them if they are none"
     tables.remark([file.path for file in doubtful], "recordings", then)
 
 
@@ -217,10 +237,11 @@ def class_label(folder: bytes) -> str:
 
 def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[ManifestRow]:
     """Captions without a recording: one-line texts in folders with other captions. Longer texts may be anything."""
-    folders = {os.path.dirname(name) for name in paired}
+    folders, stems = {os.path.dirname(name) for name in paired}, {os.path.splitext(file.raw_path)[0] for file in inventory.audio}
     for name in sorted(inventory.metadata.keys() - paired):
         key, extension = os.path.splitext(name)
-        if extension.lower() == b".txt" and os.path.dirname(name) in folders and not is_about_corpus(name):
+        is_other = is_about_corpus(name) or os.path.splitext(key)[0] in stems  # `x.original.txt` beside `x.wav`
+        if extension.lower() == b".txt" and os.path.dirname(name) in folders and not is_other:
             text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
             if len(text.splitlines()) == 1 and "\0" not in text:
                 inventory.opened.add(name)
@@ -279,11 +300,8 @@ class Esc:
         if table := _meta_csv(inventory):
             return _read_esc50(inventory, list(_esc_rows(inventory, table, tables)), num_shards, tables)
         if not any(_is_esc10(file) for file in inventory.audio):
-            raise UserError(
-                f"corpus.path: {escape_path(bytes(inventory.root))} has neither a csv with the columns {', '.join(_ESC_COLUMNS)} "
-                "(ESC-50) nor folders like `001 - Dog bark` with files like `1-100032-A.ogg` (ESC-10); "
-                "for another layout use `corpus=folder`"
-            )
+            looks = "file like `001 - Dog bark/1-100032-A.ogg` (ESC-10)"
+            raise inventory.lacks(f"csv with the columns {', '.join(_ESC_COLUMNS)} (ESC-50), and no {looks}", "put one there")
         for file in inventory.audio:
             # The class is the folder with a class number, else the innermost one.
             label = next(filter(_ESC_FOLDER.fullmatch, reversed(file.folders)), b"".join(file.folders[-1:]))

@@ -27,7 +27,7 @@ METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
 LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
-_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
+_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device"}
 LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB

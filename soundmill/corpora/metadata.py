@@ -49,7 +49,8 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
 _LIST = re.compile(r'(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*(?=\{)')  # the beginning of a list of entries
-_KEY = re.compile(r'"([^"\\]*)"\s*:')
+_KEY = re.compile(r'(?<!\\)("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")\s*:')
+_TIMES = re.compile(r"\s*-?\d[\d.]*(?:\s*$|[\s,;]+-?\d[\d.]*(?:[\s,;]|$))")  # of an event, or a number alone
 
 
 def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
@@ -131,6 +132,8 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
         inventory.recoded[escape_path(name)] = None
         first = next(iter(inventory.recoded))
         inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", len(inventory.recoded), first)
+    if (lines := text.split("\n")) and text.strip() and all(map(_TIMES.match, filter(str.strip, lines))):
+        return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")
     return text.strip()
 
 
@@ -391,7 +394,7 @@ def first_keys(inventory: Inventory, name: bytes) -> set[str]:
     if not _LIST.match(text):
         with suppress(RecursionError, ValueError):
             value = _DECODER.raw_decode(text)[0]
-    return set(value or _KEY.findall(text)) if isinstance(value, dict) and text.startswith(("{", "[")) else set()
+    return set(value or map(parse_json, _KEY.findall(text))) if isinstance(value, dict) and text.startswith(("{", "[")) else set()
 
 
 def read_json(inventory: Inventory, name: bytes) -> Any:

@@ -149,12 +149,11 @@ class FileIndex:
 
     @cached_property
     def _versions(self) -> _Files:
-        """Excerpts and smaller copies by the stem of what is listed: Song Describer's `12.2min`, MTG-Jamendo's `12.low`."""
+        """Excerpts, smaller copies and microphones by the stem of what is listed."""
         files = _Files()
         for file in self._files:
-            stem = file_stem(_name(file))
-            if version := re.fullmatch(r"(\d+)\.(?:\d+min|low)", stem):
-                files.add(version[1], file)
+            if whole := whole_of(file_stem(_name(file))):
+                files.add(whole, file)
         return files
 
     @cached_property
@@ -261,6 +260,12 @@ def like_words(video: str) -> bool:
 def file_stem(name: str) -> str:
     """A file name without extension; decimals (`…_80.000_90.000`) are not an extension."""
     return _EXTENSION.sub("", name) or name
+
+
+def whole_of(stem: str) -> str | None:
+    """What is listed of a file: `12` of Song Describer's `12.2min`, MTG-Jamendo's `12.low`; `p1_2` of VCTK's `p1_2_mic1`."""
+    version = re.fullmatch(r"(\d+)\.(?:\d+min|low)|(.+)_mic\d", stem)
+    return version and (version[1] or version[2])
 
 
 def key_stem(name: str) -> str:

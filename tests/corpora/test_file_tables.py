@@ -52,6 +52,7 @@ def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, t
     ("name", "text"),
     [
         ("x.json", '{"1-1.wav": "A dog, and rain", "2-2.wav": ["It rains"], "\\ud83d.wav": "Wind blows"}'),
+        ("x.json", '{"1-\\u0031.wav": "A dog, and rain", "\\u0032-2.wav": "It rains", "v\\u00f6.wav": "' + "so " * 30_000 + 'on"}'),
         ("x.csv", '1-1.wav,"A dog, and rain"\n2-2.wav,"It rains"\n'),
         ("x.csv", "1-1.wav,A dog, and rain\n2-2.wav,It rains\n"),
         ("x.txt", "1-1.wav|A dog, and rain\n2-2.wav|It rains\n3.wav|Not here"),

@@ -79,6 +79,7 @@ def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, 
         (["audio/dog/1.wav", "audio/cat/1.wav"], {"dog", "cat"}, None),
         (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
         (["audio/a.wav", "audio/b.wav"], set(), None),
+        (["FSL10K/audio/wav/1_2.wav", "FSL10K/audio/wav/3_4.wav"], set(), "FSL10K, which is not used as a class"),
     ],
 )
 def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, labels, remark):
@@ -87,6 +88,27 @@ def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, l
     assert tables.format == "folder"
     assert {label for row in tables.recordings for label in row["labels"]} == labels
     assert [remark in text for text in tables.remarks] == ([True] if remark else [])
+
+
+@pytest.mark.parametrize("folders", ["000 001 155", "00 14 48", "84/1241 103/1241", "2004 2008", "01 02", "10"])
+def test_folders_of_years_ids_and_parts_are_no_classes(lay, folders):
+    """As in FMA, MTG-Jamendo, LibriTTS, MAESTRO, AudioMNIST."""
+    tables = registry.read("auto", lay(*(f"train/{folder}/{at}.wav" for at, folder in enumerate(folders.split()))), 1)
+    assert [(row["labels"], row["split"]) for row in tables.recordings] == [([], "train")] * len(folders.split())
+    assert "are in folders of numbers, not used as classes" in str(tables.remarks)
+
+
+@pytest.mark.parametrize("numbers", [range(2), (3, 7), range(12), range(1, 11)])
+def test_folders_that_number_classes_are_classes_but_reported(lay, numbers):
+    tables = registry.read("auto", lay(*(f"{number}/a.wav" for number in numbers)), 1)
+    assert recordings(tables, "labels") == {f"{number}/a.wav": [str(number)] for number in numbers}
+    assert [f"{len(numbers)} labels are numbers (first: {min(numbers)})" in remark for remark in tables.remarks] == [True]
+
+
+def test_folders_of_folds_are_folds(lay):
+    tables = registry.read("auto", lay("x/fold1/dog/a.wav", "x/fold10/cat/b.wav", "x/fold10/c.wav"), 1)
+    found = recordings(tables, "labels", "fold")
+    assert found == {"x/fold1/dog/a.wav": (["dog"], 1), "x/fold10/cat/b.wav": (["cat"], 10), "x/fold10/c.wav": ([], 10)}
 
 
 def test_texts_without_recording_are_missing(lay):
@@ -113,6 +135,30 @@ def test_texts_in_a_folder_of_their_own(lay):
     tables = registry.read("auto", lay("wav/p1/1.wav", "wav/p1/2.wav", "wav/p1/3.wav", "wav/p2/1.wav", **texts, **events), 1)
     assert captions(tables) == {"wav/p1/1.wav": ["Please call"], "wav/p1/3.wav": ["Call it"], "wav/p2/1.wav": ["Ask her"]}
     assert registry.read("auto", lay("audio/a.wav", **{"texts/a.txt": "A dog"}), 1).captions[0]["caption"] == "A dog"
+
+
+def test_a_text_of_two_microphones_describes_both_and_keeps_them_together(lay):
+    tables = registry.read("auto", lay("wav/p1/p1_1_mic1.wav", "wav/p1/p1_1_mic2.wav", **{"txt/p1/p1_1.txt": "Please call"}), 1)
+    assert captions(tables) == {f"wav/p1/p1_1_mic{mic}.wav": ["Please call"] for mic in (1, 2)}
+    assert set(recordings(tables, "group").values()) == {"p1_1"}
+
+
+def test_of_texts_of_one_recording_the_normalised_is_read(lay):
+    tables = registry.read("auto", lay("a.wav", **{"a.original.txt": "Mr. X", "a.normalized.txt": "Mister X"}), 1)
+    assert (captions(tables), tables.missing) == ({"a.wav": ["Mister X"]}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_caption"),
+    [
+        *(("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False), ("0 46797 She had.", False), ("0.5,1.5,dog", False), ("3\n", False)),
+        *(("3 dogs bark", True), ("0.5 s of rain", True), ("808\ta kick", True), ("1 2 beats\nof a drum", True)),
+    ],
+)
+def test_times_of_events_are_no_captions(lay, text, is_caption):
+    tables = registry.read("auto", lay("a.wav", **{"a.txt": text}), 1)
+    reasons = [row["reason"] for row in tables.rejected]
+    assert (len(tables.captions), reasons) == ((1, []) if is_caption else (0, ["times or numbers"]))
 
 
 def test_sidecar_texts_are_captions(lay):
