@@ -223,9 +223,6 @@ def resynthesise(
     tables: clips.Tables, clip_ids: Sequence[str], spec_json: str, params: GriffinLimParams, output: Path
 ) -> shards.Report:
     """Write `<clip id>.wav` of each clip after `round_trip` into the directory `output`; `details` is their mean mrstft."""
-    import torch
-
-    torch.set_num_threads(1)  # more would change the last bits
     spec = MelSpec.model_validate_json(spec_json)
     output.mkdir()
     distances = []

@@ -137,10 +137,7 @@ class TextEncoder:
 
 @lru_cache(maxsize=1)
 def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
-    """The encoder, loaded once per process; with one thread, because more would change last bits."""
-    import torch
-
-    torch.set_num_threads(1)
+    """The encoder, loaded once per process."""
     return TextEncoder(encoder.directory, max_tokens)
 
 

@@ -86,8 +86,7 @@ class Encoding:
 
 @lru_cache(maxsize=1)
 def _load(directory: Path, digest: str, accelerator: str) -> Encoder:
-    """Load the codec, once per process and `digest`, with one thread: more would change the last bits."""
-    torch.set_num_threads(1)
+    """Load the codec, once per process and `digest`."""
     return registry.load_codec(directory).to(pick_device(accelerator))
 
 

@@ -101,9 +101,6 @@ KEY = ["raw_path", "recording_id", "path", "digest"]  # columns that a loop depe
 def loops_shard(
     recordings: pa.Table, sources: Sources, params: LoopsParams, output: Path, previous: Path | None = None
 ) -> shards.Report:
-    import torch
-
-    torch.set_num_threads(1)  # the last bits depend on the number of threads
     with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
         rows = [(hashing.digest(*(row[name] for name in KEY)), row) for row in recordings.to_pylist()]
         wanted = [(row["raw_path"], row["digest"]) for key, row in rows if key not in writer]

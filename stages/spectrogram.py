@@ -28,9 +28,6 @@ def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Out
 
 def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the log-mels of one shard, with the spec in its metadata."""
-    import torch
-
-    torch.set_num_threads(1)  # more would change the last bits
     spec = MelSpec.model_validate_json(spec_json)
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
