@@ -105,8 +105,7 @@ def _plan(
         first = length if params.first_seconds is None else pieces.to_samples(params.first_seconds, params.sample_rate)
         cuts = pieces.plan_cuts(min(length, first), clip_samples, params.tail, min_samples)
         if not cuts:
-            first = "" if params.first_seconds is None else f"; only the first {params.first_seconds:g} s are cut"
-            why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}{first}"
+            why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}"
             raise decode.DecodeError("too short", f"{seconds:.3f} s gives no clip: {why}")
     except decode.DecodeError as error:
         report.reject(row["path"], error.reason, error.detail)
