@@ -126,7 +126,7 @@ def scheduled(
     return Steps([*visited, last], path.alpha_sigma, step)
 
 
-def ancestral(betas: Tensor, timesteps: Tensor, clip: float | None = 1.0) -> Steps:
+def ancestral(betas: Tensor, timesteps: Tensor, clip: float | None) -> Steps:
     """The steps of a noise schedule `betas` [N] that differs from the training's; a net that predicts noise sees it at `timesteps`
     [N], which may be fractional (DiffWave: Kong et al. 2021). `clip` is that of `ancestral_step`."""
 
@@ -137,9 +137,7 @@ def ancestral(betas: Tensor, timesteps: Tensor, clip: float | None = 1.0) -> Ste
     return Steps(range(len(betas) - 1, -2, -1), Discrete(betas_to_alpha_bar(betas)).alpha_sigma, step)
 
 
-def ancestral_step(
-    xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None, clip: float | None = 1.0
-) -> Tensor:
+def ancestral_step(xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None, clip: float | None) -> Tensor:
     """One reverse step from `xt` [B, …], given the `predicted` noise, at `step` of `betas` [N]; step 0 adds no noise.
 
     sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2). The result is clipped to

@@ -431,7 +431,7 @@ def test_a_perfect_net_finds_the_wave_along_a_schedule_of_its_own():
             return (xt - level**0.5 * x0[part]) / (1 - level) ** 0.5
 
         draw = seeds(*range(3)[part])
-        return sample(solvers.ancestral(FAST, timesteps), net, draw.noise((1, 400)), draw)
+        return sample(solvers.ancestral(FAST, timesteps, 1.0), net, draw.noise((1, 400)), draw)
 
     together = found(slice(0, 3))
     torch.testing.assert_close(together, x0, atol=1e-5, rtol=0)
