@@ -93,16 +93,21 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     real = hashing.file_digest
     monkeypatch.setattr(hashing, "file_digest", lambda path: [real(path), read.append(path)][0])
     cache = tmp_path / "digests.sqlite"
-    written = os.stat(files[0]).st_mtime_ns
-    monkeypatch.setattr(hashing.time, "time_ns", lambda: written)
+    written = os.stat(files[0])
+    settled = max(written.st_mtime_ns, written.st_ctime_ns) + 2 * 10**9  # of the first file, after one more nanosecond
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: settled)
     fresh = list(hashing.file_digests(files, cache, 2))
     assert fresh == [real(path) for path in files]
     assert len(read) == 1200
     read.clear()
     assert list(hashing.file_digests(files[:3], cache)) == fresh[:3]
     assert len(read) == 3  # changed too short a time ago to be known by their times
-    later = written + 10**11
-    monkeypatch.setattr(hashing.time, "time_ns", lambda: later)
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: settled + 1)
+    assert list(hashing.file_digests(files[:1], cache)) == fresh[:1]
+    read.clear()
+    assert list(hashing.file_digests(files[:1], cache)) == fresh[:1]
+    assert read == []
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: settled + 10**11)
     assert list(hashing.file_digests(files, cache)) == fresh
     read.clear()
     Path(os.fsdecode(files[7])).write_bytes(b"another size")
