@@ -15,9 +15,14 @@ from soundmill.models import cost
 from tests.commands.running import refused, soundmill, soundmill_alone, works
 
 
-def test_params_prints_a_composition_that_stages_accept(root):
+def test_params_writes_or_prints_a_composition_that_stages_accept(root, tmp_path):
     done = soundmill_alone("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
+    (tmp_path / "conf").symlink_to(root / "conf")
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").touch()
+    assert works("params", "clips.default.clip_seconds=7.5", cwd=tmp_path).stdout == ""
+    assert (tmp_path / "params.yaml").read_text() == done.stdout
     wrong = "model=tango", "tango.generate.sampling.sampler=euler"
     assert "tango.generate.sampling.sampler: " in refused("params", "--print", *wrong, cwd=root)
 
