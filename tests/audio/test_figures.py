@@ -40,6 +40,6 @@ def test_text_with_dollars_is_drawn_letter_by_letter():
 
 
 def test_long_texts_are_shortened():
-    assert drawing.shorten("rain") == "rain"
+    assert drawing.shorten("rain", 4) == "rain"
     assert drawing.shorten("a dog\n\tbarks ") == "a dog barks"
     assert drawing.shorten("a dog barks " * 10) == "a dog barks a dog barks a d…"

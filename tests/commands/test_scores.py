@@ -45,6 +45,7 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     assert f"```sh\n{again} --candidates 3\n```" in card
     assert "| candidates per prompt | 3 |" in card
     assert "mmd_yamnet" in done.stdout
+    assert done.stdout.splitlines()[-2:] == [str(tmp_path / "page/index.html"), str(tmp_path / "card/card.md")]
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["protocol"] == "small-1"
     assert isinstance(found["kl_yamnet"], float)
