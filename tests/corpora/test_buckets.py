@@ -61,16 +61,19 @@ def test_a_prefix_is_a_folder_not_the_beginning_of_a_name(tmp_path, bucket):
 
 
 def test_what_has_not_changed_is_listed_and_not_read_again(tmp_path, bucket):
-    url = bucket.upload(put(tmp_path, "a.wav", "b.wav"), "again")
-    cache = tmp_path / "digests.sqlite"
-    before = of(Bucket(url), cache=cache).audio
+    write(put(tmp_path, "a.wav", "b.wav"), "a.txt", "a dog")
+    url, cache = bucket.upload(tmp_path, "again"), tmp_path / "digests.sqlite"
+    before = of(Bucket(url), cache=cache)
     bucket.requests.clear()
-    assert of(Bucket(url), cache=cache).audio == before
+    again = of(Bucket(url), cache=cache)
+    assert (again.audio, again.metadata_digests(1)) == (before.audio, before.metadata_digests(1))
     assert all("list-type=2" in request for request in bucket.requests)
     bucket.put("again", "a.wav", sound(7))
+    bucket.put("again", "a.txt", b"a cat")
     bucket.requests.clear()
-    after = of(Bucket(url), cache=cache).audio
-    assert [file.digest for file in after] == [hashlib.sha256(sound(7)).hexdigest()[:32], before[1].digest]
+    after = of(Bucket(url), cache=cache)
+    assert [file.digest for file in after.audio] == [hashlib.sha256(sound(7)).hexdigest()[:32], before.audio[1].digest]
+    assert after.metadata_digests(1) != before.metadata_digests(1)
     assert [request for request in bucket.requests if "list-type=2" not in request] == ["GET /again/a.wav bytes=0-4044"]
 
 

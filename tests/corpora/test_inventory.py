@@ -39,12 +39,6 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
     assert not result.rejected
 
 
-def test_digests_and_order_do_not_depend_on_workers(tmp_path):
-    for number in range(40):
-        put(tmp_path, f"d{number % 3}/{number}.wav", bytes([number + 1]) * 1000)
-    assert inventory.list_files(tmp_path, 1).audio == inventory.list_files(tmp_path, 8).audio
-
-
 def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
     unfinished = "b.wav.part c.wav~ a.pkf d.m4a.ytdl"  # halves of downloads, and what editors leave
     for (
