@@ -84,19 +84,29 @@ def reached(coverage_file: Path) -> dict[str, set[int]]:
 
 
 def tests_of(path: str, tree: Path) -> list[str]:
-    """The files of tests that import a module, those named like it first, then others of its room."""
+    """The files of tests that import a module, those named like it or like what imports it first, then others of its room."""
     *packages, name = Path(path).with_suffix("").parts
     package, parent = ".".join(packages), ".".join(packages[:-1])
     imports = [rf"{package}\.{name}\b", rf"from {package} import [^\n]*\b{name}\b", rf"from {package} import \([^)]*\b{name}\b"]
     around = [rf"{package}\b", rf"from {parent} import [^\n]*\b{packages[-1]}\b"]
+
+    def matching(files: dict[Path, str], patterns: list[str]) -> list[Path]:
+        return [file for file, text in files.items() if any(re.search(pattern, text) for pattern in patterns)]
+
     files = {file: file.read_text() for file in sorted((tree / "tests").rglob("test_*.py")) if "bench" not in file.parts}
-    by_module, by_package = (
-        [file for file, text in files.items() if any(re.search(pattern, text) for pattern in patterns)]
-        for patterns in (imports, around)
-    )
-    found = list(dict.fromkeys([*by_module, *(file for file in by_package if packages[-1] in file.parts or not by_module)]))
-    found.sort(key=lambda file: (name not in file.stem, file not in by_module, packages[-1] not in file.parts, len(files[file])))
-    return [str(file.relative_to(tree)) for file in found[:FILES]]
+    by_module, by_package = matching(files, imports), matching(files, around)
+    others = {
+        file: file.read_text() for room in (packages[0], "tests") for file in (tree / room).rglob("*.py") if file not in files
+    }
+    users = {file.stem for file in matching(others, imports)} - {"__init__"}
+    in_room = [file for file in by_package if any(packages[-1] in part for part in file.relative_to(tree).parts)]
+
+    def order(file: Path) -> tuple[bool | int, ...]:
+        of_user = any(user in file.stem for user in users)
+        return name not in file.stem, not of_user and file not in by_module, file not in in_room, len(files[file])
+
+    found = list(dict.fromkeys([*by_module, *in_room, *(() if by_module else by_package)]))
+    return [str(file.relative_to(tree)) for file in sorted(found, key=order)[:FILES]]
 
 
 def every_file() -> dict[str, None]:
