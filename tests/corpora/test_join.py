@@ -191,7 +191,7 @@ def test_two_files_of_a_rows_name_and_two_rows_that_find_one_file_are_reported_a
     tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
     assert captions(tables) == {None: ["one", "two"]}
     assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
-    assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
+    assert (tables.ambiguous[0]["id"], tables.ambiguous[0]["origins"]) == ("/home/train/x.wav", ["m.csv:2", "m.csv:3"])
     rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
     tables = joined(["audio/2219.flac"], rows)
     assert captions(tables) == {None: ["a dog", "a gun"]}
@@ -293,6 +293,9 @@ def test_any_number_of_a_clip_names_its_file_and_freesounds_are_not_taken_for_au
     assert beside.remarks[0].startswith("1 files are named like a row's `audiocap_id` but not used")
     numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
     assert captions(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
+    assert [remark.rpartition("first: ")[2] for remark in numbers_alone.remarks] == ["m.csv:2)"]
+    half = joined(["fsd/7.wav", "fsd/100.wav", "Y0aBcDe_gHi_10.wav"], rows)
+    assert captions(half) == {"fsd/7.wav": ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
     rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
     assert captions(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
     tables = joined(["97154.wav", "97151.flac"], rows)
