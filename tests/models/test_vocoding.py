@@ -27,7 +27,7 @@ from soundmill.models.components.registry import chosen_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
 from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderNet
-from soundmill.training.seeds import noise_at
+from soundmill.training.seeds import BLOCK, noise_at
 from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components.test_mel_autoencoder import SPEC
@@ -115,6 +115,11 @@ def voices() -> dict[str, tuple[Any, str, int]]:
         "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "vocoding.PIECE_FRAMES", 9),
         "istft": (Istft(FRAMES, SPEC, build(FRAMES, SPEC).eval(), None), "vocoding.PIECE_FRAMES", 9),
     }
+
+
+@pytest.mark.parametrize(("first", "length"), [(0, BLOCK + 1), (BLOCK - 1, 2), (BLOCK, BLOCK)])
+def test_noise_of_some_samples_is_that_of_all(first, length):
+    assert torch.equal(noise_at(first, length, 2, "a"), noise_at(0, 3 * BLOCK, 2, "a")[:, first : first + length])
 
 
 @pytest.mark.parametrize("kind", ["diffwave", "hifigan", "istft", "melgan"])
