@@ -8,6 +8,7 @@ import resource
 import struct
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.training import checkpoint, loop
+from soundmill.training.fitting import Fitted
 from soundmill.training.loop import LAST, PREVIOUS, load, resume_point
 from tests.imports import ROOT
 from tests.lost_bits import Code, lose_a_bit, room_in_files
@@ -53,6 +55,17 @@ def test_what_is_saved_comes_back(tmp_path):
         assert file.metadata() == {"format": "pt"}
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "one" / "vocoder" / name).read_bytes() == (part / name).read_bytes()
+
+
+def test_the_weights_that_use_names_are_loaded(tmp_path):
+    checkpoint.write_weights({"weight": torch.full((1, 1), 4.0)}, tmp_path / "8")
+    best, best_fad = ({"weight": torch.full((1, 1), value)} for value in (2.0, 3.0))
+    fitted = Fitted([], {}, best, {8: tmp_path / "8"}, best_fad, [])
+    for use, value in (("last", 1.0), ("best", 2.0), ("best_fad", 3.0), (8, 4.0)):
+        net = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(net.weight)
+        fitted.load_into(SimpleNamespace(net=net), use)
+        assert net.weight.item() == value
 
 
 def test_a_directory_with_a_config_is_complete(tmp_path, monkeypatch):
