@@ -169,6 +169,16 @@ def test_recordings_inside_tables_are_read_by_range(tmp_path, bucket):
     assert all(" bytes=" in request for request in read)
 
 
+def test_small_texts_are_read_together(tmp_path, bucket, monkeypatch):
+    """One by one, each would take a round trip."""
+    for number in range(3):
+        write(put(tmp_path, f"{number}.wav"), f"{number}.json", '{"prompt": "rain"}')
+    remote, read, read_all = of(Bucket(bucket.upload(tmp_path, "together"))), [], buckets.read_all
+    monkeypatch.setattr(buckets, "read_all", lambda places, most: read.append(len(places)) or read_all(places, most))
+    assert len(registry.read("auto", remote, 4).captions) == 3
+    assert read == [3]
+
+
 def test_the_survey_of_a_bucket_is_that_of_a_folder(tmp_path, bucket):
     put(tmp_path / "sounds", *(f"{kind}/{number}.wav" for kind in ("dog", "rain") for number in range(3)))
     write(tmp_path / "sounds", "dog/1.txt", "a dog barks")
