@@ -19,6 +19,7 @@ from soundmill import forgetting, ledger, manifest, params, shards
 from soundmill.audio import fingerprint
 from soundmill.corpora import forgotten, inventory
 from soundmill.corpora.csv_rows import AUDIOCAPS
+from soundmill.errors import UserError
 from soundmill.holdings import Project
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
@@ -375,6 +376,8 @@ def test_workspaces_are_looked_at_and_what_cannot_be_searched_is_said(small, mon
     make()
     found = forgetting.check(small).found
     assert any(sentence.startswith("workspaces/bakeoff/data/clips/default: clip ") for sentence in found)
+    with pytest.raises(UserError, match="use --undo there"):
+        forgetting.use_again(small / "workspaces/bakeoff", ["other.wav"])
     remedies = ("; delete workspaces/bakeoff, or run it again", "; `soundmill forget --erase` removes it")
     assert all(sentence.startswith("workspaces/bakeoff/") and sentence.endswith(remedies) for sentence in found)
     shutil.rmtree(small / "workspaces/bakeoff")
@@ -390,10 +393,14 @@ def test_workspaces_are_looked_at_and_what_cannot_be_searched_is_said(small, mon
 
 
 def test_what_is_said_to_be_a_recording_is_that_whatever_is_in_its_name(small):
-    shutil.copy(small / "sounds/a.wav", small / "sounds/at 12:00:other.wav")
+    clip = cut("default", 0.0, "other.wav")
+    for name in ("at 12:00:other.wav", clip):
+        shutil.copy(small / "sounds/a.wav", small / "sounds" / name)
     make()
     (piece,) = Project(small).find("recording:at 12:00:other.wav")
     assert piece.source == "at 12:00:other.wav"
+    with pytest.raises(UserError, match=f"clip:{clip}, or recording:{clip} "):
+        forgetting.forget(small, [clip], "asked for")
 
 
 def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
