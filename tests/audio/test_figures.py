@@ -28,17 +28,6 @@ def test_any_text_is_a_title(text, tmp_path):
     assert all(len(title) <= drawing.LONGEST_TITLE for title in shown)
 
 
-def test_text_with_dollars_is_drawn_letter_by_letter():
-    """As mathematics `$xx$` has two letters; as it is written it is as long as `Sxx S`, about."""
-    width = {}
-    for text in ("$xxxx$", "xxxx"):
-        figure = drawing.Figure()
-        drawn = figure.text(0.1, 0.5, text)
-        figure.savefig(io.BytesIO(), format="png")
-        width[text] = drawn.get_window_extent().width
-    assert width["$xxxx$"] > 1.3 * width["xxxx"]
-
-
 def test_long_texts_are_shortened():
     assert drawing.shorten("rain", 4) == "rain"
     assert drawing.shorten("a dog\n\tbarks ") == "a dog barks"
