@@ -183,6 +183,14 @@ def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
     assert metadata.csv_columns(result, b"notes.csv") == []
 
 
+def test_recordings_whose_tags_cannot_be_read_are_named(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        put(tmp_path, name)
+    taken = inventory.list_files(tmp_path, digests=False)
+    (tmp_path / "b.wav").unlink()
+    assert inventory.read_tags(taken) == [b"b.wav"]
+
+
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
     with pytest.raises(UserError, match=r"corpus\.path: no recording in .*no files"):
         inventory.list_files(tmp_path).check_not_empty()
