@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_flac, flac_rate
