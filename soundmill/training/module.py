@@ -283,13 +283,6 @@ class PhasedModule(TrainingModule):
                 weight.requires_grad_(True)
 
 
-def rebuilt(make: Callable[..., nn.Module], arguments: Sequence[Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """`make(*arguments)` with this state; used to pickle nets with torch's weight norms, which cannot be pickled."""
-    net = make(*arguments)
-    net.load_state_dict(state)
-    return net
-
-
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Least-squares loss (Mao et al. 2017), summed over discriminators: real scores go to 1, fake ones to 0."""
     return torch.stack([(1 - r).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)]).sum()

@@ -111,14 +111,10 @@ class Discriminators(nn.Module):
 
     def __init__(self, width: int, periods: Sequence[int] = PERIODS):
         super().__init__()
-        self.arguments = width, periods
         self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in periods])
         norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # as in the paper's code: spectral norm for the first, on raw waves
         self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
         self.halve = nn.AvgPool1d(4, 2, padding=2)
-
-    def __reduce__(self) -> Any:
-        return modules.rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, wave: Tensor) -> list[Output]:
         """Outputs of each discriminator for waves [B, T], always in the same order."""
@@ -150,7 +146,7 @@ class LogMel(nn.Module):
 class VocoderModule(modules.PhasedModule):
     """A batch: log-mels and waves of crops; `synthesise` generates waves from the log-mels.
 
-    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`.
+    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`.
     `discriminator_loss` and `generator_loss` are the adversarial losses: least squares or hinge.
     """
 
@@ -158,7 +154,6 @@ class VocoderModule(modules.PhasedModule):
         self,
         params: Any,
         net: nn.Module,
-        build: Callable[[], nn.Module],
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
@@ -168,10 +163,6 @@ class VocoderModule(modules.PhasedModule):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise = LogMel(spec), synthesise
         self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
-        self.arguments = params, build, spec, synthesise, discriminator, discriminator_loss, generator_loss
-
-    def __reduce__(self) -> Any:
-        return modules.rebuilt, (_rebuilt, self.arguments, self.state_dict())
 
     def phases(self) -> list[modules.Phase]:
         return [modules.Phase((modules.Turn("discriminator"), modules.Turn("net")), self.losses)]
@@ -197,29 +188,16 @@ class VocoderModule(modules.PhasedModule):
         yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
 
 
-def _rebuilt(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:
-    return VocoderModule(params, build(), build, *others)
-
-
 def against_discriminators(
-    params: Any,
-    model: Any,
-    build: Callable[[], nn.Module],
-    periods: Sequence[int] = PERIODS,
-    norms: bool = True,
-    hinge: bool = True,
+    params: Any, model: Any, periods: Sequence[int] = PERIODS, norms: bool = True, hinge: bool = True
 ) -> VocoderModule:
-    """The training of `model.net`, by hinge losses or least squares, with or without weight norms; `build` makes another net."""
+    """The training of `model.net`, by hinge losses or least squares, with or without weight norms."""
     losses = modules.discriminator_loss, modules.generator_loss
     if hinge:
         losses = modules.hinge_discriminator_loss, modules.hinge_generator_loss
-    net, build = (with_norms(model.net), partial(_normed, build)) if norms else (model.net, build)
+    net = with_norms(model.net) if norms else model.net
     discriminators = Discriminators(params.discriminator_width, periods)
-    return VocoderModule(params, net, build, model.spec, model.synthesise, discriminators, *losses)
-
-
-def _normed(build: Callable[[], nn.Module]) -> nn.Module:
-    return with_norms(build())
+    return VocoderModule(params, net, model.spec, model.synthesise, discriminators, *losses)
 
 
 def convolutions(net: nn.Module) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from soundmill import pretrained
 from soundmill.errors import UserError
 from soundmill.models.projected_gan import SCALES, DiscriminatorParams, GeneratorParams
 from soundmill.training import torch_weights
-from soundmill.training.module import rebuilt
 from soundmill.training.seeds import seed_of
 from soundmill.training.tagger import load_tagger
 from soundmill.training.vggish import Vggish
@@ -424,16 +423,12 @@ class Discriminators(nn.Module):
 
     def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], num_labels: int = 0):
         super().__init__()
-        self.arguments = inputs, widths, num_labels
         self.of_projector = nn.ModuleList(
             [
                 nn.ModuleList([Discriminator(given, widths[scale:], num_labels) for scale, given in enumerate(each)])
                 for each in inputs
             ]
         )
-
-    def __reduce__(self) -> Any:
-        return rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, maps: Sequence[Sequence[Tensor]], label_weights: Tensor | None = None) -> Tensor:
         """Logits [B, positions of all scales], summed over projectors."""

@@ -69,11 +69,10 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         model, facts = load_published(weights, params.network, spec, ctx.home, ctx.digests)
         terminal.say(f"{ctx.name}: {LICENCE}")
         return trainer.result(model, facts)
-    build = partial(build_vocoder, params.network, spec.n_mels, spec.sample_rate)
-    model = HifiGan(params.network, spec, build())
+    model = HifiGan(params.network, spec, build_vocoder(params.network, spec.n_mels, spec.sample_rate))
     for layer in convolutions(model.net):  # transformers' scale suits 512 channels, and a narrow network would start silent
         layer.reset_parameters()
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, build, hinge=False))
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, hinge=False))
 
 
 def load_published(

@@ -223,12 +223,11 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
     spec = trainer.spec
     if isinstance(weights, LoadedParams):
         return trainer.result(*load_published(weights, params.network, spec, ctx.home, ctx.digests))
-    make_net = partial(build, params.network, spec)
-    model = Istft(params.network, spec, make_net(), params.sampling)
+    model = Istft(params.network, spec, build(params.network, spec), params.sampling)
     if params.sampling:
         return trainer.made(model, load, lambda: LikelihoodModule(weights, model.net, spec))
     # By hinge, feature maps and log-mels, against HiFi-GAN's discriminators (Siuzdak 2024, sec. 3.3).
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, make_net, norms=False))
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, norms=False))
 
 
 class LikelihoodModule(TrainingModule):

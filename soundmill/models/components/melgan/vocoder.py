@@ -90,6 +90,5 @@ load = partial(restore_vocoder, MelGan, network)
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
-    build = partial(MelGanNet, params.network, trainer.spec.n_mels)
-    model = MelGan(params.network, trainer.spec, build())
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, build, periods=()))
+    model = MelGan(params.network, trainer.spec, MelGanNet(params.network, trainer.spec.n_mels))
+    return trainer.made(model, load, lambda: against_discriminators(weights, model, periods=()))

@@ -125,8 +125,7 @@ LEAST_LENGTH = 1e-12  # so that a kernel of zeros stays one
 class Normed(nn.Module):
     """A mixin for torch's convolutions, which use `kernel()` as their weight: weight normalisation (Salimans & Kingma 2016).
 
-    A kernel's length and direction are separate parameters. Torch's own version makes modules that cannot be pickled, as training
-    on several devices requires.
+    A kernel's length and direction are separate parameters.
     """
 
     weight: nn.Parameter
