@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor
 from transformers import ClapConfig, ClapModel, ClapProcessor
 
 from soundmill import hub
@@ -33,10 +32,9 @@ WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would 
 
 # HTSAT (Chen et al. 2022), the network that hears sounds, in checkpoints with the names of its authors, as of other CLAPs.
 HTSAT_FFT = 1024
-HTSAT_TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 HTSAT_FILTERS = "logmel_extractor.melW"
-# Heads that only its training used, and what follows from the sizes.
-HTSAT_UNUSED = re.compile(r"(tscam_conv|head)\.|.*\.attn_mask$")
+# Heads that only its training used, what comes before the network, and what follows from the sizes.
+HTSAT_UNUSED = re.compile(r"(tscam_conv|head|spectrogram_extractor|logmel_extractor)\.|.*\.attn_mask$")
 COUNTED = re.compile(r".*\.(num_batches_tracked|relative_position_index|position_ids|token_type_ids)$")  # by any net of these sizes
 NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))  # of their tensors → of transformers'
 
@@ -141,7 +139,7 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
 
 
 def htsat_renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The tensors without those of HTSAT_TRANSFORM and HTSAT_FILTERS, by their names in `ClapAudioModel`'s `audio_encoder`."""
+    """The tensors of the network by their names in `ClapAudioModel`'s `audio_encoder`."""
     for key, values in state.items():
         if HTSAT_UNUSED.match(key) or COUNTED.match(key):
             continue
@@ -168,17 +166,13 @@ class MusicSpeechClap(ClapEmbedder):
         state = torch_weights.read_state(path, "laion_clap", "state_dict", LAION_NUMPY)
         with init_empty_weights(include_buffers=False):
             net = ClapModel(ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=HTSAT_BASE))
-        torch_weights.load_state(net, {**counted(net), **dict(self._renamed(state, path))}, path)
+        torch_weights.load_state(net, {**counted(net), **dict(self._renamed(state))}, path)
         self._net = net.eval().to(pick_device("auto"))
 
-    def _renamed(self, state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
-        """The tensors without the spectrogram, which must be that of the processor."""
+    def _renamed(self, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The tensors without the spectrogram, which is that of the processor."""
         named = {key.removeprefix("module."): values for key, values in state.items()}
         of_sounds = {key.removeprefix(AUDIO_BRANCH): values for key, values in named.items() if key.startswith(AUDIO_BRANCH)}
-        of_sounds = torch_weights.without_transform(of_sounds, HTSAT_TRANSFORM, HTSAT_FFT, path)
-        filters, expected = of_sounds.pop(HTSAT_FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
-        if not isinstance(filters, Tensor) or filters.shape != expected.shape or not np.allclose(filters, expected, atol=1e-6):
-            raise UserError(f"{path}: {HTSAT_FILTERS} are not the mel filters that sounds are prepared with")
         for name, values in htsat_renamed(of_sounds):
             yield f"audio_model.audio_encoder.{name}", values
         for key, values in named.items():

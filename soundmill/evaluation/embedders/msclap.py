@@ -52,7 +52,7 @@ class MsClapEmbedder(Embedder):
         state = torch_weights.read_state(path, "msclap", "model")
         with init_empty_weights(include_buffers=False):
             net = MsClap()
-        torch_weights.load_state(net, {**clap.counted(net), **dict(_renamed(state, path))}, path)
+        torch_weights.load_state(net, {**clap.counted(net), **dict(_renamed(state))}, path)
         self._net = net.eval().to(pick_device("auto"))
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
@@ -72,11 +72,10 @@ class MsClapEmbedder(Embedder):
         return np.stack([by_text[text] for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
 
 
-def _renamed(state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+def _renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     of_sounds = {key.removeprefix(HTSAT): values for key, values in state.items() if key.startswith(HTSAT)}
-    of_sounds = torch_weights.without_transform(of_sounds, clap.HTSAT_TRANSFORM, clap.HTSAT_FFT, path)
     if clap.HTSAT_FILTERS in of_sounds:  # else loading names what is missing
-        yield "filters", of_sounds.pop(clap.HTSAT_FILTERS)
+        yield "filters", of_sounds[clap.HTSAT_FILTERS]
     for name, values in clap.htsat_renamed(of_sounds):
         yield f"audio_model.audio_encoder.{name}", values
     for key, values in state.items():

@@ -20,7 +20,7 @@ from soundmill.training.device import pick_device
 SAMPLE_RATE = 48_000
 WINDOW = SAMPLE_RATE  # samples
 WINDOWS_AT_ONCE = 8  # 300 MB of activations
-TRANSFORM = ("speclayer.dft_real_kernels", "speclayer.dft_imag_kernels")  # of a checkpoint; it is not learnt
+TRANSFORM = ("speclayer.dft_real_kernels", "speclayer.dft_imag_kernels")  # of a checkpoint; torch.stft computes it
 
 FFT, HOP = 2048, 242  # samples
 PADDING = 982  # zeros on either side of a window
@@ -49,7 +49,7 @@ class OpenL3Embedder(Embedder):
         state = torch_weights.read_state(path, "torchopenl3")
         with torch.device("meta"):
             net = OpenL3()
-        torch_weights.load_state(net, torch_weights.without_transform(state, TRANSFORM, FFT, path), path)
+        torch_weights.load_state(net, {key: values for key, values in state.items() if key not in TRANSFORM}, path)
         self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

@@ -20,7 +20,7 @@ from soundmill.training.device import pick_device
 
 SHORTEST = 2.0  # seconds; shorter waves are padded with silence, as in audioldm_eval
 SECONDS_AT_ONCE = 80.0  # of waves in a batch: 400 MB of activations
-# The tensors of a checkpoint that hold the Fourier transform, which is not learnt.
+# The tensors of a checkpoint that hold the Fourier transform, which torch.stft computes.
 TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 # NumPy objects in the 16 kHz checkpoint: the state of its sampler.
 NUMPY = (
@@ -56,10 +56,9 @@ class Cnn14Embedder(Embedder):
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
         state = torch_weights.read_state(path, "PANNs", "model", NUMPY)
-        state = torch_weights.without_transform(state, TRANSFORM, self._variant.window, path)
         with torch.device("meta"):
             net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)
-        torch_weights.load_state(net, state, path)
+        torch_weights.load_state(net, {key: values for key, values in state.items() if key not in TRANSFORM}, path)
         self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

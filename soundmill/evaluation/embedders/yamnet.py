@@ -12,7 +12,6 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 CLASSES = "yamnet_label_list.txt"  # in the zip archive at the end of a TensorFlow Lite model
@@ -33,24 +32,9 @@ class Tensor(NamedTuple):
     zero_point: int
 
     def find(self, tensors: Sequence[Any]) -> int:
-        """Its index among the tensors of a model, after checking size and quantisation."""
-        matches = [
-            index
-            for index, one in enumerate(tensors)
-            if one.name.decode().endswith(self.suffix) and math.prod(one.shape) == self.size
-        ]
-        if len(matches) != 1:
-            raise UserError(
-                f"yamnet: {len(matches)} tensors {self.suffix!r} of {self.size} values, expected one; fetch the file again"
-            )
-        quantised = tensors[matches[0]].quantization
-        found = list(zip(quantised.scale, quantised.zeroPoint, strict=True))
-        if found != [(np.float32(self.scale), self.zero_point)]:
-            raise UserError(
-                f"yamnet: tensor {self.suffix!r} is quantised as {', '.join(f'({scale}, {zero})' for scale, zero in found)}, "
-                f"expected ({self.scale}, {self.zero_point}); fetch the file again"
-            )
-        return matches[0]
+        """Its index among the tensors of a model."""
+        named = (index for index, one in enumerate(tensors) if one.name.decode().endswith(self.suffix))
+        return next(index for index in named if math.prod(tensors[index].shape) == self.size)
 
     def real(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Dequantised values [times, size] float32."""
