@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from soundmill import pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, GPT2_TOKENIZER, Declaration, Embedder, TaggerDeclaration
+from soundmill.evaluation.embedders.base import HUB_FILES, Declaration, Embedder, TaggerDeclaration
 from soundmill.params import choose, did_you_mean, read_yaml
 from soundmill.pretrained import Weights
 
@@ -19,9 +19,8 @@ WEIGHTS = {name: Weights(name=name, **fields) for name, fields in read_yaml(Path
     "vggish": pretrained.VGGISH
 }
 
-FILES = {"clap": CLAP, "clap_music_speech": CLAP_PROCESSOR, "msclap": GPT2_TOKENIZER}
 EMBEDDERS: dict[str, Declaration] = {
-    name: (TaggerDeclaration if name == "tagger" else Declaration)(weights=WEIGHTS.get(name), files=FILES.get(name), **fields)
+    name: (TaggerDeclaration if name == "tagger" else Declaration)(weights=WEIGHTS.get(name), files=HUB_FILES.get(name), **fields)
     for name, fields in read_yaml(Path(__file__).with_name("embedders.yaml")).items()
 }
 NAMES = tuple(EMBEDDERS)

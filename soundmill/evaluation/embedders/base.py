@@ -3,7 +3,7 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +12,7 @@ import numpy as np
 
 from soundmill import hashing, hub, pretrained
 from soundmill.errors import UserError
+from soundmill.params import read_yaml
 from soundmill.pretrained import VARIABLE, Weights
 
 Level = Literal["unchanged", "peak", "centred"]  # of the waves; peak: at −1 dBFS, centred: without the mean
@@ -84,8 +85,8 @@ class HubFiles:
 
     repository: str
     revision: str
-    files: tuple[str, ...]  # names or patterns; those that are read if they are there
-    needed: Mapping[str, tuple[str, ...]]  # what a directory must have → patterns, one of which is there
+    files: Sequence[str]  # names or patterns; those that are read if they are there
+    needed: Mapping[str, Sequence[str]]  # what a directory must have → patterns, one of which is there
     named: str  # what must be there, in words
 
     def find(self) -> Path:
@@ -98,37 +99,7 @@ class HubFiles:
         return next((name for name, paths in zip(self.needed, there, strict=True) if not paths), None)
 
 
-_OF_PROCESSOR = "preprocessor_config.json and the tokenizer's files"
-CLAP_PROCESSOR = HubFiles(  # what prepares sounds and texts
-    "laion/clap-htsat-unfused",
-    "79b58ed25fc00386262a2bea4b19fd21dc4310a0",
-    (
-        *("config.json", "preprocessor_config.json", "processor_config.json"),
-        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    ),
-    {
-        "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
-        "tokenizer.json": ("tokenizer.json", "vocab.json"),
-    },
-    _OF_PROCESSOR,
-)
-CLAP = replace(
-    CLAP_PROCESSOR,
-    files=(*CLAP_PROCESSOR.files, "model*.safetensors", "model.safetensors.index.json"),
-    needed={
-        "config.json": ("config.json",),
-        "model.safetensors (weights in other formats can run code, and are not read)": ("model*.safetensors",),
-        **CLAP_PROCESSOR.needed,
-    },
-    named=f"config.json, model.safetensors, {_OF_PROCESSOR}",
-)
-GPT2_TOKENIZER = HubFiles(
-    "openai-community/gpt2",
-    "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-    ("tokenizer.json",),
-    {"tokenizer.json": ("tokenizer.json",)},
-    "tokenizer.json",
-)
+HUB_FILES = {name: HubFiles(**fields) for name, fields in read_yaml(Path(__file__).with_name("hub.yaml")).items()}
 
 
 @dataclass(frozen=True)
@@ -166,7 +137,7 @@ class Declaration:
         pin = self.weights.pin[1] if self.weights else "none"
         if self.files is None:
             return pin
-        of_files = _files_digest(self.files.find(), self.files.files)
+        of_files = _files_digest(self.files.find(), tuple(self.files.files))
         return hashing.digest(pin, of_files) if self.weights else of_files
 
     def unavailable(self) -> str | None:

@@ -20,12 +20,12 @@ from transformers import ClapConfig, ClapModel, ClapProcessor
 from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embedder, Embeddings
+from soundmill.evaluation.embedders.base import HUB_FILES, Embedder, Embeddings
 from soundmill.params import read_yaml
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
 
-NAME = CLAP.repository
+NAME = HUB_FILES["clap"].repository
 SAMPLE_RATE = 48_000
 WINDOWS_AT_ONCE = 8  # in a batch
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
@@ -127,7 +127,7 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
 
     CLAP is loaded immediately, so missing weights raise UserError before anything is generated.
     """
-    embedder = ClapEmbedder(CLAP.find())
+    embedder = ClapEmbedder(HUB_FILES["clap"].find())
 
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:
@@ -162,7 +162,7 @@ class MusicSpeechClap(ClapEmbedder):
     longest_text = 77
 
     def __init__(self, path: Path):
-        self._processor = load_processor(CLAP_PROCESSOR.find())
+        self._processor = load_processor(HUB_FILES["clap_music_speech"].find())
         state = torch_weights.read_state(path, "laion_clap", "state_dict", LAION_NUMPY)
         with init_empty_weights(include_buffers=False):
             net = ClapModel(ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=HTSAT_BASE))

@@ -17,7 +17,7 @@ from transformers import ClapAudioConfig, ClapAudioModel, GPT2Config, GPT2Model,
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import GPT2_TOKENIZER, Embedder, Embeddings, in_batches
+from soundmill.evaluation.embedders.base import HUB_FILES, Embedder, Embeddings, in_batches
 from soundmill.evaluation.embedders.panns import BANDS, log_mel
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
@@ -26,7 +26,7 @@ SAMPLE_RATE = 44_100
 WINDOW = 7 * SAMPLE_RATE  # samples of the network's input; msclap crops longer sounds at random
 WINDOWS_AT_ONCE = 8
 HOP, DIMENSIONS = 320, 1024
-TOKENIZER = GPT2_TOKENIZER.repository
+TOKENIZER = HUB_FILES["msclap"].repository
 END, END_TOKEN, PADDING = "<|endoftext|>", 50_256, "!"
 LONGEST_TEXT = 1024  # tokens of GPT-2's input
 # Of a checkpoint: what scales similarities, and masks of GPT-2 that older versions of transformers stored.
@@ -48,7 +48,7 @@ class MsClapEmbedder(Embedder):
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path):
-        self._tokenizer = load_tokenizer(GPT2_TOKENIZER.find())
+        self._tokenizer = load_tokenizer(HUB_FILES["msclap"].find())
         state = torch_weights.read_state(path, "msclap", "model")
         with init_empty_weights(include_buffers=False):
             net = MsClap()

@@ -12,7 +12,7 @@ from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import CLAP_PROCESSOR
+from soundmill.evaluation.embedders.base import HUB_FILES
 from tests.clap_weights import write
 
 RATE = clap.SAMPLE_RATE
@@ -149,10 +149,10 @@ def test_only_the_files_that_are_read_count(tmp_path, weights, monkeypatch):
     clap.load_processor(directory)
     recording = False
     assert opened
-    assert opened <= set(CLAP_PROCESSOR.files)
-    digest = hub.digest(directory, CLAP_PROCESSOR.files)
+    assert opened <= set(HUB_FILES["clap_music_speech"].files)
+    digest = hub.digest(directory, HUB_FILES["clap_music_speech"].files)
     (directory / "notes.json").write_text("{1: 2}")
     (directory / "model.safetensors").write_bytes(b"other")
-    assert hub.digest(directory, CLAP_PROCESSOR.files) == digest
+    assert hub.digest(directory, HUB_FILES["clap_music_speech"].files) == digest
     (directory / "tokenizer.json").write_text("{}")
-    assert hub.digest(directory, CLAP_PROCESSOR.files) != digest
+    assert hub.digest(directory, HUB_FILES["clap_music_speech"].files) != digest
