@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from soundmill import terminal
-from soundmill.commands import corpus, doctor, lineage, listening, models, pipeline, play, recordings, runs, scores
+from soundmill.commands import corpus, doctor, lineage, listening, models, pipeline, recordings, runs, scores
 from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
 from soundmill.params import check_urls
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline, as does `soundmill run DIR`; the other commands are for "
     "everything around it.",
 )
-for group in (doctor, pipeline, runs, models, play, recordings, scores, lineage, listening):
+for group in (doctor, pipeline, runs, models, recordings, scores, lineage, listening):
     app.add_typer(group.app)
 app.add_typer(corpus.clips_app, name="clips")
 app.add_typer(corpus.app, name="corpus")

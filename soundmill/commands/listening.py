@@ -1,7 +1,11 @@
-"""Commands to judge models by ear: listen, and blind listening tests."""
+"""Commands to judge models by ear: listen, blind listening tests, and the page to play with them."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundmill import disk, terminal
-from soundmill.commands.project import Project, progress_bar, project_if_any, project_root, tables, writable_file
+from soundmill.commands.project import Project, Root, progress_bar, project_if_any, project_root, tables, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED, read_yaml
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 test = typer.Typer(no_args_is_help=True, help="Blind listening tests: make the raters' page, score their answers.")
 app.add_typer(test, name="listening-test")
+
+LOCAL = "127.0.0.1"
 
 Models = Annotated[
     list[str],
@@ -214,3 +220,39 @@ def _clips_of(root: Path, family: str):
     """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
     families = read_yaml(root / "params.yaml").get("families") or {}
     return tables(root, (families.get(family) or {}).get("clips", "default"))
+
+
+@app.command()
+def play(
+    checkpoints: Annotated[
+        list[Path] | None, typer.Argument(help="Directories of checkpoints to offer first, besides those of the project.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")] = LOCAL,
+    password: Annotated[
+        str | None, typer.Option(envvar="SOUNDMILL_PLAY_PASSWORD", help="Asked of every visitor, with any user name.")
+    ] = None,
+    models: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints kept in memory; the least recently used one is dropped.")] = 2,
+    root: Root = None,
+) -> None:
+    """Open a page on which to make sounds with trained models, change recordings, compare, and keep; stop it with Ctrl-C.
+
+    Kept sounds go to data/kept, each with its request, from which `soundmill generate --from` makes it again.
+    """
+    if host not in (LOCAL, "localhost") and not password:
+        raise UserError(f"--host {host}: whoever reaches it could use the page; give --password too")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="soundmill-play-") as place:
+        # Read by Gradio when it is imported.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(Path(place) / "uploads"), HF_HUB_OFFLINE="1")
+        terminal.say("starting…")
+        from soundmill.play.checkpoints import Models, find
+
+        offered = find(root, [path.resolve() for path in checkpoints or []])
+        from soundmill.play import page
+
+        opened = page.Play(root, offered, Models(models), Path(place))
+        served = page.serve(opened, host, port, password)
+        opened.ready.start()
+        terminal.say(f"open {served.local_url}")
+        served.block_thread()
