@@ -1,11 +1,9 @@
 """MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, without anything that runs commands; and
 its first page, the list of runs, with scores as columns and the best first.
 
-MLflow also serves an assistant, which starts agents with a shell on this machine for anyone who reaches the port, and jobs, LLM
-judges, gateways and webhooks, which call programs or other servers. Viewing runs needs none of these, so they are refused. So are
-pages of other sites: MLflow itself accepts those of any server on this machine, and hosts such as 10.example.org.
-`mlflow server --app-name soundmill` finds this application by its entry point `mlflow.app`. It stores
-such a view as a tag of the experiment, in an undocumented format (3.15); tests/tracking/test_browsing.py opens it.
+What else MLflow serves (docs/orchestration.md) is refused, as are pages of other sites: MLflow itself accepts those of any server
+on this machine, and hosts such as 10.example.org. `mlflow server --app-name soundmill` finds this application by its entry point
+`mlflow.app`. It stores such a view as a tag of the experiment, in an undocumented format (3.15).
 """
 
 from __future__ import annotations

@@ -1,17 +1,10 @@
 """Texture statistics: an embedder without weights, which nothing has been trained for.
 
 Statistics of the envelopes of cochlear bands, from which listeners recognise textures (McDermott & Simoncelli 2011, Neuron 71,
-926–940): moments of each band, correlations between bands, power and phase of modulations. If the pieces of a sound are shuffled,
-these statistics change, and the embeddings of most classifiers hardly do.
-
-The published set has about 1,500 numbers, of sounds of many seconds. A Fréchet distance between a few dozen clips cannot bear that:
-the bias grows with the square of the numbers. Here windows of two seconds have SIZE numbers: bands are twice as wide, only their
-level and variation are kept by band, and all else is averaged over groups of bands or over all of them. On ESC-10, shuffled pieces
-of 200 ms are eleven times as far from real sounds as other real sounds are; with 234 numbers, all else by band too, six times.
-
-Each kind of statistic is divided by a fixed unit, about its standard deviation among environmental recordings, so that no kind
-outweighs the others. Standardising by the reference instead would make distances from two references incomparable, and any sound in
-a band where the reference is silent would be infinitely far away.
+926–940): moments of each band, correlations between bands, power and phase of modulations. The published set has about 1,500
+numbers; here bands are twice as wide, only their level and variation are kept by band, and all else is averaged over groups of
+bands or over all of them. Each kind is divided by a fixed unit, about its standard deviation among environmental recordings. Why:
+docs/decisions.md.
 """
 
 from collections.abc import Sequence

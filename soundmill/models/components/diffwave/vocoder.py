@@ -5,11 +5,9 @@
 | C, residual channels; N, layers; m, the dilation cycle's length | `channels`; `layers`; `dilation_cycle` |
 | t, possibly fractional | `t` [B] |
 
-Its prior may be noise with the spectral envelope of the log-mel. PriorGrad (Lee et al. 2022) starts from noise with the variance of
-each frame, and weights the loss by the inverse of it; SpecGrad (Koizumi et al. 2022) gives the noise the spectral envelope of each
-frame. Here the waves are divided by the envelope (`whitened`), noise and loss are DiffWave's, and the result is multiplied by the
-envelope (`filtered`): the same process in other coordinates, in which quiet frames and bands are as large as loud ones. With an
-envelope of 1 it is DiffWave.
+Its prior may be noise with the spectral envelope of the log-mel, as in SpecGrad (Koizumi et al. 2022). Here the waves are divided
+by the envelope (`whitened`), noise and loss are DiffWave's, and the result is multiplied by the envelope (`filtered`): the same
+process in other coordinates. With an envelope of 1 it is DiffWave.
 """
 
 import math
