@@ -22,10 +22,10 @@ NAME = "scheduled"
 LOCAL = f"http://127.0.0.1:{server.PORT}/api"  # the server of `make server`
 
 
-def next_times(cron: str, timezone: str, count: int = 3) -> list[str]:
-    """The next times of a schedule, as a clock in this time zone shows them."""
+def next_times(cron: str, timezone: str) -> list[str]:
+    """The next three times of a schedule, as a clock in this time zone shows them."""
     try:
-        times = asyncio.run(CronSchedule(cron=cron, timezone=timezone).get_dates(count))
+        times = asyncio.run(CronSchedule(cron=cron, timezone=timezone).get_dates(3))
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

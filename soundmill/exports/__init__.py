@@ -234,30 +234,30 @@ class Export:
     left_out: list[tuple[str, str]] = field(default_factory=list)  # clip id, reason
 
 
-def clip_path(folder: str, suffix: str) -> Callable[[ExportClip], str]:
-    return lambda clip: f"{folder}/{clip.clip_id}{suffix}"
+def clip_path(suffix: str) -> Callable[[ExportClip], str]:
+    return lambda clip: f"audio/{clip.clip_id}{suffix}"
 
 
 FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "amphion": partial(Files, captioned.amphion_place, captioned.write_amphion),
     "audiocaps": partial(Files, captioned.video_place, captioned.write_audiocaps),
-    "audiocraft": partial(Files, clip_path("audio", ".wav"), captioned.write_audiocraft),
+    "audiocraft": partial(Files, clip_path(".wav"), captioned.write_audiocraft),
     "audiofolder": partial(Files, captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
     "audiofolder_csv": partial(Files, captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
     "audiofolder_parquet": HuggingFaceParquet,
-    "audioldm": partial(Files, clip_path("audio", ".wav"), captioned.write_audioldm),
+    "audioldm": partial(Files, clip_path(".wav"), captioned.write_audioldm),
     "clotho": partial(Files, lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
-    "esc": partial(Files, clip_path("audio", ".wav"), write_esc, needs="label"),
+    "esc": partial(Files, clip_path(".wav"), write_esc, needs="label"),
     "folder": Folder,
     "gtzan": Gtzan,
-    "lhotse": partial(Files, clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
+    "lhotse": partial(Files, clip_path(".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": partial(Files, captioned.video_place, captioned.write_musiccaps),
     "nsynth": partial(Files, lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),
     "panns": partial(Files, lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": partial(Files, lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
-    "tango": partial(Files, clip_path("audio", ".wav"), captioned.write_tango),
+    "tango": partial(Files, clip_path(".wav"), captioned.write_tango),
     "urbansound8k": partial(Files, lambda clip: f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav", write_urbansound, needs="label"),
-    "wavcaps": partial(Files, clip_path("audio", ".flac"), captioned.write_wavcaps),
+    "wavcaps": partial(Files, clip_path(".flac"), captioned.write_wavcaps),
     "webdataset": WebDataset,
 }
 
