@@ -232,7 +232,9 @@ def play(
     password: Annotated[
         str | None, typer.Option(envvar="SOUNDMILL_PLAY_PASSWORD", help="Asked of every visitor, with any user name.")
     ] = None,
-    models: Annotated[int, typer.Option(min=1, max=100, help="Checkpoints kept in memory; the least recently used one is dropped.")] = 2,
+    models: Annotated[
+        int, typer.Option(min=1, max=100, help="Checkpoints kept in memory; the least recently used one is dropped.")
+    ] = 2,
     root: Root = None,
 ) -> None:
     """Open a page on which to make sounds with trained models, change recordings, compare, and keep; stop it with Ctrl-C.
