@@ -13,7 +13,7 @@ from flows import dvc
 from soundmill import disk, hashing, params
 from soundmill.errors import UserError
 
-PUSHED = Path(".dvc/tmp/pushed")  # digest of the dvc.lock that was pushed last, and the remote
+PUSHED = Path(".dvc/tmp/pushed")  # digest of the dvc.lock that was pushed last, and of the remote's addresses
 WORK = Path(".dvc/tmp/push")
 TARGET = "made.dvc"
 
@@ -63,7 +63,8 @@ def is_pushed(root: Path) -> bool:
 
 
 def _state(root: Path) -> str:
-    return f"{hashing.file_digest(root / 'dvc.lock')} {dvc.remote(root)}"
+    settings = {key: value for key, value in dvc.config(root).items() if key.startswith(f"remote.{dvc.remote(root)}.")}
+    return f"{hashing.file_digest(root / 'dvc.lock')} {hashing.digest(settings)}"
 
 
 @contextmanager
@@ -76,13 +77,15 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
         (place / "cache").mkdir(parents=True)
         (place / "cache/files").symlink_to(cache / "files")
         stages = list(params.read_yaml(root / "dvc.lock").get("stages", {}).values())
-        outs = list({out["md5"]: out for stage in stages for out in stage.get("outs", [])}.values())
+        entries = {path: entry for path in sorted((cache / "runs").glob("*/*/*")) if (entry := params.read_yaml(path)) in stages}
+        # Of a stage that always runs, and so is not in the run cache, the cache lacks the metrics.
+        found = [(out, stage in entries.values()) for stage in stages for out in stage.get("outs", [])]
+        outs = {out["md5"]: out for out, is_kept in found if is_kept or _object(cache, out["md5"]).exists()}.values()
         params.write_yaml({"outs": [{**out, "path": f"objects/{number}"} for number, out in enumerate(outs)]}, place / TARGET)
-        for entry in sorted((cache / "runs").glob("*/*/*")):
-            if params.read_yaml(entry) in stages:
-                target = place / "cache" / entry.relative_to(cache)
-                target.parent.mkdir(parents=True)
-                shutil.copyfile(entry, target)
+        for entry in entries:
+            target = place / "cache" / entry.relative_to(cache)
+            target.parent.mkdir(parents=True)
+            shutil.copyfile(entry, target)
         (place / ".dvc").mkdir()
         dvc.write_settings(place / ".dvc/config", {**dvc.config(root), "cache.dir": "../cache", "core.no_scm": "true"})
         yield place, {name: size for number, out in enumerate(outs) for name, size in _sizes(f"objects/{number}", out, cache)}
@@ -91,10 +94,15 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
 
 
 def _sizes(name: str, out: dict[str, Any], cache: Path) -> Iterator[tuple[str, int]]:
-    def path(md5: str) -> Path:
-        return cache / "files/md5" / md5[:2] / md5[2:]
+    path = _object(cache, out["md5"])
+    try:
+        yield name, path.stat().st_size
+        if path.suffix == ".dir":
+            for entry in json.loads(path.read_bytes()):
+                yield f"{name}/{entry['relpath']}", _object(cache, entry["md5"]).stat().st_size
+    except FileNotFoundError:
+        raise UserError(f"the cache lacks {out['path']}; run `dvc repro` again") from None
 
-    yield name, path(out["md5"]).stat().st_size
-    if out["md5"].endswith(".dir"):
-        for entry in json.loads(path(out["md5"]).read_bytes()):
-            yield f"{name}/{entry['relpath']}", path(entry["md5"]).stat().st_size
+
+def _object(cache: Path, md5: str) -> Path:
+    return cache / "files/md5" / md5[:2] / md5[2:]
