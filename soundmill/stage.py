@@ -212,16 +212,16 @@ def _without_traceback(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(terminal.plain(f"{name}: {error}"))
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; run it again to continue: finished work is kept")
     except OSError as error:
-        sys.exit(f"{name}: {fault_of_disk(error, WORK.parent)}: finished work is kept")
+        sys.exit(terminal.plain(f"{name}: {fault_of_disk(error, WORK.parent)}: finished work is kept"))
     except Exception as error:
         log = WORK / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a bug in Soundmill; the traceback is in {log}")
+        log.write_text(terminal.plain(traceback.format_exc()), encoding="utf-8")
+        sys.exit(terminal.plain(f"{name}: {type(error).__name__}: {error}\nThis is a bug in Soundmill; the traceback is in {log}"))
     finally:
         terminal.report(ended=True)  # by itself: it was not killed
 

@@ -54,7 +54,7 @@ def run(
     if not lines:
         raise UserError(f"{source}: is empty; put words in it")
     if "boom" in lines:
-        raise RuntimeError("a fault")
+        raise RuntimeError("a fault at s3://key:hush@bucket\x1b[2J")
     report = ctx.map_shards(work, [shards.Job(shards.shard_name(i), (t, params.repeat)) for i, t in enumerate(lines)], copies)
     if "forget" not in lines:
         note.write_text("done")
@@ -155,7 +155,7 @@ def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project)
         ("one", EXECUTION + "copy: {repeet: 2}\n", "did you mean 'repeat'"),
         ("one", EXECUTION.replace("2", "0") + "copy: {repeat: 2}\n", "execution.workers"),
         ("one", EXECUTION, "section 'copy' is missing"),
-        ("boom", None, "RuntimeError: a fault"),
+        ("boom", None, "RuntimeError: a fault at s3://key@bucket\\x1b[2J"),
         (None, None, "--source words: no such file"),
         ("forget", None, "did not write its output out/note"),
     ],

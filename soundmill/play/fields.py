@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from pydantic import Field
 
-from soundmill import params
+from soundmill import params, terminal
 from soundmill.errors import UserError, reason
 from soundmill.play.making import Asked
 
@@ -33,7 +33,7 @@ class Faults(dict[str, str]):
             yield
         except Exception as error:
             if not isinstance(error, UserError):
-                traceback.print_exc()
+                terminal.say(traceback.format_exc(), error=True)
             self.setdefault(getattr(error, "field", name), reason(error).removeprefix("request.").removeprefix("sampling."))
 
     def check(self, asked: Mapping[str, Any], fields: Iterable[str]) -> None:

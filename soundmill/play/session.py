@@ -75,7 +75,7 @@ def as_sentences() -> Iterator[None]:
         gr.Info("stopped")
     except Exception as error:
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            terminal.say(traceback.format_exc(), error=True)
         raise gr.Error(html.escape(reason(error), quote=False), print_exception=False) from None
 
 
