@@ -22,7 +22,7 @@ from flows.results_table import ResultsTable
 from flows.scores import shown
 from flows.terminal import tell
 from soundmill import params as parameters
-from soundmill import tracking
+from soundmill import shards, tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.params import ExecutionParams, LanesParams, StageParams, choose
@@ -196,9 +196,9 @@ def gpus_of(params: LanesParams) -> list[dict[str, str]]:
     if not params.gpus:
         return [{}] * params.number
     wanted = params.number * params.gpus
-    names = os.environ.get(VISIBLE, "").split(",") if os.environ.get(VISIBLE) else list(map(str, range(wanted)))
+    names = shards.visible_gpus()
     if len(names) < wanted:
-        raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {VISIBLE} names only {','.join(names)}")
+        raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {len(names)} are visible ({VISIBLE})")
     return [{VISIBLE: ",".join(names[start : start + params.gpus])} for start in range(0, wanted, params.gpus)]
 
 

@@ -12,7 +12,7 @@ from soundmill.params import LanesParams
 
 @pytest.mark.parametrize(
     ("visible", "number", "gpus", "seen"),
-    [("", 2, 0, [None, None]), ("", 2, 2, ["0,1", "2,3"]), ("4,5,6,7", 3, 1, ["4", "5", "6"]), ("4,5", 2, 2, UserError)],
+    [("", 2, 0, [None, None]), ("0,1,2,3", 2, 2, ["0,1", "2,3"]), ("4,5,6,7", 3, 1, ["4", "5", "6"]), ("", 2, 2, UserError)],
 )
 def test_each_lane_sees_its_own_gpus(monkeypatch, visible, number, gpus, seen) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
