@@ -206,7 +206,9 @@ def _outside(home: Path, destination: Path) -> list[str]:
 
 
 def place_of(home: Path, name: str) -> Path:
-    """The path of a workspace of the project at `home`; UserError if the name is invalid."""
+    """The path of a workspace of the project at `home`; UserError if the name is invalid, or `home` itself is a workspace."""
+    if (project := tracking.project_of(home)) != home.resolve():  # `soundmill forget` searches the project's workspaces alone
+        raise UserError(f"{home} is a workspace, which has none of its own; run this in {project}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(
             f"workspace name {name!r}: must be letters, digits, `.`, `_` and `-`, at most 100; choose another with --name"

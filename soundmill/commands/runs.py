@@ -103,8 +103,9 @@ def reproduce(
 ) -> None:
     """Restore the state that a recorded run started from in a separate checkout, and list what is missing."""
     from flows import checkout
+    from soundmill import tracking
 
-    destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
+    destination = into or tracking.project_of(root) / tracking.WORKSPACES / f"reproduce-{run_id[:8]}"
     missing = checkout.reproduce(root, run_id, destination)
     terminal.say(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
     for line in missing:

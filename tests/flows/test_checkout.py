@@ -386,6 +386,8 @@ def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(lis
     for command in (["repro"], ["exp", "run", "--temp"]):
         done = dvc_command(listing, *command, "first")
         assert done.returncode != 0
+    with pytest.raises(UserError, match="is a workspace, which has none of its own; run this in"):
+        checkout.workspace(root, "inner", document)
         assert "out of date: it lacks dog.wav" in done.stderr + done.stdout
     assert checkout.run_pipeline(listing) == 0
     assert "forgotten.yaml was out of date; added: dog.wav" in capfd.readouterr().out
