@@ -278,12 +278,15 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
         source, target = home / name, root / name
         if source.is_dir():  # a nested repository is not code of the project
             continue
+    for name in gone:  # first, as a file may have become a directory, or the reverse
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            (root / name).unlink()
+        with suppress(OSError):  # not empty
+            os.removedirs((root / name).parent)
         if source.is_symlink() or not target.is_file() or target.is_symlink() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-    for name in gone:
-        (root / name).unlink(missing_ok=True)
     if gone:
         _record(record, names)
 

@@ -114,6 +114,18 @@ def test_a_workspace_whose_making_failed_is_completed(tiny, monkeypatch):
     assert "brief.py" not in (root / checkout.COPIED).read_text()
 
 
+def test_a_file_that_became_a_directory_is_copied_and_the_reverse(tmp_path):
+    every = ["notes", "notes/a/b", "notes/c"]
+    (tmp_path / checkout.COPIED).parent.mkdir(parents=True)
+    for number, names in enumerate((every[:1], every[1:], every[:1])):
+        for name in names:
+            (path := tmp_path / f"{number}" / name).parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        (tmp_path / checkout.COPIED).write_text("\0".join(every))  # as after a run that failed half-way
+        checkout._copy_code(tmp_path / f"{number}", tmp_path, names)
+        assert [name for name in every if (tmp_path / name).is_file()] == names
+
+
 # A run whose record somebody else wrote
 
 
