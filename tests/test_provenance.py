@@ -58,6 +58,8 @@ def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> N
 
 def test_the_diff_restores_new_binary_and_oddly_named_files(home: Path, tmp_path: Path) -> None:
     commit(home)
+    for setting in ("diff.noprefix=true", "color.ui=always", "diff.external=false", "diff.relative=true", "diff.context=0"):
+        git(home, "config", *setting.split("="))
     odd = 'a "b" *ä.py'
     (home / odd).write_bytes(bytes(range(256)))
     (home / "params.yaml").unlink()
