@@ -36,6 +36,8 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
     which is then removed.
     """
     home, destination = home.resolve(), destination.resolve()
+    if why := provenance.fault(home):
+        raise UserError(f"{home}: git fails: {why}")
     state = tracking.read_state(home, run_id)
     if destination.exists() and any(destination.iterdir()):
         raise UserError(f"{destination} is not empty; remove it, or choose another directory with --into")
@@ -259,6 +261,8 @@ def run_pipeline(root: Path, push: bool = False) -> int:
 
 def _code_files(home: Path) -> list[str]:
     """Tracked and new files of the project, except NOT_COPIED."""
+    if why := provenance.fault(home):
+        raise UserError(f"{home}: git fails: {why}")
     done = _git_output(home, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     if done.returncode:
         remedy = "make it one there: `git init && git add -A && git commit -m start`"
@@ -274,15 +278,15 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
     gone = sorted({name for name in before if not name.startswith(NOT_COPIED)} - set(names))
     if names != before:
         _record(record, [*names, *gone])
-    for name in names:
-        source, target = home / name, root / name
-        if source.is_dir():  # a nested repository is not code of the project
-            continue
     for name in gone:  # first, as a file may have become a directory, or the reverse
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             (root / name).unlink()
         with suppress(OSError):  # not empty
             os.removedirs((root / name).parent)
+    for name in names:
+        source, target = home / name, root / name
+        if source.is_dir():  # a nested repository is not code of the project
+            continue
         if source.is_symlink() or not target.is_file() or target.is_symlink() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)

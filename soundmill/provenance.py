@@ -110,13 +110,23 @@ def without_outer_git() -> dict[str, str]:
 
 def git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
     """Output of a git command; empty if it fails (no git, no repository, no commit)."""
+    return _git(where, *arguments, extra=extra, stdin=stdin)[0]
+
+
+def fault(root: Path) -> str:
+    """Why git does not work where there is a `.git`, such as one of another user; empty if it does, or there is none."""
+    return _git(root, "rev-parse", "--git-dir")[1] if git_directories(root)[0] else ""
+
+
+def _git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> tuple[bytes, str]:
+    """Output of a git command; if it failed, none, and git's words on one line."""
     environment = {**without_outer_git(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
     try:
         command = ["git", "-c", "core.quotePath=off", *arguments]
         done = subprocess.run(command, cwd=where, env=environment, input=stdin, capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return b""
-    return done.stdout if done.returncode == 0 else b""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return b"", str(error)
+    return (done.stdout, "") if done.returncode == 0 else (b"", " ".join(done.stderr.decode("utf-8", "replace").split()))
 
 
 def read(path: Path) -> bytes:

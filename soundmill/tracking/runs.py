@@ -128,8 +128,8 @@ class StageRun:
 
     def _send_state(self, state: provenance.State, on: str = "stage") -> None:
         for name in state.left_out:
-            if name.endswith(provenance.SECRET):
-                stores.say(f"tracking: {name}; its changes are not recorded")
+            if name.endswith(provenance.SECRET) or not state.sha:
+                stores.say(f"tracking: {name}; {'its changes are' if state.sha else 'it is'} not recorded")
         self._send(_state_tags(state) | {"on": on})
         not_kept = "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
         files = {"params.yaml": state.params, "dvc.lock": state.lock, "uncommitted.diff": state.diff, "not_kept.txt": not_kept}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import checkout, dvc
-from soundmill import ledger, params, tracking
+from soundmill import ledger, params, provenance, tracking
 from soundmill.errors import UserError
 from tests.checkouts import HARDEST_NAME, track
 from tests.flows.tiny import dvc_command, git, make_tiny
@@ -333,6 +333,13 @@ def test_a_workspace_name_stays_inside(tiny, name):
         checkout.workspace(tiny, name, {})
 
 
+def test_what_git_says_is_told(tiny, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert "dubious ownership" in provenance.capture(tiny).left_out[0]
+    with pytest.raises(UserError, match="dubious ownership"):
+        checkout._code_files(tiny)
+
+
 def test_what_lies_outside_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     home, back = tmp_path / "home", tmp_path / "deep" / "back"
@@ -379,6 +386,8 @@ def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing):
     checkout.workspace(listing, "mine", document)
     assert forgotten_in(root) == ["dog", "cat"]
     assert forgotten_in(listing) == ["cat"]
+    with pytest.raises(UserError, match="is a workspace, which has none of its own; run this in"):
+        checkout.workspace(root, "inner", document)
 
 
 def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny):
@@ -398,8 +407,6 @@ def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(lis
     for command in (["repro"], ["exp", "run", "--temp"]):
         done = dvc_command(listing, *command, "first")
         assert done.returncode != 0
-    with pytest.raises(UserError, match="is a workspace, which has none of its own; run this in"):
-        checkout.workspace(root, "inner", document)
         assert "out of date: it lacks dog.wav" in done.stderr + done.stdout
     assert checkout.run_pipeline(listing) == 0
     assert "forgotten.yaml was out of date; added: dog.wav" in capfd.readouterr().out
