@@ -207,7 +207,9 @@ def values_with_intervals(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _trained(root: Path, family: str) -> str:
-    trained, corpus = (read_json(root / "data/metrics" / f"{name}.json") for name in (f"train/{family}", "corpus"))
+    document = read_yaml(root / "params.yaml")
+    stage = "scan" if (document.get("corpus") or {}).get("external") else "corpus"  # the other's file may be an earlier corpus's
+    trained, corpus = (read_json(root / "data/metrics" / f"{name}.json") for name in (f"train/{family}", stage))
     if not trained:
         return ""
     facts = [f"{trained[what]:,} {what}" for what in ("steps", "parameters") if what in trained]
@@ -215,7 +217,7 @@ def _trained(root: Path, family: str) -> str:
     facts += [f"{name} {trained[key]:.3g}" for key, name in losses if isinstance(trained.get(key), float)]
     counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
     source = f" ({corpus['recordings']:,} recordings)" if "recordings" in corpus else ""
-    name = tracking.corpus_name(read_yaml(root / "params.yaml"))
+    name = tracking.corpus_name(document)
     terms = f" Terms of the recordings: {words}." if (words := _material(root, family)) else ""
     return f"Trained on **{name}**{source}: {', '.join(counts)}; {', '.join(facts)}.{terms}"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -379,7 +380,15 @@ def test_scores_stand_beside_their_baselines() -> None:
         assert line in lines
         assert not any("MMD" in text for text in lines)
     assert scores.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
-    assert scores.markdown_table([["parameter"], ["{a|b}\nc"]]).splitlines()[2:] == [r"| {a\|b} c |"]
+    assert scores.markdown_table([["parameter"], ["{a|b}\nc"]]).splitlines()[2:] == [r"| {a\|b} c  |"]
+
+
+def test_the_page_counts_the_recordings_that_a_scan_found(tmp_path: Path) -> None:
+    params.write_yaml({"corpus": {"path": "/sounds", "external": ["auto"]}}, tmp_path / "params.yaml")
+    for name, facts in {"train/x": {"clips": 3}, "corpus": {"recordings": 60}, "scan": {"recordings": 7}}.items():
+        (path := tmp_path / f"data/metrics/{name}.json").parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(facts))
+    assert "Trained on **sounds** (7 recordings): 3 clips" in scores.summary(tmp_path, {"x": {"baselines": {}}})
 
 
 def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: Callable[..., None]) -> None:
