@@ -43,6 +43,7 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 8000  # MLflow's limits, per call and per value
+_AS_PATH = re.compile(r"(?<![^/])\.{0,2}(?=/|$)|^\.\.")  # what MLflow refuses in a key: `a//b`, `a/`, `a/./b`, `../a`
 STATE_FOLDER = "state"  # artifacts of a parent run, for `read_state`
 JOURNAL = "journal"  # tag of every run: the id of its journal
 INCOMPLETE = "incomplete"  # tag of a run: events that MLflow rejected, or runs below it with this tag
@@ -165,7 +166,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{name}.")
         else:
-            flat[name[:MAX_KEY]] = value
+            flat[_AS_PATH.sub("_", name)[:MAX_KEY].rstrip("/")] = value
     return flat
 
 

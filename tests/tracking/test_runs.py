@@ -33,7 +33,7 @@ def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path,
     from matplotlib.figure import Figure
 
     with tracking.stage_run(home, "segment", {"clip_seconds": 5.0}) as run:
-        run.log_metrics_tree({"clips": 3, "by": {"fold 1": np.float64(0.5)}, "note": "text", "flag": True})
+        run.log_metrics_tree({"clips": 3, "by": {"fold 1": np.float64(0.5), "x//y/": 1}, "note": "text", "flag": True})
     with tracking.stage_run(home, "train/tiny", {"rate": 1e-4, "deep": {"er": None}}, family="tiny") as run:
         for step in range(2500):
             run.log_curve({"loss": 1 / (step + 1)}, step)
@@ -50,7 +50,7 @@ def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path,
     segment, train = found["segment"], found["train/tiny"]
     assert {run.data.tags["mlflow.parentRunId"] for run in (segment, train)} == {parent.info.run_id}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    assert segment.data.metrics == {"clips": 3.0, "by.fold 1": 0.5, "flag": 1.0}
+    assert segment.data.metrics == {"clips": 3.0, "by.fold 1": 0.5, "by.x/_/y/_": 1.0, "flag": 1.0}
     assert parent.data.metrics == {"stages/segment/clips": 3.0, "stages/segment/flag": 1.0}
     assert parent.data.params == {"train.rate": "0.0001", "train.sizes": "[1, 2]"}
     assert train.data.params == {"rate": "0.0001", "deep.er": "None"}
@@ -236,6 +236,8 @@ def test_names_and_values_that_mlflow_takes() -> None:
     assert recording.metrics_name(Path("/x/data/metrics/evaluate/tiny.json")) == "evaluate/tiny"
     assert recording.metrics_name(Path("elsewhere/scores.json")) == "scores"
 
+    odd = "rock//metal", "dog/", "/cat", "a/./b", "../up", "..", "", "rock/metal"
+    assert list(tracking.flatten(dict.fromkeys(odd))) == ["rock/_/metal", "dog/_", "_/cat", "a/_/b", "_/up", "_", "rock/metal"]
 
 def test_status_tells_where_runs_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking.status(home) == (True, tracking.store(home).uri)
