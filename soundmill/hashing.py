@@ -187,7 +187,8 @@ def _open_cache(path: Path) -> sqlite3.Connection:
         if store.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError
     except sqlite3.Error:  # damaged by a crash, or no space left: start with an empty one
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a project that is read-only
+            path.unlink(missing_ok=True)
         store = sqlite3.connect(":memory:")
         store.execute(_TABLE)
     return store

@@ -121,6 +121,7 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     assert isinstance(result[11], FileNotFoundError)
     cache.write_bytes(b"no database" * 1000)
     assert list(hashing.file_digests(files[:5], cache)) == result[:5]
+    assert list(hashing.file_digests(files[:5], cache / "below a file")) == result[:5]  # which cannot even be removed
 
 
 def test_no_lost_bit_in_the_cache_of_digests_tells_another_digest(tmp_path, monkeypatch):

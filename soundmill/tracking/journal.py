@@ -391,14 +391,14 @@ def _identity(database: Path | None) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def start(home: Path) -> None:
-    """Start the uploader of the project at `home` unless one runs; it outlives this process."""
+def start(home: Path) -> subprocess.Popen[bytes] | None:
+    """Start the uploader of the project at `home` unless one runs, and return it; it outlives this process."""
     where = store(home)
     if not folders(where.journals):
-        return
+        return None
     with (where.journals / LOCK).open("a") as file:
         if not disk.try_lock(file):
-            return
+            return None
     (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
     environment = {**HTTP, **QUIET, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     if environment[TIMEOUT] == HTTP[TIMEOUT]:  # which this process may have set for itself
@@ -417,16 +417,22 @@ def waiting(home: Path) -> tuple[int, str]:
     """Number of runs that are not completely in MLflow, and the uploader's error, if any."""
     journals = store(home).journals
     return _behind(journals, {folder: written(folder) for folder in folders(journals)})
+    return process
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
     """Wait at most `seconds` until MLflow has all written so far, or is silent; returns how many runs it lacks, and why."""
-    journals = store(home).journals
-    (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
+    journals, uploader = store(home).journals, None
+    with suppress(OSError):  # a project that is read-only
+        (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
     sizes = {folder: written(folder) for folder in folders(journals)}
     deadline = time.monotonic() + seconds
     while (state := _behind(journals, sizes))[0] and not state[1] and time.monotonic() < deadline:
-        start(home)
+        if uploader is None or uploader.poll() is not None:  # else it may not have come to its lock yet
+            try:
+                uploader = start(home)
+            except OSError as error:
+                return state[0], str(error)
         time.sleep(0.1)
     return state
 

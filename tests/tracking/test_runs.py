@@ -107,6 +107,7 @@ def test_an_unwritable_store_stops_no_stage(home, monkeypatch, capsys):
     with tracking.stage_run(home, "segment", {}) as run:
         run.log_metrics_tree({"clips": 1})
     assert "this run is not recorded; its metrics files are kept" in capsys.readouterr().err
+    assert tracking.sync(home) == (0, "")
 
 
 def test_a_record_that_the_disk_takes_in_part_spoils_none_after_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,10 +140,14 @@ def test_a_process_that_a_run_is_pickled_for_adds_to_it(home: Path) -> None:
     assert not journal.is_alive(run._journal.folder)
 
 
-def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring) -> None:
+def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring, monkeypatch) -> None:
     (home / "mlflow.db").write_text("this is no database\n" * 100)
     with tracking.pipeline_run(home, "pipeline") as run:
         run.log_metrics_tree({"clips": 1})
+    started: list[Path] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "start", lambda home: started.append(home) or SimpleNamespace(poll=lambda: None))
+        assert (tracking.sync(home, 0.3)[0], started) == (1, [home])  # one uploader, which has not come to its lock yet
     bring(home)
     count, why = tracking.waiting(home)
     assert (count, "database" in why) == (1, True)
