@@ -178,15 +178,15 @@ def folders(journals: Path) -> list[Path]:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether a journal's process is alive and holds its lock; if not, the journal is complete."""
-    with suppress(FileNotFoundError), (folder / EVENTS).open("rb") as file:
+    """Whether a journal's process is alive and holds its lock; if not, the journal is complete, or cannot be read."""
+    with suppress(OSError), (folder / EVENTS).open("rb") as file:
         return not disk.try_lock(file, shared=True)
     return False
 
 
 def written(folder: Path) -> int | None:
     """Bytes of a journal's events so far; None if its process has ended, or the journal is gone because it was sent."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         return (folder / EVENTS).stat().st_size if is_alive(folder) else None
     return None
 
@@ -229,8 +229,7 @@ class Uploader:
 
     def send(self) -> str:
         """Send all new events; returns the error if that failed, otherwise an empty text."""
-        self._find_journals()
-        trouble = ""
+        trouble = self._find_journals()
         for reader in list(self._readers.values()):
             try:
                 self._send(reader)
@@ -240,9 +239,16 @@ class Uploader:
                     break
         return trouble
 
-    def _find_journals(self) -> None:
-        there = folders(self.where.journals)
-        self._readers = {folder: self._readers.get(folder) or Reader(folder) for folder in there}
+    def _find_journals(self) -> str:
+        """Find new journals; returns the error if one cannot be read, which holds up none of the others."""
+        found, trouble = {}, ""
+        for folder in folders(self.where.journals):
+            try:
+                found[folder] = self._readers.get(folder) or Reader(folder)
+            except OSError as error:
+                trouble = reason(error)
+        self._readers = found
+        return trouble
 
     def _send(self, reader: Reader) -> None:
         alive = is_alive(reader.folder)  # checked first: if not, no line follows those read below
@@ -411,13 +417,13 @@ def start(home: Path) -> subprocess.Popen[bytes] | None:
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         process = subprocess.Popen(command, cwd="/", env=environment, start_new_session=True, **streams)
     threading.Thread(target=process.wait, daemon=True).start()  # reaps it if this process lives longer
+    return process
 
 
 def waiting(home: Path) -> tuple[int, str]:
     """Number of runs that are not completely in MLflow, and the uploader's error, if any."""
     journals = store(home).journals
     return _behind(journals, {folder: written(folder) for folder in folders(journals)})
-    return process
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
@@ -441,6 +447,6 @@ def _behind(journals: Path, sizes: dict[Path, int | None]) -> tuple[int, str]:
     """Number of journals whose first bytes, as many as `written` returned (None: all), MLflow lacks; and the uploader's error."""
     behind = (size is None or read_position(folder).offset < size for folder, size in sizes.items() if folder.exists())
     left, why = sum(behind), ""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         why = (journals / TROUBLE).read_text(encoding="utf-8")
     return left, why if left else ""

@@ -224,9 +224,10 @@ def kill_itself(program: str, home: Path) -> None:
 
 def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_itself(CHILD, home)
+    (tracking.store(home).journals / "0-unreadable" / journal.EVENTS).mkdir(parents=True)
     with tracking.stage_run(home, "living", {}):
         here = journal.Uploader(tracking.store(home))
-        here.send()
+        assert "Is a directory" in here.send()
         found = runs(home)
         assert found["living"].info.status == "RUNNING"
     killed = found["killed"]
