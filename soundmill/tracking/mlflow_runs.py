@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from soundmill.errors import UserError
-from soundmill.tracking.stores import ARTIFACTS, HTTP, INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, QUIET, Store, say
+from soundmill.tracking.stores import ARTIFACTS, HTTP, INCOMPLETE, JOURNAL, MAX_KEY, MAX_PARAMS, MAX_TAG, QUIET, Store, say
 
 NOTE = "mlflow.note.content"  # the description on the page of a run or an experiment
 EXPERIMENT_NOTE = "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` restores one."
@@ -147,7 +147,7 @@ class Runs:
         if run := self.find(experiment, journal):
             return run.info.run_id
         tags = {**opening["tags"], JOURNAL: journal} | ({"mlflow.parentRunId": parent} if parent else {})
-        return self.client.create_run(experiment, opening.get("time"), tags, opening["name"]).info.run_id
+        return self.client.create_run(experiment, opening.get("time"), tags, opening["name"][:MAX_KEY]).info.run_id
 
     def exists(self, run_id: str) -> bool:
         """Whether a run exists; raises the client's error if MLflow does not answer."""
