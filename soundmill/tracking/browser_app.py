@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from soundmill.tracking.history import MOST_RUNS, SCORES, open_client
-from soundmill.tracking.mlflow_runs import EXPERIMENT_NOTE, NOTE, rank_by
+from soundmill.tracking.mlflow_runs import EXPERIMENT_NOTE, HIGHER, NOTE, rank_by
 from soundmill.tracking.stores import experiment, store
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def create_app() -> FastAPI:
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 TRAINING = "workflowType=machine_learning"  # otherwise MLflow also shows its pages for chats
+LISTED = "tags.kind != 'stage'"  # MLflow nests stages below their pipeline only in a list by date
 ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
 
 
@@ -119,14 +120,16 @@ def scores_page(home: Path, port: int) -> str:
     existing = client.get_experiment_by_name(experiment())
     if not existing:
         return base
-    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS)
+    runs = client.search_runs([existing.experiment_id], LISTED, max_results=MOST_RUNS)
     names = {name for run in runs for name in run.data.metrics if SCORES.fullmatch(name)}
     scores = sorted(names, key=lambda name: (ORDER.index(name.partition("_")[0]), name))
     first = rank_by(client, existing, scores)
     client.set_experiment_tag(existing.experiment_id, VIEW_TAG, view(first, scores))
-    scored = [run for run in runs if run.data.tags.get("kind") == "pipeline" and first in run.data.metrics]
+    order = [f"metrics.`{first}` {'DESC' if str(first).startswith(HIGHER) else 'ASC'}"]  # runs without it come last
+    found = client.search_runs([existing.experiment_id], "tags.kind = 'pipeline'", order_by=order, max_results=1)
+    scored = [run for run in found if first in run.data.metrics]
     if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a note that the user wrote stays
-        best = min(scored, key=lambda run: run.data.metrics[first])
+        (best,) = scored
         family = best.data.tags["family"].partition(" ")[0]
         run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
         report = f"{run}/artifacts/{family}.html?{TRAINING}"
@@ -145,9 +148,9 @@ def view(first: str | None, scores: list[str]) -> str:
         "attributes.`Created`",
     ]
     state = {
-        "searchFilter": "tags.kind != 'stage'",  # MLflow nests stages below their pipeline only in a list by date
+        "searchFilter": LISTED,
         "orderByKey": f"metrics.`{first}`" if first else "attributes.start_time",
-        "orderByAsc": bool(first),
+        "orderByAsc": bool(first) and not first.startswith(HIGHER),
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

@@ -25,6 +25,8 @@ EXPERIMENT_TAGS = {
     NOTE: EXPERIMENT_NOTE,
 }
 PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
+# Beginnings of the scores of which more is better.
+HIGHER = tuple("label_accuracy precision recall density coverage is_ clap_score content_ production_ mos_ preference_".split())
 LOGGED = "artifacts"  # where MLflow puts the files of a logged model, beside its own
 PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
 LOCKED_SECONDS = 60.0  # to wait for another program
@@ -293,7 +295,8 @@ class Runs:
                     self.client.set_model_version_tag(name, version.version, key, version.tags[key])
         scored = [version for version in versions if first in version.tags]
         if scored:
-            best = min(scored, key=lambda version: (float(version.tags[first]), -int(version.version)))
+            sign = -1 if first.startswith(HIGHER) else 1
+            best = min(scored, key=lambda version: (sign * float(version.tags[first]), -int(version.version)))
             self.client.set_registered_model_alias(name, "best", str(best.version))
 
     def _attributed(self, run_id: str, event: dict[str, Any], folder: Path) -> None:

@@ -119,6 +119,21 @@ def test_an_address_that_is_taken_is_named(home: Path) -> None:
     assert f"http://127.0.0.1:{server.server_port} is in use" in done.stderr
 
 
+def test_the_best_of_all_pipelines_is_named_whichever_score_ranks_them(home, bring, monkeypatch):
+    monkeypatch.setattr(browser_app, "MOST_RUNS", 2)
+    for name, value in (("low", 1.0), ("high", 3.0), ("newer", 2.0), ("newest", 2.0)):
+        with tracking.pipeline_run(home, name) as run:
+            run.log_metrics_tree({"fad_tagger": value, "label_accuracy_tagger": value})
+    bring(home)
+    for score, best in (("fad_tagger", "low"), ("label_accuracy_tagger", "high")):
+        client(home).set_experiment_tag("1", "mlflow.experiment.primaryMetric.name", score)
+        browser_app.scores_page(home, 5000)
+        tags = client(home).get_experiment("1").tags
+        assert f"[report of {best}]" in tags["mlflow.note.content"]
+        view = json.loads(json.loads(tags[browser_app.VIEW_TAG])["state"])
+        assert (view["orderByKey"], view["orderByAsc"]) == (f"metrics.`{score}`", best == "low")
+
+
 # What MLflow's own application has below /api/VERSION/mlflow/, or first in an address, and is not refused.
 SERVED = {
     "",
