@@ -14,13 +14,13 @@ from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
 from flows.trials import Name, PointName, key_of, of_families, run_pipeline
-from soundmill.errors import UserError
+from soundmill.errors import UserError, reason
 from soundmill.hashing import tree_digest
 from soundmill.models import registry
 from soundmill.params import Seed, StageParams, choose
 
 # isort: split
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.states import State
 from pydantic import Field, StringConstraints, model_validator
 
@@ -160,17 +160,20 @@ class Points(trials.Trials):
         tell(f"\n== {name} {index + 1}/{len(self.rows)}: {run} ({own})")
         base, is_base = self.definition.start_from.get(run.name), run.name in self.definition.start_from.values()
         shutil.rmtree(self._kept(run.name, run.seed), ignore_errors=True)
-        if not (failure := base and self._start(run, base)):
-            failure = run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}")
-        if failure:
-            rows = [Outcome(run.name, run.seed, failure=failure)]
-        else:
+        try:
+            if failure := (base and self._start(run, base)) or run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
+                raise UserError(failure)
             scores = read_scores(workspace)
             rows = [
                 row for family in run.document["families"] for row in _rows_of(run, self.definition, family, scores.get(family))
             ]
             if is_base:
                 self._keep(run, workspace)
+        except UserError as error:
+            rows = [Outcome(run.name, run.seed, failure=str(error))]
+        except Exception as error:  # a failure costs only its point
+            get_run_logger().exception(str(run))
+            rows = [Outcome(run.name, run.seed, failure=reason(error))]
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from flows import locks, sweep, trials
 from flows.terminal import LOG
@@ -198,6 +199,15 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
     (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("keys: [first.number]", "keys: []"))
     with pytest.raises(UserError, match=r"seeds\.keys: empty"):
         sweep.plan(project, sweep.read(project, "numbers"), [], [], [0, 1])
+
+
+def test_a_fault_costs_only_its_point(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = sweep.read(project, "numbers")
+    points = sweep.Points(project, "sweep/numbers", project / "sweeps", sweep.plan(project, definition, [], [], []), definition)
+    monkeypatch.setattr(sweep, "run_pipeline", lambda *arguments: 1 / 0)
+    with disable_run_logger():
+        (outcome,) = points.run(0, project)
+    assert outcome.failure.startswith("ZeroDivisionError: division by zero")
 
 
 def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
