@@ -82,7 +82,7 @@ def dvc_in(root: Path) -> list[Holder]:
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words, place = _in_words(process.info["cmdline"] or ()), process.info["cwd"]
-        if place and re.search(r"(^|/)dvc( |$)", words) and Path(place).is_relative_to(root.resolve()):
+        if place and re.search(r"(^|/|-m )dvc( |$)", words) and Path(place).is_relative_to(root.resolve()):
             found.append(Holder(process.pid, words))
     return found
 

@@ -75,7 +75,7 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny):
     (finding,) = (found for found in doctor.examine(tiny) if found.name == "changes")
     assert (finding.state, finding.remedy) == ("lacking", f"while no dvc runs here: `rm {shlex.quote(str(lock))}`")
 
-    other = subprocess.Popen(["dvc", "60"], executable="/bin/sleep", cwd=tiny)
+    other = subprocess.Popen(["python -m dvc", "60"], executable="/bin/sleep", cwd=tiny)
     try:
         with pytest.raises(UserError, match=f"unreadable, and process {other.pid} "):
             dvc.repro(tiny, "first", print)
