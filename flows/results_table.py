@@ -8,6 +8,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flows import results
+from flows.scores import markdown_table
 from soundmill import csv_files
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class ResultsTable:
         return table(self.rows, self.columns)
 
     def markdown(self) -> str:
-        parts = [f"# {self.title}", self.verdict, markdown_table(self.table()), markdown_table(self.differences)]
+        tables = [markdown_table([list(table), *table.to_numpy()]) for table in (self.table(), self.differences) if len(table)]
+        parts = [f"# {self.title}", self.verdict, *tables]
         return "\n\n".join([*filter(None, parts), "\n".join(f"- {note}" for note in self.notes)]) + "\n"
 
     def files(self) -> dict[str, str]:
@@ -93,13 +95,6 @@ def table(rows: Sequence[results.Row], columns: Columns) -> pd.DataFrame:
 
     cells = {heading: [cell(row) for row in rows] for heading, cell in columns.items()}
     return pd.DataFrame({heading: texts for heading, texts in cells.items() if any(texts)})
-
-
-def markdown_table(lines: pd.DataFrame) -> str:
-    """Cells of text as a Markdown table; empty if there are no lines."""
-    if lines.empty:
-        return ""
-    return lines.map(lambda cell: cell.replace("|", "\\|")).to_markdown(index=False, disable_numparse=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

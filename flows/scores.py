@@ -73,8 +73,9 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
 def markdown_table(rows: list[list[str]], gap: str = " ") -> str:
     """A Markdown table; the first row is its head, and `gap` ends each cell but the last."""
     lines = [[" ".join(cell.replace("|", r"\|").splitlines()) for cell in row] for row in rows]
-    head, *body = [f"| {f'{gap}| '.join(cells)} |" for cells in lines]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, *body = [f"| {f'{gap}| '.join(map(str.ljust, cells, widths))} |" for cells in lines]
+    return "\n".join([head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *body])
 
 
 def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:

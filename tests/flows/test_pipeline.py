@@ -371,7 +371,7 @@ def test_scores_stand_beside_their_baselines() -> None:
     head, *rows = scores.rows(table)
     assert head == ["family", "score", "value", "floor", "codec", "silence"]
     assert rows == [["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"]]
-    assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in scores.markdown(table)
+    assert "| ddpm_mel | fad_tagger | 12.3  | 2     | 5     | 99      |" in scores.markdown(table)
     place = "FAD (tagger, 20 sounds) 12.1: between pieces of 200 ms (4.4) and random phases (20.6)"
     table["ddpm_mel"]["ladder"] = {"sentences": {"fad_tagger": place, "mmd_tagger": "MMD"}}
     for count, line in ((1, f"  {place}"), (2, f"  ddpm_mel: {place}")):
