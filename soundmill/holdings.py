@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from soundmill import hashing, manifest, params, shards, tracking
 from soundmill.errors import UserError
 
-OVERLAP_SECONDS = 1e-3  # shorter overlaps are rounding errors of ends
 PARTS = ("autoencoder", "vocoder")
 SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, directories of shards with a clip_id
 TABLES = tuple(f"{name}/*.parquet" for name in ("catalog", "segments", "quality", "zero_shot"))  # below data/, with a clip_id
@@ -338,4 +337,4 @@ def overlapping(table: pa.Table, pieces: Iterable[Piece]) -> list[dict[str, Any]
 
 def overlap(one: Piece, other: Piece) -> bool:
     """Whether two pieces of one recording overlap by more than rounding errors."""
-    return min(one.end, other.end) - max(one.start, other.start) > OVERLAP_SECONDS
+    return min(one.end, other.end) - max(one.start, other.start) > manifest.OVERLAP_SECONDS

@@ -32,6 +32,7 @@ SPLIT_NAMES = {
 CONTAINERS = frozenset(
     {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
+OVERLAP_SECONDS = 1e-3  # of stretches of a recording; shorter overlaps are rounding errors
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 FILE_TAGS = ("title", "genre", "description")  # in the file itself
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there

@@ -18,7 +18,6 @@ from soundmill.params import Cosine, StageParams, did_you_mean
 
 NAMED = 20  # missing and orphan ids in the metrics
 REMEDY = "set zero_shot.embedder and zero_shot.words with `soundmill params`"
-OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
 class CatalogParams(StageParams):
@@ -136,7 +135,7 @@ def _copies(table: pa.Table, assigned: pa.Table, quality: Path, of_loops: bool) 
         clip_id
         for clip_id, (start, end) in catalogs.stretches(quality, owner_of).items()
         for copy in copies_of[owner_of[clip_id]]
-        if min(end, copy["end"]) - max(start, copy["start"]) > OVERLAP_SECONDS
+        if min(end, copy["end"]) - max(start, copy["start"]) > manifest.OVERLAP_SECONDS
     ]
 
 

@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from soundmill import params
+from soundmill import manifest, params
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.params import StageParams
 
 REASON = "forgotten"  # in quarantine
-OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Stretch = tuple[float, float, str]  # seconds into the recording, and why it is left out
@@ -160,4 +159,4 @@ def parse(document: dict[str, Any], where: str) -> Forgotten:
 
 def reason_of(start: float, end: float, stretches: Iterable[Stretch]) -> str | None:
     """Why the seconds from `start` to `end` are left out; None if they overlap no stretch."""
-    return next((why for first, last, why in stretches if min(end, last) - max(start, first) > OVERLAP_SECONDS), None)
+    return next((why for first, last, why in stretches if min(end, last) - max(start, first) > manifest.OVERLAP_SECONDS), None)
