@@ -75,6 +75,12 @@ def with_variables(variables: dict[str, str]) -> Iterator[None]:
         _variables.reset(before)
 
 
+def check_here(root: Path) -> None:
+    """UserError unless this is the root of a checkout."""
+    if not (root / "dvc.yaml").exists():
+        raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
+
+
 def stages(root: Path) -> list[Stage]:
     """All stages of the graph in topological order; ties in the order of dvc.yaml."""
     order: list[str] = []

@@ -34,10 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     args = parser.parse_args(argv)
     root = Path.cwd()
-    if not (root / "dvc.yaml").exists():
-        tell("pipeline: no dvc.yaml here; run it from the root of a Soundmill checkout")
-        return 1
     try:
+        dvc.check_here(root)
         check_urls(document := read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
         nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks

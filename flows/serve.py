@@ -13,7 +13,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows import server
+from flows import dvc, server
 from flows.pipeline import pipeline
 from soundmill import terminal
 from soundmill.errors import UserError
@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     url = server.address() or LOCAL
     try:
-        if not Path("dvc.yaml").exists():
-            raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
+        dvc.check_here(Path.cwd())
         timezone = args.timezone or local_timezone()
         times = next_times(args.cron, timezone)
         with server.use(url):

@@ -168,8 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             listener.bind(("127.0.0.1", args.port))
             if not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-                if not (root / "dvc.yaml").exists():
-                    raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
+                dvc.check_here(root)
                 _new_login(root, origins)
                 own["PREFECT_SERVER_API_AUTH_STRING"] = _own_login(root)
         except (UserError, OSError) as error:
