@@ -105,7 +105,7 @@ def choose_sets(
 
 def _check_ids(what: str, ids: Sequence[str], real: set[str], where: str) -> None:
     if len(ids) < 2:
-        raise UserError(f"a score needs at least 2 {what} sounds, and there are {len(ids)}; raise generate.count, or add recordings")
+        raise UserError(f"a score needs 2 or more {what} sounds, not {len(ids)}; raise generate.count, or add recordings")
     unpaired = [clip_id for clip_id in ids if clip_id not in real]
     if unpaired:
         raise UserError(f"{what} {first_of(unpaired)}: no real clip of that id in {where}; pairs are never skipped")

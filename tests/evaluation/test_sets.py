@@ -83,7 +83,7 @@ def test_ids_without_a_real_clip_are_named():
         choose_sets(CATALOG, [*ids("test"), "clip000"], ids("valid"), "test", 0, 0)
     with pytest.raises(UserError, match="codec nobody_1"):
         choose_sets(CATALOG, ids("test"), [*ids("valid"), "nobody_1"], "test", 0, 0)
-    with pytest.raises(UserError, match="a score needs at least 2 generated sounds, and there are 1"):
+    with pytest.raises(UserError, match="a score needs 2 or more generated sounds, not 1"):
         choose_sets(CATALOG, ids("test")[:1], ids("valid"), "test", 0, 0)
 
 
