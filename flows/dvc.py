@@ -144,13 +144,15 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
             for key in keys if model is not params.StageParams else ():
                 params.parse_section(document, name.replace("${key}", str(key)), model)
     families = params.section(document, "families", "params.yaml")
-    params.section(document, "mel_families", "params.yaml")
-    for name, known in (("", read | {*families}), *((name, of_family) for name in families)):
+    known_keys = {"": read | {*families}, **dict.fromkeys(families, of_family)}
+    for name, known in (known_keys | dict.fromkeys(("mel_families", "vocoder_families", "latent_families"))).items():
         found = params.section(document, name, "params.yaml") if name else document
         if not isinstance(found, dict):
             raise UserError(f"params.yaml: {name}: {found!r} is no collection of sections")
         for key in found:
-            if key not in known:
+            if known is None:
+                params.section(document, f"{name}.{key}.mel", "params.yaml")
+            elif key not in known:
                 where, meant = f"{name}.{key}".removeprefix("."), params.did_you_mean(key, sorted(known))
                 raise UserError(f"params.yaml: {where}: no stage reads this section{meant}")
 

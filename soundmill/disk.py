@@ -62,7 +62,8 @@ def make_directory(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     """Write a file with `write(temporary)`, then move it into place: nobody sees a part. A device is written to directly."""
     if is_device(path):
-        return write(path)
+        with named(path):
+            return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several ranks may write one file
     try:

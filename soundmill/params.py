@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -63,6 +64,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -71,15 +73,23 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
+    for text in overrides:
+        with suppress(HydraException):  # which speaks of its grammar
+            override = OverridesParser.create().parse_override(text)
+            if override.key_or_group and not override.is_sweep_override():
+                continue
+        raise UserError(
+            f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
+        )
     try:
         with _one_at_a_time, initialize_config_dir(str(conf.resolve()), version_base=None):
-            document = OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
+            document = _of_file(conf, lambda: OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        for group, _, choice in (override.partition("=") for override in overrides):
+        for group, choice in ((re.split("[@=]", text.lstrip("+"))[0], text.partition("=")[2]) for text in overrides):
             options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
-            if options and re.fullmatch(r"[\w,]*", choice):
-                choose(options, choice, group)
-        unknown = re.match(r"Could not override '([^']+)'", str(error))
+            for name in (re.findall(r"[\w.-]+", choice) or [choice]) if options and choice != "[]" else ():
+                choose(options, name, group)
+        unknown = re.match(r"Could not (?:override|delete from config\.) '(?:\w+@)?([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
         if unknown and choices != list(overrides):
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
@@ -89,7 +99,11 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
             if named := [name for name in flat(composed) if name.endswith(f".{unknown[1]}") and "." not in unknown[1]]:
                 raise UserError(f"{unknown[1]}: no such parameter; did you mean {' or '.join(named[:3])}?") from None
             section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
-        raise UserError(f"{conf}: {error}") from None
+        message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", str(error).partition("\n")[0])
+        if cut := re.search(r"(?:trying to access \S+ node `|merging override )([^`=]+)", message):  # perhaps a relative name
+            keys = [key for key in (text.partition("=")[0] for text in overrides) if f".{key}".endswith(f".{cut[1]}")]
+            raise UserError(f"{[*keys, cut[1]][0]}: is a section; set one of its keys") from None
+        raise UserError(f"{getattr(error, 'full_key', None) or conf}: {message}") from None
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
     if "experiment" in document and chosen:
         document["experiment"] = {"name": re.findall(r"[\w.-]+", chosen[-1])[-1], **document["experiment"]}
@@ -195,13 +209,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _of_file(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives; a UserError, naming the file, if it is no YAML."""
+    """What `read` gives; a UserError, naming the file and the line, if it is no YAML."""
+    import yaml  # Hydra's
     from ruamel.yaml import YAMLError
 
     try:
         return read()
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {credentials.hide(str(error))}") from None
+    except (YAMLError, yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = f"line {mark.line + 1}: {error.problem}" if mark else str(error)
+        where = mark.name if mark and mark.name.endswith(".yaml") else path
+        raise UserError(f"{where}: not readable as YAML: {credentials.hide(said)}") from None
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:

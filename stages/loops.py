@@ -37,7 +37,7 @@ CLOSE = 0.02  # relative tolerance of tempi
 class LoopsParams(StageParams):
     sample_rate: SampleRate
     channels: Literal[1, 2]
-    bar_seconds: Seconds = Field(ge=0.1, description="length of every bar after stretching")
+    bar_seconds: float = Field(ge=0.1, description="length of every bar after stretching")
     lowest_bpm: float = Field(ge=30, le=200, description="tempi are estimated between this and twice this, unless a name gives one")
     longest_stretch: float = Field(
         gt=1, le=4, description="recordings whose bars need a larger stretch factor, or a smaller inverse, are rejected"

@@ -92,7 +92,7 @@ def _plan(
     report: shards.Report,
 ) -> None:
     clip_samples = pieces.to_samples(params.clip_seconds, params.sample_rate)
-    min_samples = pieces.to_samples(params.min_seconds, params.sample_rate)
+    min_samples = pieces.to_samples(max(params.min_seconds, pieces.SHORTEST_SECONDS), params.sample_rate)
     try:
         if isinstance(recording, decode.DecodeError):
             raise recording

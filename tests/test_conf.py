@@ -49,6 +49,17 @@ def test_every_stage_accepts_every_choice(corpus, scale):
         read_sections(document, family, kind.train_params, kind.generate_params)
 
 
+def test_no_bound_of_a_parameter_replaces_another():
+    for stage in ("loops", "segment", *SINGLE):
+        accepted(stage)
+    every = [params.StageParams, *(registry.family(name).train_params for name in registry.FAMILIES)]
+    for model in every:
+        every += model.__subclasses__()
+        for name, field in model.model_fields.items():  # pydantic takes the last bound of each kind
+            kinds = [type(bound).__name__ for bound in field.metadata if type(bound).__name__ in ("Ge", "Gt", "Le", "Lt")]
+            assert len(kinds) == len({*kinds}), f"{model.__name__}.{name}: {field.metadata}"
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))
 def test_text_encoders_are_chosen_by_name(name):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["text"] == {}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soundmill.audio.pieces import Tail
+from soundmill.audio.pieces import SHORTEST_SECONDS, Tail
 from soundmill.decoding.decode import DecodeError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
@@ -22,8 +22,8 @@ class ClipPlan(StageParams):
     sample_rate: SampleRate
     channels: Literal[1, 2]
     upsample: bool  # false: recordings with a lower rate or fewer channels are quarantined
-    clip_seconds: Seconds = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
-    first_seconds: Seconds | None = Field(gt=0)  # of each recording, only these are cut; null: all
+    clip_seconds: float = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
+    first_seconds: Seconds | None = Field(ge=SHORTEST_SECONDS)  # of each recording, only these are cut; null: all
     tail: Tail
     min_seconds: Seconds  # a shorter remainder of a longer recording is dropped and counted
     loudness: Literal["none", "peak"] | Annotated[float, Field(ge=-60, lt=0)]  # a number: LUFS (BS.1770)

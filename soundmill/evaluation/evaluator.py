@@ -139,7 +139,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     protocol = setup.protocol
     sides = dict(zip(("a", "b", "reference"), setup.read(a, b, reference), strict=True))
     paired = not unpaired and folders.pairs(sides["a"], sides["reference"])
-    if not folders.pairs(sides["a"], sides["b"]):
+    if not folders.pairs(sides["a"], sides["b"], "add them; both models need the same names"):
         raise UserError(f"{a} and {b} have no ids in common: models are compared on the same prompts")
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}

@@ -105,7 +105,7 @@ def about(root: Path) -> About:
     )
 
 
-def pairs(generated: Folder, reference: Folder) -> bool:
+def pairs(generated: Folder, reference: Folder, remedy: str = "add them, or use --unpaired to ignore equal names") -> bool:
     """Whether the sounds are pairs by id: all (True) or none (False); partial overlap raises UserError naming what is missing."""
     first, second = set(generated.ids), set(reference.ids)
     if first == second:
@@ -120,7 +120,7 @@ def pairs(generated: Folder, reference: Folder) -> bool:
         )
         if unpaired
     ]
-    raise UserError(f"{'; '.join(problems)}. Pairs are never skipped: add what is missing, or use --unpaired to ignore equal names")
+    raise UserError(f"{'; '.join(problems)}. Pairs are never skipped: {remedy}")
 
 
 def read_captions(path: Path, generated: Folder) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from soundmill import disk, hashing
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import read_codec
+from soundmill.models.components import registry as components
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave import network
 from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
@@ -38,9 +38,9 @@ def find(path: Path) -> RaveCodec:
     directory = path / "autoencoder" if is_checkpoint(path) else path
     if not directory.is_dir():
         raise UserError(f"{path}: no RAVE codec here; name data/rave/autoencoder, or a checkpoint of the family `rave`")
-    kind = read_codec(directory).kind
+    what, kind = components.kind_in(directory)
     if kind != "rave":
-        raise UserError(f"{directory}: an autoencoder of kind {kind!r}; only kind 'rave' is supported here")
+        raise UserError(f"{directory}: a {what} of kind {kind!r}; only kind 'rave' is supported here")
     return codecs.load(directory)
 
 

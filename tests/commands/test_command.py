@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from soundmill import commands
 from soundmill.commands import doctor
-from tests.commands.running import ROOT, works
+from tests.commands.running import ROOT, refused, works
 from tests.mlflow_server import free_port
 
 
@@ -44,6 +44,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path
             done = CliRunner().invoke(commands.app, [*arguments, "--json", str(wrong)])
             assert done.exit_code == 2
             assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_device_that_is_full_is_named():
+    assert refused("families", "--json", "/dev/full", cwd=ROOT) == "no space left for /dev/full; free some and run again\n"
 
 
 def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):

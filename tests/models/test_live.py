@@ -306,9 +306,13 @@ def test_the_same_codec_is_exported_to_the_same_bytes(tmp_path, directory):
 def test_what_cannot_be_a_codec_is_refused(tmp_path, directory):
     with pytest.raises(UserError, match="no RAVE codec here; name data/rave/autoencoder"):
         live.read(tmp_path / "nothing", [], False, None)
-    (tmp_path / "config.json").write_text(json.dumps({"kind": "unet1d", "digest": "", "scaling_factor": 1.0}))
-    with pytest.raises(UserError, match="an autoencoder of kind 'unet1d'; only kind 'rave' is supported here"):
-        live.read(tmp_path, [], False, None)
+    for config, said in (
+        ({"kind": "unet1d", "scaling_factor": 1.0}, "codec of kind 'unet1d'"),
+        ({"kind": "istft"}, "vocoder of kind"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=f"a {said}.*; only kind 'rave' is supported here"):
+            live.read(tmp_path, [], False, None)
     (tmp_path / "broken.ts").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read as TorchScript"):
         live.read(tmp_path / "broken.ts", [], True, None)

@@ -152,8 +152,8 @@ def _spec(document: dict[str, Any], name: str) -> MelSpec:
 
 def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:
     kind = checkpoint.read(directory, what, remedy).get("kind")
-    if not isinstance(kind, str):
-        raise UserError(f"{directory / checkpoint.CONFIG}: names no `kind` of {what}; remake it with `dvc repro`")
+    if kind not in list(VOCODERS if what == "vocoder" else CODECS):
+        raise UserError(f"{directory}: no {what}, but of kind {kind!r}; name another directory, or remake it with `dvc repro`")
     return kind
 
 
