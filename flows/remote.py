@@ -76,19 +76,27 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
     try:
         (place / "cache").mkdir(parents=True)
         (place / "cache/files").symlink_to(cache / "files")
-        stages = list(params.read_yaml(root / "dvc.lock").get("stages", {}).values())
-        entries = {path: entry for path in sorted((cache / "runs").glob("*/*/*")) if (entry := params.read_yaml(path)) in stages}
-        # Of a stage that always runs, and so is not in the run cache, the cache lacks the metrics.
-        found = [(out, stage in entries.values()) for stage in stages for out in stage.get("outs", [])]
-        outs = {out["md5"]: out for out, is_kept in found if is_kept or _object(cache, out["md5"]).exists()}.values()
-        params.write_yaml({"outs": [{**out, "path": f"objects/{number}"} for number, out in enumerate(outs)]}, place / TARGET)
-        for entry in entries:
-            target = place / "cache" / entry.relative_to(cache)
-            target.parent.mkdir(parents=True)
-            shutil.copyfile(entry, target)
+        declared, locked = (params.read_yaml(root / name).get("stages", {}) for name in ("dvc.yaml", "dvc.lock"))
+        outs = {}
+        for name, stage in locked.items():
+            graph = declared.get(name.partition("@")[0], {})
+            always_runs = graph.get("do", graph).get("always_changed")  # so DVC leaves its metrics out of the cache
+            lasting = (out for out in stage.get("outs", []) if not always_runs or _object(cache, out["md5"]).exists())
+            outs |= {out["md5"]: out for out in lasting}
+        params.write_yaml(
+            {"outs": [{**out, "path": f"objects/{number}"} for number, out in enumerate(outs.values())]}, place / TARGET
+        )
+        for entry in sorted((cache / "runs").glob("*/*/*")):
+            if params.read_yaml(entry) in locked.values():
+                target = place / "cache" / entry.relative_to(cache)
+                target.parent.mkdir(parents=True)
+                shutil.copyfile(entry, target)
         (place / ".dvc").mkdir()
         dvc.write_settings(place / ".dvc/config", {**dvc.config(root), "cache.dir": "../cache", "core.no_scm": "true"})
-        yield place, {name: size for number, out in enumerate(outs) for name, size in _sizes(f"objects/{number}", out, cache)}
+        yield (
+            place,
+            {name: size for number, out in enumerate(outs.values()) for name, size in _sizes(f"objects/{number}", out, cache)},
+        )
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

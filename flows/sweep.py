@@ -161,19 +161,19 @@ class Points(trials.Trials):
         base, is_base = self.definition.start_from.get(run.name), run.name in self.definition.start_from.values()
         shutil.rmtree(self._kept(run.name, run.seed), ignore_errors=True)
         try:
-            if failure := (base and self._start(run, base)) or run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
-                raise UserError(failure)
+            failure = (base and self._start(run, base)) or run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}")
+            if is_base and not failure:
+                self._keep(run, workspace)
+        except Exception as error:  # a failure costs only its point
+            get_run_logger().exception(str(run))
+            failure = reason(error)
+        if failure:
+            rows = [Outcome(run.name, run.seed, failure=failure)]
+        else:
             scores = read_scores(workspace)
             rows = [
                 row for family in run.document["families"] for row in _rows_of(run, self.definition, family, scores.get(family))
             ]
-            if is_base:
-                self._keep(run, workspace)
-        except UserError as error:
-            rows = [Outcome(run.name, run.seed, failure=str(error))]
-        except Exception as error:  # a failure costs only its point
-            get_run_logger().exception(str(run))
-            rows = [Outcome(run.name, run.seed, failure=reason(error))]
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows

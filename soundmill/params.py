@@ -60,6 +60,13 @@ T = TypeVar("T")
 _one_at_a_time = threading.Lock()  # Hydra's state is global, and lanes are threads
 
 
+def _said(error: Exception) -> str:
+    """On one line, without what OmegaConf adds for its developers."""
+    return " ".join(
+        line.strip() for line in str(error).splitlines() if not re.match(r"\s*(full_key|object_type|reference_type)\b", line)
+    )
+
+
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
     from hydra import compose as hydra_compose
@@ -87,7 +94,8 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         for group, choice in ((re.split("[@=]", text.lstrip("+"))[0], text.partition("=")[2]) for text in overrides):
             options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
-            for name in (re.findall(r"[\w.-]+", choice) or [choice]) if options and choice != "[]" else ():
+            plain = re.fullmatch(r"\[?[\w.,\s-]*\]?", choice)  # a name, or a list of names
+            for name in (re.findall(r"[\w.-]+", choice) or [choice]) if options and plain and choice != "[]" else ():
                 choose(options, name, group)
         unknown = re.match(r"Could not (?:override|delete from config\.) '(?:\w+@)?([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
@@ -99,10 +107,10 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
             if named := [name for name in flat(composed) if name.endswith(f".{unknown[1]}") and "." not in unknown[1]]:
                 raise UserError(f"{unknown[1]}: no such parameter; did you mean {' or '.join(named[:3])}?") from None
             section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
-        message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", str(error).partition("\n")[0])
+        message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", _said(error))
         if cut := re.search(r"(?:trying to access \S+ node `|merging override )([^`=]+)", message):  # perhaps a relative name
             keys = [key for key in (text.partition("=")[0] for text in overrides) if f".{key}".endswith(f".{cut[1]}")]
-            raise UserError(f"{[*keys, cut[1]][0]}: is a section; set one of its keys") from None
+            raise UserError(f"{[*keys, cut[1]][0]}: is a section or a list; set one of its keys, or [A,B]") from None
         raise UserError(f"{getattr(error, 'full_key', None) or conf}: {message}") from None
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
     if "experiment" in document and chosen:

@@ -85,6 +85,8 @@ class FileTables:
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
+            if row["labels"] and label and label.isdecimal():
+                continue  # a part's number
             if label and (len(classes) > 1 or not (tables.captions or row["labels"])):
                 row["labels"] = list(dict.fromkeys([*row["labels"], label]))
         add_texts(inventory, num_shards, tables, index)

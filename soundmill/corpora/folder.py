@@ -39,7 +39,8 @@ class Folder:
             if video and like_words(video):
                 doubtful.append(file)
             fold = next((int(match[1]) for match in map(_FOLD.fullmatch, file.folders) if match), None)
-            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or whole_of(file.stem)}
+            whole = (stem := whole_of(file.stem)) and f"{os.path.dirname(file.path)}/{stem}"
+            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or whole}
             own_id = f"{video}_{start:g}" if video else None
             tables.add_recording(file, num_shards, recording_id=own_id, start_time=start, **told)
         add_texts(inventory, num_shards, tables)
@@ -202,8 +203,9 @@ def _class_level(audio: list[AudioFile], level: int) -> int:
 
 def _fork(audio: list[AudioFile], level: int, alone: Set[bytes] = frozenset()) -> int | None:
     """The first depth, from `level` on, at which all recordings are in folders, and in more than one or in one of `alone`."""
-    at_depth = enumerate(map(set, zip(*([folder.lower() for folder in file.folders] for file in audio), strict=False)))
-    return next((depth for depth, names in at_depth if depth >= level and (len(names) > 1 or names <= alone)), None)
+    at_depth = enumerate(map(set, zip(*(file.folders for file in audio), strict=False)))
+    ends = (depth for depth, names in at_depth if depth >= level and (len(names) > 1 or {name.lower() for name in names} <= alone))
+    return next(ends, None)
 
 
 def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:

@@ -51,6 +51,7 @@ _BLANK = re.compile(r"\s*")
 _LIST = re.compile(r'(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*(?=\{)')  # the beginning of a list of entries
 _KEY = re.compile(r'(?<!\\)("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")\s*:')
 _TIMES = re.compile(r"\s*-?\d[\d.]*(?:\s*$|[\s,;]+-?\d[\d.]*(?:[\s,;]|$))")  # of an event, or a number alone
+_FIRST_TIME = re.compile(r"\s*-?(?:0\b|\d+\.\d|\d+\s*$)")  # otherwise it may be `808 909 drum loop`
 
 
 def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
@@ -132,7 +133,7 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
         inventory.recoded[escape_path(name)] = None
         first = next(iter(inventory.recoded))
         inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", len(inventory.recoded), first)
-    if (lines := text.split("\n")) and text.strip() and all(map(_TIMES.match, filter(str.strip, lines))):
+    if _FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, filter(str.strip, text.split("\n")))):
         return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")
     return text.strip()
 

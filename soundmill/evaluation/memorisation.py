@@ -92,8 +92,9 @@ class Memorisation:
         """`memorised_<measure>`: share of near-copies among generated sounds; with the suffix `_real` among held-out ones."""
         flat = {}
         for suffix, of in (("", self.generated), ("_real", self.held_out)):
-            if of and self.threshold is not None:
-                flat[f"memorised_{self.embedder}{suffix}"] = float(np.mean([self.is_near(nearest) for nearest in of]))
+            embedded = [nearest for nearest in of if nearest.similarity is not None]
+            if embedded and self.threshold is not None:
+                flat[f"memorised_{self.embedder}{suffix}"] = float(np.mean([self.is_near(nearest) for nearest in embedded]))
             if of:
                 flat[f"memorised_fingerprint{suffix}"] = float(np.mean([nearest.copy_of is not None for nearest in of]))
         return flat
@@ -120,7 +121,8 @@ class Memorisation:
         metrics["warnings"] += self.warnings()
 
     def worst(self, count: int) -> list[Nearest]:
-        return sorted(self.generated, key=lambda nearest: (-nearest.shared, -(nearest.similarity or 0.0), nearest.clip_id))[:count]
+        found = (nearest for nearest in self.generated if nearest.neighbour or nearest.copy_of)
+        return sorted(found, key=lambda nearest: (-nearest.shared, -(nearest.similarity or 0.0), nearest.clip_id))[:count]
 
 
 def first_embedder(setup: Setup) -> features.EmbedderConfig:
@@ -157,8 +159,8 @@ def search(
     for by_embedder, by_fingerprint in (generated, [view.of(held_out) for view in real]):
         copies = _copies(by_fingerprint, training[1])
         nearest = _nearest(by_embedder, training[0])
-        ids = sorted({*nearest, *copies})
-        sides.append([Nearest(name, *nearest.get(name, (None, "")), *copies.get(name, (0.0, None))) for name in ids])
+        near = (Nearest(name, *nearest.get(name, (None, "")), *copies.get(name, (0.0, None))) for name in by_fingerprint.keys)
+        sides.append(list(near))
     similar = [near.similarity for near in sides[1] if near.similarity is not None]
     threshold = float(np.quantile(similar, 1 - CLOSEST)) if similar else None
     trained_on = [clip_id for clip_id in real[0].keys if clip_id not in set(held_out)]

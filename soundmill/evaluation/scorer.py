@@ -152,7 +152,7 @@ def _align_floors(tasks: Sequence[Measurement], results: Mapping[tuple[str, str]
         if role == "floor" and len(pair) == 2 and "value" in pair[0]:
             measured = all("bias" in result for result in pair)  # if embeddings are few; else it falls with the number of sounds
             floor, bias = (of["bias"] for of in pair) if measured else (by_role[key, side].bias for side in ("floor", "generated"))
-            pair[0]["value"] *= bias / floor
+            pair[0]["value"] *= bias / floor if floor else 1.0  # 0: the reference's sounds are all equal
 
 
 def check_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> None:

@@ -58,9 +58,9 @@ def nearest(wav: Path, found: Found) -> tuple[str, Sequence[Sound]]:
     protocol = protocols.load(protocols.PROJECT).with_embedders(["tagger" if tagger.is_dir() else "texture"])
     setup = Setup(protocol, CACHE, os.cpu_count() or 1, tagger)
     searched = memorisation.search_for_copies(setup, list(features.in_files({"sound": wav}).values()), *real)
-    if not searched.generated:
-        raise UserError("this sound is too short to be compared")
     (near,) = searched.generated
+    if near.similarity is None and not near.copy_of:
+        raise UserError("this sound is too short to be compared")
     gone = total - len(here)
     missing = f"; {gone} of its {total} training clips are not here any more" if gone else ""
     if near.copy_of:

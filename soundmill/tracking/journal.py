@@ -179,7 +179,8 @@ def folders(journals: Path) -> list[Path]:
 
 def is_alive(folder: Path) -> bool:
     """Whether a journal's process is alive and holds its lock; if not, the journal is complete, or cannot be read."""
-    with suppress(OSError), (folder / EVENTS).open("rb") as file:
+    unreadable = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    with suppress(*unreadable), (folder / EVENTS).open("rb") as file:
         return not disk.try_lock(file, shared=True)
     return False
 

@@ -64,7 +64,7 @@ class Curve:
 
 
 def side_by_side(training: list[dict[str, float]], validation: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Points of the held-out loss, each with the mean training loss since the previous one.
+    """Points of the held-out loss, each with the mean training loss since the previous one, or the last before it if none came.
 
     If the held-out loss was never measured, the points of the training loss.
     """

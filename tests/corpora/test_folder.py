@@ -140,7 +140,7 @@ def test_texts_in_a_folder_of_their_own(lay):
 def test_a_text_of_two_microphones_describes_both_and_keeps_them_together(lay):
     tables = registry.read("auto", lay("wav/p1/p1_1_mic1.wav", "wav/p1/p1_1_mic2.wav", **{"txt/p1/p1_1.txt": "Please call"}), 1)
     assert captions(tables) == {f"wav/p1/p1_1_mic{mic}.wav": ["Please call"] for mic in (1, 2)}
-    assert set(recordings(tables, "group").values()) == {"p1_1"}
+    assert set(recordings(tables, "group").values()) == {"wav/p1/p1_1"}  # not of another folder's files of that name
 
 
 def test_of_texts_of_one_recording_the_normalised_is_read(lay):
@@ -151,7 +151,13 @@ def test_of_texts_of_one_recording_the_normalised_is_read(lay):
 @pytest.mark.parametrize(
     ("text", "is_caption"),
     [
-        *(("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False), ("0 46797 She had.", False), ("0.5,1.5,dog", False), ("3\n", False)),
+        *(
+            ("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False),
+            ("0 46797 She had.", False),
+            ("0.5,1.5,dog", False),
+            ("3\n", False),
+            ("808 909 loop", True),
+        ),
         *(("3 dogs bark", True), ("0.5 s of rain", True), ("808\ta kick", True), ("1 2 beats\nof a drum", True)),
     ],
 )

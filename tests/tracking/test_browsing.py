@@ -24,7 +24,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from flows.scores import REPORT, changed_parameters, record, summary
 from soundmill import params, tracking
+from soundmill.evaluation.score_rows import BETTER
 from soundmill.tracking import browser_app
+from soundmill.tracking.mlflow_runs import HIGHER
 from tests.chromium import browser
 from tests.commands.running import soundmill
 from tests.imports import ROOT
@@ -272,3 +274,7 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         answers = [one["params"]["response"] for one in messages if one["method"] == "Network.responseReceived"]
         failed = {one["url"].partition("?")[0] for one in answers if one["status"] == 403}
         assert {path.rpartition("/mlflow/")[2] for path in failed} == {"assistant/config", "assistant/providers"}
+
+
+def test_of_these_scores_more_is_better():
+    assert [name for name in BETTER if f"{name}_x".startswith(HIGHER)] == [name for name in BETTER if BETTER[name] == "higher"]

@@ -336,10 +336,10 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     known.learn_conditions(FAMILY, start, inputs / "text")
 
     def span(clip_id: str) -> tuple[float, float]:
-        """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""
+        """What the net is told: start and end in the recording, or 0 and the clip's length (of an unknown one, the latents')."""
         row = known.facts[clip_id]
-        start = row["start"] if params.network.start else 0.0  # a net that is told one number is told the clip's length
-        return start, start + (row["seconds"] or item_seconds)
+        begin = row["start"] if params.network.start else 0.0
+        return begin, begin + (row["seconds"] or item_seconds)
 
     def source_of(clip_ids: Sequence[str]) -> Conditioned:
         posteriors = Posteriors(gather_posteriors([directory], clip_ids, ctx.scratch))

@@ -165,7 +165,9 @@ class TrainParams(BatchedTrainParams):
                     f"the network halves it {times} times"
                 )
         if self.conditional and self.sampling.guidance_scale != 1 and self.augmentation.label_dropout == 0:
-            raise ValueError("sampling.guidance_scale needs a network trained without labels too: raise augmentation.label_dropout")
+            raise ValueError(
+                "sampling.guidance_scale needs a network trained without conditions too: raise augmentation.label_dropout"
+            )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
         trained = self.diffusion.num_timesteps - self.diffusion.first_timestep
