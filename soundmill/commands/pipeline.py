@@ -380,8 +380,8 @@ def _steps_in(minutes: float, root: Path, family: str, document: dict[str, Any],
     )
     if steps < cost.FEWEST_STEPS:
         raise UserError(
-            f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} on this machine; give at "
-            f"least {math.ceil((others + least) / 30)}"
+            f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} minutes on this machine; give "
+            f"at least {math.ceil((others + least) / 30)}"
         )
     terminal.say(f"steps       {steps:,}, as {minutes:g} minutes hold beside stages, sounds and scores; --minutes changes it")
     return [f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]

@@ -39,8 +39,13 @@ def test_help_teaches(root):
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path):
     (tmp_path / "file").write_text("")
+    (tmp_path / "a.wav").write_text("")
     for arguments in (["families"], ["evaluate", "a", "b"], ["compare", "a", "b", "c"], ["corpus", "duplicates", "a"]):
-        for wrong, said in ((tmp_path / "file" / "out.json", "can be written"), (tmp_path, "a directory")):
+        for wrong, said in (
+            (tmp_path / "file" / "out.json", "can be written"),
+            (tmp_path, "a directory"),
+            (tmp_path / "a.wav", "a recording"),
+        ):
             done = CliRunner().invoke(commands.app, [*arguments, "--json", str(wrong)])
             assert done.exit_code == 2
             assert said in " ".join(done.output.replace("│", " ").split())
