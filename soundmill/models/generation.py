@@ -201,7 +201,6 @@ def _write_codec_line(
     params = settings.params
     clip_ids = catalogs.choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
     if len(clip_ids) < 2:
-        clip_ids = []
         terminal.say(f"{ctx.name}: fewer than two clips in split {params.codec_split!r}, or no codec: no codec line")
     with ctx.progress(len(clip_ids), f"{ctx.name}: codec") as tick:
         coded = reconstruct_each(trained, catalogs.waves_of(clips, set(clip_ids)), settings.run(tick))
