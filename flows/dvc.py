@@ -143,18 +143,22 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
             (of_family if name.startswith("$") else read).add(name.removeprefix("${key}.").partition(".")[0])
             for key in keys if model is not params.StageParams else ():
                 params.parse_section(document, name.replace("${key}", str(key)), model)
-    families = params.section(document, "families", "params.yaml")
-    known_keys = {"": read | {*families}, **dict.fromkeys(families, of_family)}
-    for name, known in (known_keys | dict.fromkeys(("mel_families", "vocoder_families", "latent_families"))).items():
-        found = params.section(document, name, "params.yaml") if name else document
-        if not isinstance(found, dict):
-            raise UserError(f"params.yaml: {name}: {found!r} is no collection of sections")
-        for key in found:
-            if known is None:
-                params.section(document, f"{name}.{key}.mel", "params.yaml")
-            elif key not in known:
+    families = _collection(document, "families")
+    for name, known in {"": read | {*families}, **dict.fromkeys(families, of_family)}.items():
+        for key in _collection(document, name) if name else document:
+            if key not in known:
                 where, meant = f"{name}.{key}".removeprefix("."), params.did_you_mean(key, sorted(known))
                 raise UserError(f"params.yaml: {where}: no stage reads this section{meant}")
+    for name in ("mel_families", "vocoder_families", "latent_families"):
+        for key in _collection(document, name):
+            params.section(document, f"{name}.{key}.mel", "params.yaml")
+
+
+def _collection(document: dict[str, Any], name: str) -> dict[str, Any]:
+    found = params.section(document, name, "params.yaml")
+    if isinstance(found, dict):
+        return found
+    raise UserError(f"params.yaml: {name}: {found!r} is no collection of sections")
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:

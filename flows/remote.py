@@ -13,7 +13,7 @@ from flows import dvc
 from soundmill import disk, hashing, params
 from soundmill.errors import UserError
 
-PUSHED = Path(".dvc/tmp/pushed")  # digest of the dvc.lock that was pushed last, and of the remote's addresses
+PUSHED = Path(".dvc/tmp/pushed")  # digest of the dvc.lock that was pushed last, and of the remote's settings
 WORK = Path(".dvc/tmp/push")
 TARGET = "made.dvc"
 
@@ -83,9 +83,8 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
             always_runs = graph.get("do", graph).get("always_changed")  # so DVC leaves its metrics out of the cache
             lasting = (out for out in stage.get("outs", []) if not always_runs or _object(cache, out["md5"]).exists())
             outs |= {out["md5"]: out for out in lasting}
-        params.write_yaml(
-            {"outs": [{**out, "path": f"objects/{number}"} for number, out in enumerate(outs.values())]}, place / TARGET
-        )
+        numbered = {f"objects/{number}": out for number, out in enumerate(outs.values())}
+        params.write_yaml({"outs": [{**out, "path": path} for path, out in numbered.items()]}, place / TARGET)
         for entry in sorted((cache / "runs").glob("*/*/*")):
             if params.read_yaml(entry) in locked.values():
                 target = place / "cache" / entry.relative_to(cache)
@@ -93,10 +92,7 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
                 shutil.copyfile(entry, target)
         (place / ".dvc").mkdir()
         dvc.write_settings(place / ".dvc/config", {**dvc.config(root), "cache.dir": "../cache", "core.no_scm": "true"})
-        yield (
-            place,
-            {name: size for number, out in enumerate(outs.values()) for name, size in _sizes(f"objects/{number}", out, cache)},
-        )
+        yield place, {name: size for path, out in numbered.items() for name, size in _sizes(path, out, cache)}
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

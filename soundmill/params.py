@@ -5,10 +5,9 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,18 +59,11 @@ T = TypeVar("T")
 _one_at_a_time = threading.Lock()  # Hydra's state is global, and lanes are threads
 
 
-def _said(error: Exception) -> str:
-    """On one line, without what OmegaConf adds for its developers."""
-    return " ".join(
-        line.strip() for line in str(error).splitlines() if not re.match(r"\s*(full_key|object_type|reference_type)\b", line)
-    )
-
-
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -80,43 +72,68 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
-    for text in overrides:
-        with suppress(HydraException):  # which speaks of its grammar
-            override = OverridesParser.create().parse_override(text)
-            if override.key_or_group and not override.is_sweep_override():
-                continue
-        raise UserError(
-            f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
-        )
+    _check_grammar(overrides)
     try:
         with _one_at_a_time, initialize_config_dir(str(conf.resolve()), version_base=None):
-            document = _of_file(conf, lambda: OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True))
+            document = _of_file(
+                conf, lambda: OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True), yaml.YAMLError
+            )
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        for group, choice in ((re.split("[@=]", text.lstrip("+"))[0], text.partition("=")[2]) for text in overrides):
-            options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
-            plain = re.fullmatch(r"\[?[\w.,\s-]*\]?", choice)  # a name, or a list of names
-            for name in (re.findall(r"[\w.-]+", choice) or [choice]) if options and plain and choice != "[]" else ():
-                choose(options, name, group)
-        unknown = re.match(r"Could not (?:override|delete from config\.) '(?:\w+@)?([^']+)'", str(error))
-        choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
-        if unknown and choices != list(overrides):
-            groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
-            composed, family = compose(conf, choices), unknown[1].partition(".")[0]
-            if (conf / "model" / f"{family}.yaml").is_file() and family not in composed["families"]:
-                raise UserError(f"{unknown[1]}: {family} is not trained here; add `model={family}`") from None
-            if named := [name for name in flat(composed) if name.endswith(f".{unknown[1]}") and "." not in unknown[1]]:
-                raise UserError(f"{unknown[1]}: no such parameter; did you mean {' or '.join(named[:3])}?") from None
-            section(groups | composed, unknown[1], str(conf))  # raises with a suggestion
-        message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", _said(error))
-        if cut := re.search(r"(?:trying to access \S+ node `|merging override )([^`=]+)", message):  # perhaps a relative name
-            keys = [key for key in (text.partition("=")[0] for text in overrides) if f".{key}".endswith(f".{cut[1]}")]
-            raise UserError(f"{[*keys, cut[1]][0]}: is a section or a list; set one of its keys, or [A,B]") from None
-        raise UserError(f"{getattr(error, 'full_key', None) or conf}: {message}") from None
+        _raise_mistake(error, conf, overrides)
     chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
     if "experiment" in document and chosen:
         document["experiment"] = {"name": re.findall(r"[\w.-]+", chosen[-1])[-1], **document["experiment"]}
     check_urls(document, "params")
     return document
+
+
+def _check_grammar(overrides: Sequence[str]) -> None:
+    """UserError in our words, as Hydra's speak of its grammar."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            valid = override.key_or_group and not override.is_sweep_override()
+        except HydraException:
+            valid = False
+        if not valid:
+            raise UserError(
+                f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
+            )
+
+
+def _raise_mistake(error: Exception, conf: Path, overrides: Sequence[str]) -> NoReturn:
+    """Raise the UserError that names which override Hydra or OmegaConf could not follow, and the remedy."""
+    for group, choice in ((re.split("[@=]", text.lstrip("+"))[0], text.partition("=")[2]) for text in overrides):
+        options = {path.stem: path for path in sorted((conf / group).glob("*.yaml"))} if re.fullmatch(r"\w+", group) else {}
+        plain = re.fullmatch(r"\[?[\w.,\s-]*\]?", choice)  # a name, or a list of names
+        for name in (re.findall(r"[\w.-]+", choice) or [choice]) if options and plain and choice != "[]" else ():
+            choose(options, name, group)
+    unknown = re.match(r"Could not (?:override|delete from config\.) '(?:\w+@)?([^']+)'", str(error))
+    choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
+    if unknown and choices != list(overrides):
+        groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
+        composed, name = compose(conf, choices), unknown[1]
+        family = name.partition(".")[0]
+        if (conf / "model" / f"{family}.yaml").is_file() and family not in composed["families"]:
+            raise UserError(f"{name}: {family} is not trained here; add `model={family}`") from None
+        if alike := [known for known in flat(composed) if known.endswith(f".{name}") and "." not in name]:
+            raise UserError(f"{name}: no such parameter; did you mean {' or '.join(alike[:3])}?") from None
+        section(groups | composed, name, str(conf))  # raises with a suggestion
+    message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", _one_line(error))
+    if cut := re.search(r"(?:trying to access \S+ node `|merging override )([^`=]+)", message):  # perhaps a relative name
+        keys = [key for key in (text.partition("=")[0] for text in overrides) if f".{key}".endswith(f".{cut[1]}")]
+        raise UserError(f"{[*keys, cut[1]][0]}: is a section or a list; set one of its keys, or [A,B]") from None
+    raise UserError(f"{getattr(error, 'full_key', None) or conf}: {message}") from None
+
+
+def _one_line(error: Exception) -> str:
+    """Without what OmegaConf adds for its developers."""
+    return " ".join(
+        line.strip() for line in str(error).splitlines() if not re.match(r"\s*(full_key|object_type|reference_type)\b", line)
+    )
 
 
 def check_urls(values: Any, where: str) -> None:
@@ -216,14 +233,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
-def _of_file(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives; a UserError, naming the file and the line, if it is no YAML."""
-    import yaml  # Hydra's
+def _of_file(path: Path, read: Callable[[], T], *others: type[Exception]) -> T:
+    """What `read` gives; a UserError, naming the file and the line, if it is no YAML; `others` are errors of other parsers."""
     from ruamel.yaml import YAMLError
 
     try:
         return read()
-    except (YAMLError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, *others) as error:
         mark = getattr(error, "problem_mark", None)
         said = f"line {mark.line + 1}: {error.problem}" if mark else str(error)
         where = mark.name if mark and mark.name.endswith(".yaml") else path

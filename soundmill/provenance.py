@@ -16,8 +16,10 @@ MAX_UNTRACKED_FILE = 1_000_000  # bytes; larger files are named, not stored
 MAX_DIFF = 50_000_000
 SECRET = "seems to have a password or key in it"
 # As `git apply` reads it, whatever the user's settings.
-DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-relative", "--submodule=short", "--unified=3")
-DIFF += ("--src-prefix=a/", "--dst-prefix=b/", "HEAD")
+DIFF_FROM_HEAD = (
+    *("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-relative", "--submodule=short", "--unified=3"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "HEAD"),
+)
 # Rewritten by `dvc repro` itself, so no difference between states.
 REWRITTEN = (":(exclude)dvc.lock", ":(exclude)data", ":(exclude,glob)**/.gitignore")
 
@@ -41,7 +43,7 @@ def capture(root: Path) -> State:
     sha = git(root, "rev-parse", "HEAD").decode().strip()
     why = not sha and fault(root)
     diff, left_out = _diff_with_untracked(root) if sha else (b"", (f"the code: git fails: {why}",) if why else ())
-    tracked = git(root, *DIFF, "--binary", "--", ".", *REWRITTEN) if sha else b""
+    tracked = git(root, *DIFF_FROM_HEAD, "--binary", "--", ".", *REWRITTEN) if sha else b""
     new = git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
     identity = hashing.digest(sha, params, read(root / "dvc.yaml"), tracked)
     return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
@@ -86,8 +88,8 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
             names = b"\0".join(os.fsencode(name) for name in kept)
             arguments = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
             git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
-        changed = git(top, *DIFF, "--name-only", "-z", extra=extra).split(b"\0")[:-1]
-        diff = git(top, *DIFF, "--binary", extra=extra)
+        changed = git(top, *DIFF_FROM_HEAD, "--name-only", "-z", extra=extra).split(b"\0")[:-1]
+        diff = git(top, *DIFF_FROM_HEAD, "--binary", extra=extra)
     parts = re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE)[1:]
     if len(parts) != len(changed):  # then which file has a credential is not known
         return b"", (*left_out, "the uncommitted diff: it changed while it was read")

@@ -248,12 +248,13 @@ def play(
         # Read by Gradio when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(Path(place) / "uploads"), HF_HUB_OFFLINE="1")
         terminal.say("starting…")
-        from soundmill.play.checkpoints import Models, find
+        from soundmill.play.checkpoints import Models as Loaded
+        from soundmill.play.checkpoints import find
 
         offered = find(root, [path.resolve() for path in checkpoints or []])
         from soundmill.play import page
 
-        opened = page.Play(root, offered, Models(models), Path(place))
+        opened = page.Play(root, offered, Loaded(models), Path(place))
         served = page.serve(opened, host, port, password)
         opened.ready.start()
         terminal.say(f"open {served.local_url}")

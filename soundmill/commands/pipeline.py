@@ -128,7 +128,7 @@ def run(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
     _check(root, document)  # a folder may take minutes to read
-    protocols.check_weights(parameters.parse_section(document, "evaluate", protocols.EvaluateParams).protocols)
+    protocols.check_weights(document["evaluate"]["protocols"])
     contents = _contents(folder, document) if folder else None
     if possible:
         if minutes is None and not any(_own_steps(changes, kind.family) for kind in possible):

@@ -71,10 +71,10 @@ def sample_rate_of(root: Path, variant: str) -> int:
 
 def writable_file(path: Path | None) -> Path | None:
     """Check before the work starts that this file can be written at the end."""
-    from soundmill.corpora.inventory import MEDIA
-
     if path is None or disk.is_device(path):
         return path
+    from soundmill.corpora.inventory import MEDIA
+
     if path.exists() and path.suffix.lower() in MEDIA and path.suffix != ".ts":  # an exported net's
         raise typer.BadParameter(f"{path}: is a recording, which is not overwritten; choose another file")
     try:

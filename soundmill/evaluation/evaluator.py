@@ -259,8 +259,8 @@ def write(evaluation: Evaluation, directory: Path) -> None:
 
 
 def title(evaluation: Evaluation) -> str:
-    folders_shown = (manifest.escape_path(bytes(side.root.resolve())) for side in (evaluation.generated, evaluation.reference))
-    return " against ".join(shown.rpartition("/")[2] for shown in folders_shown)
+    folders = (os.fsencode(side.root.resolve().name) for side in (evaluation.generated, evaluation.reference))
+    return " against ".join(manifest.escape_path(name) for name in folders)
 
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:

@@ -68,7 +68,7 @@ class Nearest:
 
     clip_id: str
     similarity: float | None  # cosine, at most 1; None: too short to be embedded
-    neighbour: str
+    neighbour: str  # empty: none
     shared: float  # share by fingerprint; 0: no training clip reaches the threshold
     copy_of: str | None
 
@@ -159,8 +159,12 @@ def search(
     for by_embedder, by_fingerprint in (generated, [view.of(held_out) for view in real]):
         copies = _copies(by_fingerprint, training[1])
         nearest = _nearest(by_embedder, training[0])
-        near = (Nearest(name, *nearest.get(name, (None, "")), *copies.get(name, (0.0, None))) for name in by_fingerprint.keys)
-        sides.append(list(near))
+        sides.append(
+            [
+                Nearest(clip_id, *nearest.get(clip_id, (None, "")), *copies.get(clip_id, (0.0, None)))
+                for clip_id in by_fingerprint.keys
+            ]
+        )
     similar = [near.similarity for near in sides[1] if near.similarity is not None]
     threshold = float(np.quantile(similar, 1 - CLOSEST)) if similar else None
     trained_on = [clip_id for clip_id in real[0].keys if clip_id not in set(held_out)]

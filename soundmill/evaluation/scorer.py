@@ -146,13 +146,16 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
 
 def _align_floors(tasks: Sequence[Measurement], results: Mapping[tuple[str, str], dict[str, Any]]) -> None:
     """Multiply Fréchet distances of real sets, which are all bias, by the ratio of the compared sets' bias to theirs."""
-    by_role = {(task.key, task.role): task for task in tasks if task.metric in BIASED}
-    for key, role in by_role:
-        pair = [results[key, side] for side in ("floor", "generated") if (key, side) in by_role]
-        if role == "floor" and len(pair) == 2 and "value" in pair[0]:
-            measured = all("bias" in result for result in pair)  # if embeddings are few; else it falls with the number of sounds
-            floor, bias = (of["bias"] for of in pair) if measured else (by_role[key, side].bias for side in ("floor", "generated"))
-            pair[0]["value"] *= bias / floor if floor else 1.0  # 0: the reference's sounds are all equal
+    compared = {task.key: task for task in tasks if task.metric in BIASED and task.role == "generated"}
+    for task in tasks:
+        if task.role != "floor" or task.key not in compared or "value" not in (floor := results[task.key, "floor"]):
+            continue
+        generated = results[task.key, "generated"]
+        if "bias" in floor and "bias" in generated:  # measured, as embeddings are few
+            bias, of_floor = generated["bias"], floor["bias"]
+        else:  # it falls with the number of sounds
+            bias, of_floor = compared[task.key].bias, task.bias
+        floor["value"] *= bias / of_floor if of_floor else 1.0  # 0: the reference's sounds are all equal
 
 
 def check_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> None:

@@ -125,11 +125,10 @@ def scores_page(home: Path, port: int) -> str:
     scores = sorted(names, key=lambda name: (ORDER.index(name.partition("_")[0]), name))
     first = rank_by(client, existing, scores)
     client.set_experiment_tag(existing.experiment_id, VIEW_TAG, view(first, scores))
-    order = [f"metrics.`{first}` {'DESC' if str(first).startswith(HIGHER) else 'ASC'}"]  # runs without it come last
+    order = [f"metrics.`{first}` {'DESC' if first.startswith(HIGHER) else 'ASC'}"] if first else []  # runs without it come last
     found = client.search_runs([existing.experiment_id], "tags.kind = 'pipeline'", order_by=order, max_results=1)
-    scored = [run for run in found if first in run.data.metrics]
-    if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a note that the user wrote stays
-        (best,) = scored
+    best = next((run for run in found if first in run.data.metrics), None)
+    if best and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a note that the user wrote stays
         family = best.data.tags["family"].partition(" ")[0]
         run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
         report = f"{run}/artifacts/{family}.html?{TRAINING}"

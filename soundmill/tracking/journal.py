@@ -186,7 +186,7 @@ def is_alive(folder: Path) -> bool:
 
 
 def written(folder: Path) -> int | None:
-    """Bytes of a journal's events so far; None if its process has ended, or the journal is gone because it was sent."""
+    """Bytes of a journal's events so far; None if its process has ended, or the journal was sent, or is unreadable."""
     with suppress(OSError):
         return (folder / EVENTS).stat().st_size if is_alive(folder) else None
     return None
