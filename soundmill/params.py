@@ -72,7 +72,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
-    _check_grammar(overrides)
+    _check_grammar(conf, overrides)
     try:
         with _one_at_a_time, initialize_config_dir(str(conf.resolve()), version_base=None):
             document = _of_file(
@@ -87,11 +87,14 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return document
 
 
-def _check_grammar(overrides: Sequence[str]) -> None:
+def _check_grammar(conf: Path, overrides: Sequence[str]) -> None:
     """UserError in our words, as Hydra's speak of its grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    chosen = {
+        group for choice in read_yaml(conf / "config.yaml").get("defaults", []) if isinstance(choice, dict) for group in choice
+    }
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -102,6 +105,10 @@ def _check_grammar(overrides: Sequence[str]) -> None:
             raise UserError(
                 f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
             )
+        if (name := override.key_or_group) in chosen and not text.startswith(name):
+            raise UserError(f"{text!r}: every configuration has one; write {name}=CHOICE")
+        if name.startswith("hydra."):
+            raise UserError(f"{text!r}: a setting of Hydra, which has no effect here; leave it out")
 
 
 def _raise_mistake(error: Exception, conf: Path, overrides: Sequence[str]) -> NoReturn:
@@ -311,7 +318,7 @@ def parse(model: type[P], values: Any, where: str) -> P:
             elif problem["type"] == "missing":
                 text = "missing; every parameter must be set"
             else:
-                said = problem["msg"].removeprefix("Value error, ")
+                said = problem["msg"].removeprefix("Value error, ").replace("should be None", "should be null")
                 # The values of a whole section would fill the screen.
                 text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r:.200})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")

@@ -18,7 +18,7 @@ from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_clip_plan, read_sections
-from soundmill.params import choose, parse, parse_section
+from soundmill.params import StageParams, choose, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare, start_directory
 from soundmill.training.params import LoraParams
@@ -37,6 +37,18 @@ FAMILIES = {
     "upsampler": "soundmill.models.upsampler",
     "waveform_unet": "soundmill.models.waveform_unet",
 }
+
+
+class FamilyWiring(StageParams):
+    """`families.FAMILY`: what its stages read and which code they run."""
+
+    clips: str
+    trained_on: str  # a variant of clips, or their mixes
+    inputs: str
+    parts: str
+    tagger: str
+    trainings: dict[str, float] | None  # shares of a bake-off's minutes
+    components: dict[str, str]
 
 
 def family(name: str) -> Family:
@@ -97,6 +109,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         with _named(f"text.{name}.encoder: "):
             text.check(item["encoder"], item["revision"], home)
     for name, item in document["families"].items():
+        parse_section(document, f"families.{name}", FamilyWiring)
         if (variant := item["trained_on"]) != item["clips"]:
             if variant not in document["mixed"]:
                 raise UserError(f"params.yaml: families.{name}.trained_on: no {variant!r}: take `mixing=on`, which makes `mixed`")
