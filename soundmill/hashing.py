@@ -186,9 +186,10 @@ def _open_cache(path: Path) -> sqlite3.Connection:
         store.execute(_TABLE)
         if store.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError
-    except sqlite3.Error:  # damaged by a crash, or no space left: start with an empty one
+    except sqlite3.Error as error:  # damaged by a crash, or no space left: start with an empty one
         with suppress(OSError):  # a project that is read-only
-            path.unlink(missing_ok=True)
+            if "locked" not in str(error):  # by another process, for longer than the timeout
+                path.unlink(missing_ok=True)
         store = sqlite3.connect(":memory:")
         store.execute(_TABLE)
     return store

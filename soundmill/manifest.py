@@ -112,7 +112,7 @@ LOOPS = _schema(
 QUALITY = pa.struct(
     [
         ("seconds", pa.float64()),  # of the recording, without padding
-        ("peak", pa.float64()),  # of full scale; above 1 if the recording had to be attenuated
+        ("peak", pa.float64()),  # of full scale; above 1 where the clip exceeded it
         ("level_db", pa.float64()),  # A-weighted pressure level, highest window; null for digital silence
         ("silence_ratio", pa.float64()),  # fraction of windows below the silence threshold
         ("clipping_ratio", pa.float64()),  # fraction of samples in runs at the recording's maximum

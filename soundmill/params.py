@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from soundmill import credentials, disk
 from soundmill.errors import UserError
@@ -20,7 +20,15 @@ MAX_VALUES = 100_000  # of a YAML document with fewer bytes, with those that its
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hertz = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decibels = Annotated[float, Field(allow_inf_nan=False)]
-SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
+
+
+def _of_flac(rate: int) -> int:
+    if rate > 65_535 and rate % 10:
+        raise ValueError("above 65,535 Hz, FLAC has multiples of 10 alone")
+    return rate
+
+
+SampleRate = Annotated[int, Field(ge=1000, le=655_350), AfterValidator(_of_flac)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 MAX_SEED = 2**63 - 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import clips, hashing, shards
+from soundmill import clips, hashing, manifest, shards
 from soundmill.audio import mel
 from soundmill.audio.flac import decode_mono, write_wav
 from soundmill.audio.mel import MelSpec
@@ -32,8 +32,8 @@ def parse_spec(text: str, base: MelSpec) -> MelSpec:
         raise UserError(
             f"--spec {text}: expected BANDSxN_FFT/HOP or BANDSxN_FFT:WINDOW/HOP, such as 64x1024/256 or 64x1024:400/160"
         )
-    bands, n_fft, window, hop = (int(number) if number else None for number in match.groups())
-    sizes = {"n_mels": bands, "n_fft": n_fft, "win_length": window or n_fft, "hop_length": hop}
+    bands, n_fft, window, hop = (int(number) if number is not None else None for number in match.groups())
+    sizes = {"n_mels": bands, "n_fft": n_fft, "win_length": n_fft if window is None else window, "hop_length": hop}
     spec = parse(MelSpec, base.model_dump() | sizes, f"--spec {text}")
     try:
         mel.check_bands(spec)
@@ -231,7 +231,7 @@ def resynthesise(
         sound = round_trip(wave, spec, params)
         if wave.any():
             distances.append(waveforms.multi_resolution_stft(sound[None], wave[None]))
-        write_wav(output / f"{row['clip_id']}.wav", sound[None], spec.sample_rate)
+        write_wav(output / f"{manifest.check_clip_id(row['clip_id'])}.wav", sound[None], spec.sample_rate)
     return shards.Report(details=[float(np.mean(distances))])
 
 

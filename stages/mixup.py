@@ -235,17 +235,18 @@ def _plan(
         captions.append(row["captions"][drawn % len(row["captions"])])
     caption = join_captions(*captions)
     snr = LOWEST_SNR + (HIGHEST_SNR - LOWEST_SNR) * _hash(params.seed, "snr", clip_id) / 2**64
+    difference = {"pressure": 0.0, "random": snr}.get(params.pairing)
     labels = sorted({*first["labels"], *second["labels"]})
     (*place_first, digest_first), (*place_second, digest_second) = places[first["clip_id"]], places[second["clip_id"]]
     return {
         "clip_id": clip_id,
         "caption": caption,
         "labels": labels,
-        "difference": {"pressure": 0.0, "random": snr}.get(params.pairing),
+        "difference": difference,
         "first": first["clip_id"],
         "second": second["clip_id"],
         "places": [tuple(place_first), tuple(place_second)],
-        "digest": hashing.digest(params.model_dump(mode="json"), digest_first, digest_second, caption, labels),
+        "digest": hashing.digest(difference, digest_first, digest_second, caption, labels),
     }
 
 

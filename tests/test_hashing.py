@@ -4,7 +4,10 @@ import hashlib
 import io
 import os
 import random
+import sqlite3
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,17 @@ def test_no_lost_bit_in_the_cache_of_digests_tells_another_digest(tmp_path, monk
     monkeypatch.setattr(hashing, "file_digest", lambda path: "read again")
     assert list(hashing.file_digests(files, cache, linked=True)) == fresh
     assert hashing.cached_value(files[0], "what", lambda: "made again", cache) == outcome
+
+
+def test_a_cache_that_another_process_uses_is_kept(tmp_path, monkeypatch):
+    path, cache, open_now = tmp_path / "a.wav", tmp_path / "digests.sqlite", partial(sqlite3.connect, timeout=0.1)
+    path.write_bytes(b"")
+    list(hashing.file_digests([os.fsencode(path)], cache))
+    with closing(sqlite3.connect(cache)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(hashing.sqlite3, "connect", lambda name, timeout=0: open_now(name))
+        assert list(hashing.file_digests([os.fsencode(path)], cache)) == [hashing.file_digest(path)]
+    assert cache.exists()
 
 
 def test_a_text_about_a_file_is_kept_with_its_digest_and_links_to_it_come_and_go(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 
 from soundmill import clips, spectrograms
 from soundmill.audio import mel
+from soundmill.audio.flac import encode_flac
 from soundmill.errors import UserError
 from soundmill.evaluation import protocols
 from soundmill.evaluation.library import Setup
@@ -47,6 +48,7 @@ def test_a_spec_is_read_and_written_by_its_sizes(text):
     ("text", "message"),
     [
         ("64", "expected BANDSxN_FFT/HOP"),
+        ("64x1024:0/256", "win_length: .*greater than or equal to 16"),
         ("64x1024/0", "hop_length: .*greater than or equal to 1"),
         ("64x512:600/128", "win_length 600 must not exceed n_fft 512"),
         ("64x128/32", "7 of 64 bands contain no FFT bin.* raise n_fft"),
@@ -120,6 +122,14 @@ def test_clips_are_chosen_by_the_seed_and_not_from_the_test_split(tmp_path, monk
     assert spectrograms.choose(tables, "test", 100, 0) == [row[0] for row in rows if row[1] == "test"]
     with pytest.raises(UserError, match="needs 3 clips, but split 'test'"):
         spectrograms.choose(tables, "test", 2, 0)
+
+
+def test_a_clip_id_that_leads_elsewhere_is_no_path(tmp_path, monkeypatch):
+    row = {"clip_id": "../x", "audio": {"bytes": encode_flac(np.zeros((1, RATE), np.float32), RATE)}}
+    monkeypatch.setattr(clips, "with_audio", lambda *_: [row])
+    with pytest.raises(UserError, match="x"):
+        spectrograms.resynthesise(None, ["../x"], SPEC.model_dump_json(), PLAIN, tmp_path / "out")
+    assert not (tmp_path / "x.wav").exists()
 
 
 def test_silent_clips_are_refused_before_work(tmp_path, shared, monkeypatch):

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import manifest, shards
-from soundmill.audio.tempo import NAMED
+from soundmill.audio.tempo import NAMED, named_tempo
 from soundmill.errors import UserError
 from soundmill.manifest import CONTAINERS, FILE_TAGS, SPLIT_NAMES, unescape_path
 
@@ -370,8 +370,7 @@ def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence
     *folders, file = unescape_path(recording["path"]).decode("utf-8", "replace").split("/")
     name = os.path.splitext(file)[0]
     classes = [name for name in folders if name.lower() not in SPLIT_NAMES and name.lower().encode() not in CONTAINERS]
-    named = NAMED.search(name)
-    tempo = recording["bpm"] if "bpm" in recording else named and float(named[1] or named[2])
+    tempo = recording["bpm"] if "bpm" in recording else named_tempo(name)
     found = {
         "label": join_words(labels) if labels else None,
         **(recording.get("file_tags") or {}),

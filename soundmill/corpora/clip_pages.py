@@ -288,10 +288,13 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
 
 def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], ShownClip]:
     """The clips at these places; the first ones, up to `num_bytes`, with sound."""
+    from soundmill.audio.flac import flac_channels
+
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
     playable, left = [], num_bytes
+    channels = max((flac_channels(row["audio"]["bytes"]) for row in _rows(order[:1], ["audio"]).values()), default=1)
     for place in order:
-        size = 2 * rows[place]["num_samples"]  # upper bound of 16-bit FLAC, nearly always
+        size = 2 * channels * rows[place]["num_samples"]  # upper bound of 16-bit FLAC, nearly always
         if size <= left:
             playable.append(place)
             left -= size

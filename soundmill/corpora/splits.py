@@ -130,10 +130,10 @@ def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decid
     rows = list(recordings)
     assigned = [row for row in rows if row["recording_id"] in split_of]
     of_group = {row["group"]: split_of[row["recording_id"]] for row in assigned if row["group"]}
-    test_folds = {row["fold"] for row in assigned if split_of[row["recording_id"]] == "test"} if decided_by == "folds" else set()
+    test_fold = max(row["fold"] for row in assigned if row["fold"] is not None) if decided_by == "folds" else None
 
     def rest(row: dict[str, Any]) -> str:
-        own = row["split"] if decided_by == "given" else "test" if row["fold"] in test_folds else None
+        own = row["split"] if decided_by == "given" else "test" if row["fold"] == test_fold else None
         return of_group.get(row["group"]) or own or "train"
 
     return {row["recording_id"]: split_of.get(row["recording_id"]) or rest(row) for row in rows}

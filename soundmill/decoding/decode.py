@@ -319,7 +319,10 @@ def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
     copy = tempfile.TemporaryFile()
     for start, end in pieces:
         while start < end:
-            start += os.sendfile(copy.fileno(), file.fileno(), start, end - start)
+            sent = os.sendfile(copy.fileno(), file.fileno(), start, end - start)
+            if not sent:
+                raise DecodeError("truncated", "the file became shorter while it was read")
+            start += sent
     return copy
 
 

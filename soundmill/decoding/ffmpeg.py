@@ -188,7 +188,8 @@ class Log:
             return
         level, text = match[1], match[2]
         if line.startswith("[Eval @ "):
-            if len(self._printed) < self.MAX_COMPLAINTS:
+            # The tags of inputs, which ffmpeg prints as they are, may look like this.
+            if not self._in_input and re.fullmatch(r"-?\d+\.\d+", text) and len(self._printed) < self.MAX_COMPLAINTS:
                 self._printed.append(float(text))
             return
         if level == "info":
@@ -235,7 +236,7 @@ class Log:
         """The gaps in the timestamps, in words; empty without any."""
         times, lengths = self._printed[::2], self._printed[1::2]
         more = f", and {len(times) - 1} more" if len(times) > 1 else ""
-        return f"the timestamps leave {lengths[0]:.3f} s out at {times[0]:.3f} s{more}" if times else ""
+        return f"the timestamps leave {lengths[0]:.3f} s out at {times[0]:.3f} s{more}" if lengths else ""
 
     @property
     def delay(self) -> float:

@@ -53,7 +53,15 @@ def _run(wave: np.ndarray, sample_rate: int, audio_filter: str, stretcher: Stret
     form = {"f": "f32le", "ar": sample_rate, "ac": len(wave)}
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_threads", "1"]
     command = ffmpeg.input("pipe:0", **form).output("pipe:1", af=audio_filter, **form).compile(cmd=head)
-    done = subprocess.run(command, input=wave.T.astype("<f4").tobytes(), capture_output=True, timeout=STALL_SECONDS)
+    seconds = wave.shape[1] / sample_rate
+    patience = STALL_SECONDS + 4 * seconds
+    try:
+        done = subprocess.run(command, input=wave.T.astype("<f4").tobytes(), capture_output=True, timeout=patience)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"ffmpeg took more than {patience:.0f} s to stretch {seconds:.0f} s by {stretcher}; run it again when less else runs, "
+            "or lower the `max_seconds` of these loops"
+        ) from None
     if done.returncode or done.stderr:
         message = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
         raise UserError(

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +43,10 @@ def shard_paths(directory: Path) -> list[Path]:
 
 def common_metadata(directory: Path, key: bytes) -> bytes:
     """The value of a key in the schema metadata of all shards below a directory; UserError if one lacks it or two differ."""
-    values = {path: (pq.read_schema(path).metadata or {}).get(key) for path in shard_paths(directory)}
+    values = {}
+    for path in shard_paths(directory):
+        with _readable(path):
+            values[path] = (pq.read_schema(path).metadata or {}).get(key)
     first = next(iter(values))
     for path, value in values.items():
         if value is None:
@@ -158,7 +162,7 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
 
 def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read a small table, checking its columns against the schema."""
-    with open_parquet(path) as file:  # `pq.read_table` takes twice as long for a small table
+    with _readable(path), open_parquet(path) as file:  # `pq.read_table` takes twice as long for a small table
         _check(path, file.schema_arrow, schema)
         table = file.read(columns, use_threads=False)  # for a small table, starting threads takes as long as reading
         return _completed(table, schema, columns)
@@ -187,17 +191,22 @@ def read_rows(
     damaged.
     """
     selected = None if rows is None else sorted(set(rows))
+    with _readable(path), open_parquet(path) as file:
+        _check(path, file.schema_arrow, schema)
+        first = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            inside = None if selected is None else [row - first for row in selected if first <= row < first + size]
+            if inside is None or inside:
+                table = _completed(file.read_row_group(group, columns=columns, use_threads=False), schema, columns)
+                yield from (table if inside is None else table.take(inside)).to_pylist()
+            first += size
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with open_parquet(path) as file:
-            _check(path, file.schema_arrow, schema)
-            first = 0
-            for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                inside = None if selected is None else [row - first for row in selected if first <= row < first + size]
-                if inside is None or inside:
-                    table = _completed(file.read_row_group(group, columns=columns, use_threads=False), schema, columns)
-                    yield from (table if inside is None else table.take(inside)).to_pylist()
-                first += size
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError) as error:

@@ -169,6 +169,8 @@ def test_silence_is_a_share_of_the_windows_and_has_no_level():
     assert measure(noise(1.0, amplitude=10 ** (-54 / 20)))["silence_ratio"] == 0.0
     assert measure(noise(1.0, amplitude=1e-12))["level_db"] == levels.FLOOR_DB
     assert measure(np.zeros(RATE, np.float32))["level_db"] is None
+    for constant in (0.1, 0.9, 1.0):
+        assert measure(np.full(RATE, constant, np.float32))["silence_ratio"] == 1.0
 
 
 def test_channels_that_agree_differ_or_are_wired_the_wrong_way_round():

@@ -106,6 +106,8 @@ def facts(path: str, *labels: str, **more) -> dict[str, str]:
             {"file": "warm pad", "folder": "pads", "tempo": "120", "key": "C sharp minor"},
         ),
         ("loop_bpm93.5_Am-2.flac", {"file": "loop", "tempo": "93.5", "key": "A minor"}),
+        ("pad_999bpm.wav", {"file": "pad"}),
+        ("a_120bpm_to_90bpm.wav", {"file": "to"}),
         ("strings Bb major.wav", {"file": "strings", "key": "B flat major"}),
         ("I Am here.wav", {"file": "am here"}),
         ("Abm-pad.wav", {"file": "pad", "key": "A flat minor"}),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import hashing
-from soundmill.corpora.splits import assign, describe, join, warnings
+from soundmill.corpora.splits import assign, describe, extend, join, warnings
 
 
 def recording(number, split=None, fold=None, group=None):
@@ -169,6 +169,15 @@ def test_order_does_not_matter(count, seed, shuffler: random.Random):
     mixed = rows[:]
     shuffler.shuffle(mixed)
     assert deal(rows, seed=seed) == deal(mixed, seed=seed)
+
+
+@pytest.mark.parametrize("fold", [None, 1])
+def test_a_recording_without_clips_is_in_test_by_its_own_fold_alone(fold):
+    rows = [recording(number, fold=1 + number // 2) for number in range(6)]
+    rows += [recording(6, fold=3, group="g"), recording(7, fold=fold, group="g")]
+    splits, decided_by = deal(rows, valid=0, test=0)
+    assert splits["r7"] == "test"
+    assert extend([*rows, recording(8, fold=fold)], splits, decided_by)["r8"] == "train"
 
 
 def test_growing_a_corpus_moves_few():

@@ -17,6 +17,12 @@ from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, mpeg_frames, reason_of, whole
 
 
+def test_a_file_that_becomes_shorter_ends(tmp_path):
+    (tmp_path / "x").write_bytes(bytes(100))
+    with (tmp_path / "x").open("rb") as file, pytest.raises(DecodeError, match="shorter"):
+        decode._joined(file, ((0, 50), (60, 200)))
+
+
 @pytest.mark.parametrize("name", [*VALID, *FILMS])
 def test_every_kind_of_file_gives_its_tone(media, name):
     probed = decode.probe(media / name, MAX_SECONDS)

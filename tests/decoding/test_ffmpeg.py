@@ -54,6 +54,14 @@ def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(tmp_path):
     assert_nothing_is_left(mark, set())
 
 
+@pytest.mark.parametrize("tag", ["x)\n[Eval @ 0x1] [warning] zzz", "x\n[Eval @ 0x1] [warning] 5.000000\n"])
+def test_a_tag_is_no_line_of_the_log(tmp_path, tag):
+    for name in ("a.mkv", "a.ogg"):
+        form = ("-f", "lavfi", "-i", "sine=d=1:r=16000", "-c:a", "libopus", "-metadata:s:a:0", f"language={tag}")
+        ffmpeg(*form, tmp_path / name)
+        assert decode.probe(tmp_path / name, MAX_SECONDS).num_frames
+
+
 def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(media, tmp_path, monkeypatch):
     """As the kernel does where memory is short: the file must not be called damaged."""
     monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: program(tmp_path, "kill -9 $$"))

@@ -1,9 +1,12 @@
 """Loops made longer and shorter: beats stay where they are, tones keep their pitch."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
 from soundmill.decoding import stretch as stretching
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 from soundmill.decoding.stretch import best_stretcher, stretch
 from soundmill.errors import UserError
 
@@ -73,6 +76,16 @@ def test_rubberband_is_taken_where_ffmpeg_has_it(monkeypatch, tmp_path):
     other.chmod(0o755)
     monkeypatch.setattr(stretching, "ffmpeg_executable", lambda: other)
     assert best_stretcher.__wrapped__() == "atempo"
+
+
+def test_a_long_loop_is_given_longer_and_what_takes_longer_still_is_named(monkeypatch):
+    def too_long(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    ffmpeg_executable()  # which it asks for its version
+    monkeypatch.setattr(subprocess, "run", too_long)
+    with pytest.raises(UserError, match=r"took more than 72 s to stretch 3 s by atempo.*max_seconds"):
+        stretch(beats(1.0, 2), RATE, RATE // 2, "atempo")
 
 
 def test_a_filter_that_ffmpeg_lacks_is_named():

@@ -54,6 +54,12 @@ def test_a_failed_write_leaves_the_old_file_and_a_wrong_schema_names_file_and_co
         list(shards.read_rows(tmp_path / "a.parquet", other))
     with pytest.raises(UserError, match="no shards"):
         shards.shard_paths(tmp_path / "absent")
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (shards.read_table, lambda *args: list(shards.read_rows(*args))):
+        with pytest.raises(UserError, match=r"a\.parquet: cannot be read \(.*rebuild it"):
+            read(path, SCHEMA)
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read"):
+        shards.common_metadata(tmp_path, b"key")
 
 
 def test_optional_columns_of_older_files_are_null(tmp_path):
