@@ -145,30 +145,24 @@ def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution)
         return resolution
     above = composed_path(row.source).split(b"/")[:-1]
     places = {
-        file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders)
-        for file in resolution.files
+        file: file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders for file in resolution.files
     }
     synonyms = [part for part, meaning in parts.items() if meaning == parts[row.part]]
     others = [part for part in parts if part not in synonyms]
     files = (
-        [file for file, words in places.items() if words.contain(row.part)]
-        or [file for file, words in places.items() if any(map(words.contain, synonyms))]
-        or [file for file, words in places.items() if row.clip or not any(map(words.contain, others))]
+        [file for file, folders in places.items() if _name_any(folders, [row.part])]
+        or [file for file, folders in places.items() if _name_any(folders, synonyms)]
+        or [file for file, folders in places.items() if row.clip or not _name_any(folders, others)]
     )
     return replace(resolution, files=tuple(files))
 
 
-class _Words:
-    """The words in folder names."""
-
-    def __init__(self, folders: Iterable[bytes]):
-        names = [re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder.decode("utf-8", "replace")) for folder in folders]
-        self._words = {word.lower() for words in names for word in words}
-        self._text = "/".join("".join(words).lower() for words in names)
-
-    def contain(self, part: str) -> bool:
-        """Whether `part` is one of the words; a part of eight or more letters may be spread over words (`Free_Sound`)."""
-        return part in self._words or (len(part) > 7 and part in self._text)
+def _name_any(folders: Iterable[bytes], parts: Iterable[str]) -> bool:
+    """Whether a part is a word in names of folders; one of eight or more letters may be spread over words (`Free_Sound`)."""
+    names = [re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder.decode("utf-8", "replace")) for folder in folders]
+    words = {word.lower() for words in names for word in words}
+    text = "/".join("".join(words).lower() for words in names)
+    return any(part in words or (len(part) > 7 and part in text) for part in parts)
 
 
 def _claim(number: int, row: ManifestRow, resolution: Resolution, state: JoinState) -> None:
