@@ -36,6 +36,7 @@ class CsvRows(ManifestFormat):
     remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
     without: frozenset[str] = frozenset()  # columns with which a csv is of another format
+    not_below: bytes = b"\0"  # a folder whose csv files are not read; no path has a zero byte
     unique = True
 
     @property
@@ -43,7 +44,7 @@ class CsvRows(ManifestFormat):
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        names = csv_files_with(inventory, self.columns)
+        names = (name for name in csv_files_with(inventory, self.columns) if self.not_below not in name)
         return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
@@ -146,16 +147,10 @@ def _fsd50k(cells: Cells) -> dict[str, Any]:
     return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
 
 
-class Fsd50k(CsvRows):
-    """Not the tables of `FSD50K.metadata/collection`, which have a part of the labels, and `dev` in their names."""
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return (name for name in super().manifests(inventory) if b"FSD50K.metadata/" not in name)
-
-
-FSD50K = Fsd50k(
+FSD50K = CsvRows(
     "fsd50k",
     columns=frozenset({"fname", "labels"}),
+    not_below=b"FSD50K.metadata/",  # its `collection` has tables with a part of the labels, and `dev` in their names
     remedy="put FSD50K.ground_truth there",
     row=_fsd50k,
 )
@@ -210,11 +205,8 @@ class AudioSet(ManifestFormat):
 
     FORMAT = "audioset"
     form = '`YTID, start, end, "labels"`'
+    looks = f"csv of lines {form}"
     remedy = "put balanced_train_segments.csv there"
-
-    @property
-    def looks(self) -> str:
-        return f"csv of lines {self.form}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         """Those of whose first lines most are segments."""
@@ -266,6 +258,7 @@ class VggSound(AudioSet):
 
     FORMAT = "vggsound"
     form = '`YTID,start,"label",train` (or test)'
+    looks = f"csv of lines {form}"
     remedy = "put vggsound.csv there"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
