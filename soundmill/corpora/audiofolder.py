@@ -147,21 +147,17 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
             for at, values in entries:
                 if not isinstance(values, dict):
                     tables.reject(name, "bad entry", f"line {at}: not an object")
-                elif row := row_of(name, at, values, names, tables):
-                    yield row
+                elif not isinstance(values.get("file_name"), str):
+                    tables.reject(name, "bad id", f"line {at}: no `file_name`")
+                else:
+                    yield row_of(name, at, values, names, tables)
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 
 
-def row_of(
-    name: bytes, at: int | str, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables
-) -> ManifestRow | None:
-    """The row of a table about the recording in its cell `file_name`; None, and quarantined, without it. `names`: of classes."""
-    key = values.get("file_name")
-    if not isinstance(key, str):
-        tables.reject(name, "bad id", f"line {at}: no `file_name`")
-        return None
-    about = Description.of(values, names)
+def row_of(name: bytes, at: int | str, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> ManifestRow:
+    """The row of a table about the recording in its cell `file_name`, a text. `names`: of classes."""
+    key, about = values["file_name"], Description.of(values, names)
     clip = about.clip and about.clip_with(key)
     return ManifestRow(
         name,
@@ -196,8 +192,8 @@ def _read_table(
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
-                    is_named = file_or_error.reason == "empty" and inner
-                    if is_named and (row := row_of(name, count - 1, {**values, "file_name": inner}, names, tables)):
+                    if file_or_error.reason == "empty" and inner:
+                        row = row_of(name, count - 1, {**values, "file_name": inner}, names, tables)
                         row.split = row.split or split_of(name)
                         yield row
                     else:

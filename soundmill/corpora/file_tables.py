@@ -190,11 +190,11 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
             label = re.split("[,;]", label)
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
         told["label" if table.label in _MORE_LABELS else table.label] = label
-        if row := row_of(table.name, at, told, {}, tables):
-            split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
-            row.split = split_of(split.encode("utf-8", "replace"))
-            unknown[split] += bool(split) and row.split is None
-            yield row
+        row = row_of(table.name, at, told, {}, tables)
+        split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
+        row.split = split_of(split.encode("utf-8", "replace"))
+        unknown[split] += bool(split) and row.split is None
+        yield row
     first = [f"{cell!r:.80}" for cell, count in unknown.items() if count][:1]
     inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown.total(), *first)
 
