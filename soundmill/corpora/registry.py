@@ -9,24 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import audiofolder, buckets, sources
+from soundmill.corpora import audiofolder, buckets, csv_rows, file_tables, folder, json_entries, sources
 from soundmill.corpora.buckets import Bucket
-from soundmill.corpora.csv_rows import (
-    AUDIOCAPS,
-    BBC,
-    CLASS_TABLE,
-    CLOTHO,
-    FSD50K,
-    MUSICCAPS,
-    URBANSOUND8K,
-    AudioSet,
-    LjSpeech,
-    VggSound,
-)
-from soundmill.corpora.file_tables import FileTables
-from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
 from soundmill.corpora.sources import PART_NAME
 from soundmill.corpora.tables import CorpusTables, id_of_path
 from soundmill.corpora.terms import TermsParams
@@ -42,30 +27,30 @@ ADAPTERS: dict[str, Any] = {
     adapter.FORMAT: adapter
     for adapter in (
         audiofolder,
-        NSYNTH,
-        URBANSOUND8K,
-        FSD50K,
-        CLASS_TABLE,
-        BBC,
-        AUDIOLDM,
-        MUSICCAPS,
-        Panns(),
-        CLOTHO,
-        AMPHION,
-        Audiocraft(),
-        AUDIOCAPS,
-        TANGO,
-        WAVCAPS,
-        AudioSet(),
-        VggSound(),
-        Esc(),
-        Gtzan(),
-        StableAudio(),
-        LjSpeech(),
-        SC09,
-        SPEECH_COMMANDS,
-        FileTables(),
-        Folder(),
+        json_entries.NSYNTH,
+        csv_rows.URBANSOUND8K,
+        csv_rows.FSD50K,
+        csv_rows.CLASS_TABLE,
+        csv_rows.BBC,
+        json_entries.AUDIOLDM,
+        csv_rows.MUSICCAPS,
+        json_entries.Panns(),
+        csv_rows.CLOTHO,
+        json_entries.AMPHION,
+        json_entries.Audiocraft(),
+        csv_rows.AUDIOCAPS,
+        json_entries.TANGO,
+        json_entries.WAVCAPS,
+        csv_rows.AudioSet(),
+        csv_rows.VggSound(),
+        folder.Esc(),
+        folder.Gtzan(),
+        json_entries.StableAudio(),
+        csv_rows.LjSpeech(),
+        folder.SC09,
+        folder.SPEECH_COMMANDS,
+        file_tables.FileTables(),
+        folder.Folder(),
     )
 }
 LAYOUTS = read_yaml(Path(__file__).with_name("layouts.yaml"))  # what a corpus of each format looks like
