@@ -25,17 +25,7 @@ from soundmill.manifest import SPLIT_NAMES, escape_path
 _SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
-_MORE_LABELS = (
-    "class_name",
-    "class_label",
-    "label_name",
-    "event_label",
-    "event_labels",
-    "scene_label",
-    "primary_label",
-    "species",
-    "emotion",
-)
+_MORE_LABELS = "class_name class_label label_name event_label event_labels scene_label primary_label species emotion".split()
 _SPLITS = ("split", "subset", "partition", "set")
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
