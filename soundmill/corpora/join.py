@@ -242,17 +242,9 @@ def _report_missing(rows: list[ManifestRow], state: JoinState) -> None:
     entries: dict[Any, dict[str, Any]] = {}
     for row in rows:
         clip = row.clip
-        entry = entries.setdefault(
-            clip or _absent(row, state),
-            {
-                "id": row.key,
-                "youtube_id": clip[0] if clip else None,
-                "start_time": clip[1] if clip else None,
-                "captions": [],
-                "origins": [],
-                "audiocap_ids": [],
-            },
-        )
+        video, start = clip or (None, None)
+        about = {"id": row.key, "youtube_id": video, "start_time": start, "captions": [], "origins": [], "audiocap_ids": []}
+        entry = entries.setdefault(clip or _absent(row, state), about)
         for caption in row.captions or [""]:
             entry["captions"].append(caption)
             entry["origins"].append(row.origin)
