@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +199,7 @@ class Partitions:
         self._file.close()
 
 
-class Index:
+class Index(AbstractContextManager):
     """Fingerprints of many clips (`ids`) by key; clips with the same owner (in `owners`) are not compared.
 
     Words and keys are in files in `scratch`; in memory are ids and a bounded number of keys. Clips may come in any order.
@@ -219,9 +219,6 @@ class Index:
         self._scratch = scratch
         self._file = tempfile.TemporaryFile(dir=scratch)
         self._keys, self._probes = Partitions(scratch, KEY_RECORD), Partitions(scratch, KEY_RECORD)
-
-    def __enter__(self) -> Index:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for file in (self._file, self._keys, self._probes):
