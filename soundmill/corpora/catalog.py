@@ -100,16 +100,17 @@ def describe(
     scores_of = shards.by_shard(scores)
     paths = {path.name: path for path in shards.shard_paths(clips)}
     result = Described(UNSPLIT.empty_table(), 0, [], len(rejected))
-    tables, unknown = [], []
+    tables = []
     for shard, recordings, captions in by_shard(corpus):
         recording_of = {row["recording_id"]: row for row in recordings.to_pylist()}
         rows = clip_rows(paths.pop(shards.shard_name(shard), None))
-        unknown += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
+        if unknown := [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]:
+            raise _unknown_recording(clips, f"clip {unknown[0]!r}", corpus)
         left_out = {name for name in recording_of if name not in used}
         own = [row for name, row in recording_of.items() if name in used]
         own = [{**row, "bpm": tempo_of.get(row["recording_id"])} for row in own] if tempo_of else own
         texts = [row for row in captions.to_pylist() if row["recording_id"] not in left_out]
-        rows = [row for row in rows if row["recording_id"] in recording_of and row["recording_id"] not in left_out]
+        rows = [row for row in rows if row["recording_id"] not in left_out]
         heard = {row["clip_id"]: least.heard(row) for row in (scores_of[shard].to_pylist() if shard in scores_of else ())}
         matched = match(own, texts, rows, templates, heard)
         result.matched += matched.matched
@@ -122,9 +123,8 @@ def describe(
             text = {name: getattr(description, name) for name in ("captions", "labels", "origin")}
             entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
-    if unknown or paths:
-        which = f"clip {unknown[0]!r}" if unknown else min(paths)
-        raise _unknown_recording(clips, which, corpus)
+    if paths:
+        raise _unknown_recording(clips, min(paths), corpus)
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
