@@ -7,10 +7,11 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from soundmill import csv_files, manifest
 
@@ -125,11 +126,9 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """JSON lines, compressed if the name ends in `.gz`; the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as raw:
-        target: IO[bytes] = gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-        for row in rows:
-            target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        if target is not raw:
-            target.close()
+        with gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else nullcontext(raw) as target:
+            for row in rows:
+                target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
