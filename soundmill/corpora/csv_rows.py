@@ -218,8 +218,9 @@ class AudioSet(ManifestFormat):
     def _is_segment(self, cells: list[str]) -> bool:
         return bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip()))
 
-    def _labels_and_split(self, name: bytes, cells: list[str]) -> tuple[list[str], str | None]:
-        return [label.strip() for label in ",".join(cells[3:]).split(",")], split_of_file(name)
+    def _told(self, name: bytes, cells: list[str]) -> dict[str, Any]:
+        """Labels and split of a segment, as fields of its row."""
+        return {"labels": [label.strip() for label in ",".join(cells[3:]).split(",")], "split": split_of_file(name)}
 
     @staticmethod
     def _cells(line: str) -> list[str]:
@@ -240,17 +241,8 @@ class AudioSet(ManifestFormat):
                 reason = "bad start time" if video else "bad id"
                 tables.reject(name, reason, f"line {line}: {text!r:.80}, expected {self.form}")
                 continue
-            labels, split = self._labels_and_split(name, cells)
-            yield ManifestRow(
-                name,
-                line,
-                f"{video}_{start:g}",
-                labels=labels,
-                split=split,
-                of_video=True,
-                about=(video, start),
-                bare=True,
-            )
+            told = self._told(name, cells)
+            yield ManifestRow(name, line, f"{video}_{start:g}", **told, of_video=True, about=(video, start), bare=True)
 
 
 class VggSound(AudioSet):
@@ -271,8 +263,8 @@ class VggSound(AudioSet):
         is_split = cells[-1].strip().lower() in SPLIT_NAMES
         return is_split and bool(video_id(cells[0])) and cells[1].strip().isdecimal() and not cells[2].strip().isdecimal()
 
-    def _labels_and_split(self, name: bytes, cells: list[str]) -> tuple[list[str], str | None]:
-        return [",".join(cells[2:-1]).strip()], SPLIT_NAMES.get(cells[-1].strip().lower())
+    def _told(self, name: bytes, cells: list[str]) -> dict[str, Any]:
+        return {"labels": [",".join(cells[2:-1]).strip()], "split": SPLIT_NAMES.get(cells[-1].strip().lower())}
 
 
 class Clotho(ManifestFormat):
