@@ -5,9 +5,9 @@ import csv
 import html
 import os
 import re
+from abc import abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
@@ -27,16 +27,11 @@ class BadRowError(Exception):
     """A row that describes no recording; has the reason and detail for quarantine."""
 
 
-@dataclass(frozen=True)
 class CsvRows(ManifestFormat):
     """A format of csv files with these columns."""
 
-    FORMAT: str
     columns: frozenset[str]
-    remedy: str
-    row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
     without: frozenset[str] = frozenset()  # columns with which a csv is of another format
-    not_below: bytes = b"\0"  # a folder whose csv files are not read; no path has a zero byte
     unique = True
 
     @property
@@ -44,23 +39,22 @@ class CsvRows(ManifestFormat):
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        names = (name for name in csv_files_with(inventory, self.columns) if self.not_below not in name)
+        names = csv_files_with(inventory, self.columns)
         return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
 
+    @abstractmethod
+    def row(self, cells: Cells) -> dict[str, Any]:
+        """Fields of ManifestRow; BadRowError, by which the row is quarantined."""
+
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
-        return _rows(inventory, name, tables, self.row)
-
-
-def _rows(inventory: Inventory, name: bytes, tables: CorpusTables, row: Callable[[Cells], dict[str, Any]]) -> Iterator[ManifestRow]:
-    """The rows of a csv with the fields by `row`; those for which it raises BadRowError are quarantined."""
-    for line, cells in read_csv(inventory, name):
-        try:
-            values = {"split": split_of_file(name), **row(cells)}
-        except BadRowError as error:
-            reason, detail = error.args
-            tables.reject(name, reason, f"line {line}: {detail}")
-        else:
-            yield ManifestRow(name, line, **values)
+        for line, cells in read_csv(inventory, name):
+            try:
+                values = {"split": split_of_file(name), **self.row(cells)}
+            except BadRowError as error:
+                reason, detail = error.args
+                tables.reject(name, reason, f"line {line}: {detail}")
+            else:
+                yield ManifestRow(name, line, **values)
 
 
 def _window(video: str, start: str) -> dict[str, Any]:
@@ -72,88 +66,74 @@ def _window(video: str, start: str) -> dict[str, Any]:
     return {"key": key, "start_time": start_time}
 
 
-def _musiccaps(cells: Cells) -> dict[str, Any]:
-    return {
-        **_window(cells["ytid"], cells["start_s"]),
-        "captions": [cells["caption"]],
-        "labels": texts(cells.get("audioset_positive_labels", ""), ","),
-        "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
-    }
+class MusicCaps(CsvRows):
+    """One caption per YouTube clip; its aspects are thousands of free texts, so they are not used as labels."""
+
+    FORMAT = "musiccaps"
+    columns = frozenset({"ytid", "start_s", "caption"})
+    remedy = "put musiccaps-public.csv there"
+
+    def row(self, cells: Cells) -> dict[str, Any]:
+        return {
+            **_window(cells["ytid"], cells["start_s"]),
+            "captions": [cells["caption"]],
+            "labels": texts(cells.get("audioset_positive_labels", ""), ","),
+            "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
+        }
 
 
-# Aspects are thousands of free texts, so they are not used as labels.
-MUSICCAPS = CsvRows(
-    "musiccaps",
-    columns=frozenset({"ytid", "start_s", "caption"}),
-    remedy="put musiccaps-public.csv there",
-    row=_musiccaps,
-)
+class UrbanSound8k(CsvRows):
+    FORMAT = "urbansound8k"
+    columns = frozenset({"slice_file_name", "fsid", "fold", "class"})
+    remedy = "put UrbanSound8K.csv there"
+
+    def row(self, cells: Cells) -> dict[str, Any]:
+        fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
+        if fold is None:
+            raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
+        if not label:
+            raise BadRowError("empty category", f"{cells['slice_file_name']:.80}")
+        key, group = cells["slice_file_name"].strip(), whole_number(cells["fsid"]) or cells["fsid"].strip() or None
+        return {"key": f"fold{fold}/{key}", "labels": [label], "fold": fold, "group": group}
 
 
-def _urbansound8k(cells: Cells) -> dict[str, Any]:
-    fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
-    if fold is None:
-        raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
-    if not label:
-        raise BadRowError("empty category", f"{cells['slice_file_name']:.80}")
-    return {
-        "key": f"fold{fold}/{cells['slice_file_name'].strip()}",
-        "labels": [label],
-        "fold": fold,
-        "group": whole_number(cells["fsid"]) or cells["fsid"].strip() or None,
-    }
+class ClassTable(CsvRows):
+    FORMAT = "class_table"
+    columns = frozenset({"filename", "class"})
+    without = frozenset({"split", "subset", "partition", "set", "caption", "text"})
+    remedy = "put a csv with the columns FileName and Class there"
+
+    def row(self, cells: Cells) -> dict[str, Any]:
+        label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
+        if not label:
+            raise BadRowError("empty category", f"{cells['filename']:.80}")
+        return {"key": cells["filename"].strip(), "labels": [label]}
 
 
-URBANSOUND8K = CsvRows(
-    "urbansound8k",
-    columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
-    remedy="put UrbanSound8K.csv there",
-    row=_urbansound8k,
-)
+class Bbc(CsvRows):
+    FORMAT = "bbc"
+    columns = frozenset({"location", "description"})
+    remedy = "put BBCSoundEffects.csv there"
+
+    def row(self, cells: Cells) -> dict[str, Any]:
+        labels = [cells["category"].strip()] if cells.get("category", "").strip() else []
+        return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": labels}
 
 
-def _class_table(cells: Cells) -> dict[str, Any]:
-    label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
-    if not label:
-        raise BadRowError("empty category", f"{cells['filename']:.80}")
-    return {"key": cells["filename"].strip(), "labels": [label]}
+class Fsd50k(CsvRows):
+    """Not the tables of `FSD50K.metadata/collection`, which have a part of the labels, and `dev` in their names."""
 
+    FORMAT = "fsd50k"
+    columns = frozenset({"fname", "labels"})
+    remedy = "put FSD50K.ground_truth there"
 
-CLASS_TABLE = CsvRows(
-    "class_table",
-    columns=frozenset({"filename", "class"}),
-    without=frozenset({"split", "subset", "partition", "set", "caption", "text"}),
-    remedy="put a csv with the columns FileName and Class there",
-    row=_class_table,
-)
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return (name for name in super().manifests(inventory) if b"FSD50K.metadata/" not in name)
 
-
-def _bbc(cells: Cells) -> dict[str, Any]:
-    labels = [cells["category"].strip()] if cells.get("category", "").strip() else []
-    return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": labels}
-
-
-BBC = CsvRows(
-    "bbc",
-    columns=frozenset({"location", "description"}),
-    remedy="put BBCSoundEffects.csv there",
-    row=_bbc,
-)
-
-
-def _fsd50k(cells: Cells) -> dict[str, Any]:
-    labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
-    split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())
-    return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
-
-
-FSD50K = CsvRows(
-    "fsd50k",
-    columns=frozenset({"fname", "labels"}),
-    not_below=b"FSD50K.metadata/",  # its `collection` has tables with a part of the labels, and `dev` in their names
-    remedy="put FSD50K.ground_truth there",
-    row=_fsd50k,
-)
+    def row(self, cells: Cells) -> dict[str, Any]:
+        labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
+        split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())
+        return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
 
 
 _ID = re.compile(r"[^\s/\\]+")
@@ -344,31 +324,29 @@ COLUMNS = ("youtube_id", "start_time", "caption")
 LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
 
 
-class AudioCaps:
+class AudioCaps(CsvRows):
     """Csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
     FORMAT = "audiocaps"
 
-    def detect(self, inventory: Inventory) -> bool:
-        return any(set(COLUMNS) <= _columns(inventory, name) for name in inventory.csv_files())
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return (name for name in inventory.csv_files() if _columns(inventory, name).issuperset(COLUMNS))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of all csv files and audio; a caption belongs to the recording of its video with the last start before it."""
         tables = CorpusTables()
         with_captions, with_labels = _tables_of(inventory, tables)
-        labelled = (row for name in with_labels for row in _rows(inventory, name, tables, _audiocaps))
+        labelled = self.all_rows(inventory, with_labels, tables)
         labels = {(row.key, row.start_time): row.labels for row in labelled}
-        rows = [row for name in with_captions for row in _rows(inventory, name, tables, _audiocaps)]
+        rows = list(self.all_rows(inventory, with_captions, tables))
         for row in rows:
             row.labels = labels.get((row.key, row.start_time), ())
         return join(inventory, rows, num_shards, tables)
 
-
-def _audiocaps(cells: Cells) -> dict[str, Any]:
-    """Fields of a row of captions or labels."""
-    cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in cells.items()})
-    of_text = {"captions": [cells["caption"]], "labels": texts(cells["labels"], ";"), "number": whole_number(cells["audiocap_id"])}
-    return {**_window(cells["youtube_id"], cells["start_time"]), **of_text}
+    def row(self, cells: Cells) -> dict[str, Any]:
+        cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in cells.items()})
+        told = {"captions": [cells["caption"]], "labels": texts(cells["labels"], ";"), "number": whole_number(cells["audiocap_id"])}
+        return {**_window(cells["youtube_id"], cells["start_time"]), **told}
 
 
 AUDIOCAPS = AudioCaps()
