@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -103,26 +103,17 @@ class _Embedded:
     """An embedded recording and the descriptions of all its rows."""
 
     file: sources.EmbeddedFile
-    clip: tuple[str, float | None] | None
-    split: str | None
-    fold: int | None
-    original: str | None
+    about: Description  # of the first row, with the split and the clip that all have
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
     labels: list[str] = field(default_factory=list)
     stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row, and columns about terms or tags of the file
 
     def add_to(self, tables: CorpusTables, num_shards: int) -> None:
-        video, start = self.clip or (None, None)
-        recording_id = tables.add_recording(
-            self.file,
-            num_shards,
-            recording_id=f"{video}_{start:g}" if start is not None else video,
-            start_time=start or 0.0,
-            labels=self.labels,
-            fold=self.fold,
-            split=self.split,
-            group=video or self.original,
-        )
+        about = self.about
+        video, start = about.clip or (None, None)
+        own_id = f"{video}_{start:g}" if start is not None else video
+        told = {"labels": self.labels, "fold": about.fold, "split": about.split, "group": video or about.original}
+        recording_id = tables.add_recording(self.file, num_shards, recording_id=own_id, start_time=start or 0.0, **told)
         if self.stated:
             tables.stated[recording_id] = self.stated
         for caption, origin in self.captions:
@@ -159,18 +150,8 @@ def row_of(name: bytes, at: int | str, values: dict[str, Any], names: dict[str, 
     """The row of a table about the recording in its cell `file_name`, a text. `names`: of classes."""
     key, about = values["file_name"], Description.of(values, names)
     clip = about.clip and about.clip_with(key)
-    return ManifestRow(
-        name,
-        at,
-        key,
-        captions=_bounded(about, name, at, tables),
-        labels=about.labels,
-        split=about.split,
-        fold=about.fold,
-        group=clip[0] if clip else about.original,
-        about=clip,
-        bare=True,
-    )
+    told = {"labels": about.labels, "fold": about.fold, "split": about.split, "group": clip[0] if clip else about.original}
+    return ManifestRow(name, at, key, _bounded(about, name, at, tables), **told, about=clip, bare=True)
 
 
 def _read_table(
@@ -235,7 +216,7 @@ def _add_embedded(
     same = (identity, file.digest or file.raw_path)
     if same in embedded:
         tables.counts["repeated_recordings"] += 1
-    recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold, about.original))
+    recording = embedded.setdefault(same, _Embedded(file, replace(about, split=split, clip=clip)))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in tables.said(captions, file.path))
     recording.labels = list(dict.fromkeys(recording.labels + tables.said(about.labels, file.path, labels=True)))
