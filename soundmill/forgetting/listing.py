@@ -60,10 +60,10 @@ def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = 
     listed_before = [entry for piece in pieces if (entry := _entry_of(listed, piece))]
     unlisted = list(dict.fromkeys(piece for piece in pieces if not _entry_of(listed, piece)))
     new = [describe(project, piece, reason.strip(), None) for piece in unlisted]
-    for number, entry in _copies(project, new, progress):
+    for entry in _copies(project, new, progress):
         piece = piece_of_entry(entry)
         if not any(_covers(other, piece) for other in (*listed.entries, *new)):
-            new.append(entry.model_copy(update={"reason": _reason_of_copy(new[number])}))
+            new.append(entry)
     ledger.add(root, [entry.model_dump(mode="json") for entry in new])
     every = [*new, *listed_before]
     digests = {clip.digest for entry in every for clip in entry.clips}
@@ -167,34 +167,32 @@ def _fingerprint(project: Project, row: dict[str, Any], piece: Piece) -> np.ndar
             return np.zeros((0, 2), np.uint32)
 
 
-def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[tuple[int, Entry]]:
-    """(index of an entry, a copy of it): other recordings and clips with the same sound, by fingerprint and by file digest.
+def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[Entry]:
+    """Entries of their copies: other recordings and clips with the same sound, by fingerprint and by file digest.
 
     Other clips of a forgotten clip's own recording count if they repeat it.
     """
-    found: dict[Piece, int] = {}
-    whole = {entry.digest: number for number, entry in enumerate(entries) if entry.is_whole and entry.digest}
+    found: dict[Piece, Entry] = {}  # copy → of what
+    whole = {entry.digest: entry for entry in entries if entry.is_whole and entry.digest}
     for row in project.recordings.values():
-        if row["digest"] in whole and row["recording_id"] != entries[whole[row["digest"]]].recording_id:
+        if row["digest"] in whole and row["recording_id"] != whole[row["digest"]].recording_id:
             found[Piece(row["recording_id"], row["path"])] = whole[row["digest"]]
     for variant, table in project.clips.items():
-        matched: dict[str, tuple[int, set[str]]] = {}
+        matched: dict[str, tuple[Entry, set[str]]] = {}
         by_id = {row["clip_id"]: row for row in table.to_pylist()}
-        for number, clip_id in clips_like(project.data / "clips" / variant, entries, progress):
-            row, entry = by_id[clip_id], entries[number]
+        for entry, clip_id in clips_like(project.data / "clips" / variant, entries, progress):
+            row = by_id[clip_id]
             if row["recording_id"] != entry.recording_id or not (entry.is_whole or overlap(piece_of(row), piece_of_entry(entry))):
-                matched.setdefault(row["recording_id"], (number, set()))[1].add(clip_id)
-        for recording_id, (number, ids) in sorted(matched.items()):
+                matched.setdefault(row["recording_id"], (entry, set()))[1].add(clip_id)
+        for recording_id, (entry, ids) in sorted(matched.items()):
             rows = [row for row in by_id.values() if row["recording_id"] == recording_id]
-            if entries[number].is_whole and len(ids) == len(rows):  # all of its clips have this sound
-                found.setdefault(Piece(recording_id, rows[0]["source"]), number)
+            if entry.is_whole and len(ids) == len(rows):  # all of its clips have this sound
+                found.setdefault(Piece(recording_id, rows[0]["source"]), entry)
             else:
                 for row in (row for row in rows if row["clip_id"] in ids):
-                    found.setdefault(piece_of(row), number)
-    return [
-        (number, describe(project, piece, entries[number].reason, entries[number].recording_id))
-        for piece, number in sorted(found.items(), key=lambda item: (item[0].recording_id, item[0].start, -item[0].end))
-    ]
+                    found.setdefault(piece_of(row), entry)
+    ordered = sorted(found, key=lambda piece: (piece.recording_id, piece.start, -piece.end))
+    return [describe(project, piece, _reason_of_copy(found[piece]), found[piece].recording_id) for piece in ordered]
 
 
 def _reason_of_copy(original: Entry) -> str:
@@ -288,7 +286,7 @@ def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress
     found = dict(in_tree(directory, traces))
     sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in SOUNDS and path not in found]
     copies = files_like(directory, sounds, entries, progress)
-    return found | {directory / name: f"sounds like {entries[number]}, by fingerprint" for number, name in copies}
+    return found | {directory / name: f"sounds like {entry}, by fingerprint" for entry, name in copies}
 
 
 def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
@@ -354,8 +352,8 @@ def words_of_file(path: Path, start: float = 0.0, end: float = math.inf) -> np.n
     return fingerprint.fingerprint(wave[round(start * rate) : len(wave) if math.isinf(end) else round(end * rate)])
 
 
-def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
-    """(index of an entry, clip id) of the clips below `clips` that have the fingerprint of an entry."""
+def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[Entry, str]]:
+    """(entry, clip id) of the clips below `clips` that have the fingerprint of an entry."""
     paths = shards.shard_paths(clips)
     jobs = [shards.Job(path.name, (path,), path.stat().st_size) for path in paths]
     return _search(entries, jobs, duplicates.fingerprint_shard, progress)
@@ -363,7 +361,7 @@ def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> lis
 
 def _search(
     entries: Sequence[Entry], jobs: list[shards.Job], function: Callable[..., shards.Report], progress: Progress
-) -> list[tuple[int, str]]:
+) -> list[tuple[Entry, str]]:
     """Fingerprint the sounds of the jobs, and find those that match an entry."""
     words = {number: entry.words for number, entry in enumerate(entries) if entry.fingerprint}
     if not words or not jobs:
@@ -375,11 +373,12 @@ def _search(
         searched = pa.concat_tables(tables)
         sought = list(words), [fingerprint_index.landmark_table(words.values())]
         among = searched["clip_id"].to_pylist(), [searched.select(fingerprint_index.COLUMNS.names)]
-        return sorted((number, name) for number, name, _ in fingerprint_index.matches(scratch, sought, among))
+        found = sorted((number, name) for number, name, _ in fingerprint_index.matches(scratch, sought, among))
+        return [(entries[number], name) for number, name in found]
 
 
-def files_like(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
-    """(index of an entry, path relative to `root`) of the files that have the fingerprint of an entry."""
+def files_like(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[Entry, str]]:
+    """(entry, path relative to `root`) of the files that have the fingerprint of an entry."""
     files = [inventory.AudioFile(bytes(path.relative_to(root)), path.stat().st_size, "") for path in paths]
     batches = [files[start : start + duplicates.FILES_PER_JOB] for start in range(0, len(files), duplicates.FILES_PER_JOB)]
     jobs = [

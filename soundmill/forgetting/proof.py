@@ -120,13 +120,13 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
     found += [f"{path}: names it{_remedy(path)}" for path in held.reports]
     reported = {row["clip_id"] for rows in held.clips.values() for row in rows}
     for variant in project.clips:
-        for number, clip_id in listing.clips_like(project.data / "clips" / variant, listed.entries, progress):
+        for entry, clip_id in listing.clips_like(project.data / "clips" / variant, listed.entries, progress):
             if clip_id not in reported:
-                found.append(f"data/clips/{variant}: clip {clip_id} sounds like {listed.entries[number]}, by fingerprint")
+                found.append(f"data/clips/{variant}: clip {clip_id} sounds like {entry}, by fingerprint")
     reported = set(held.files)
     paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in reported]
-    for number, path in listing.files_like(project.root, paths, listed.entries, progress):
-        found.append(f"{path}: sounds like {listed.entries[number]}, by fingerprint{_remedy(path)}")
+    for entry, path in listing.files_like(project.root, paths, listed.entries, progress):
+        found.append(f"{path}: sounds like {entry}, by fingerprint{_remedy(path)}")
     proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
     traces = Traces.of(listed.entries, traces.pieces, [row["clip_id"] for rows in held.clips.values() for row in rows])
     if traces:
