@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -170,7 +170,7 @@ def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator[ManifestRow]:
-    unknown = Counter[str]()
+    unknown: list[str] = []
     for at, values in _entries(inventory, table.name, table.form):
         file, label = values.get(table.files), values.get(table.label)
         if not isinstance(file, str) or not file.strip():
@@ -183,10 +183,10 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
         row = row_of(table.name, at, told, {}, tables)
         split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
         row.split = split_of(split.encode("utf-8", "replace"))
-        unknown[split] += bool(split) and row.split is None
+        if split and row.split is None:
+            unknown.append(f"{split!r:.80}")
         yield row
-    first = [f"{cell!r:.80}" for cell, count in unknown.items() if count][:1]
-    inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown.total(), *first)
+    inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown)
 
 
 def _recording(row: ManifestRow, index: FileIndex) -> Recording:

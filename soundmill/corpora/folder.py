@@ -400,7 +400,7 @@ class SpeechCommands:
             (True, f"recordings of other words than those of {self.FORMAT}, which are left out"),
         ):
             others = [file.path for file in inventory.audio if file not in word_of and bool(_word(file)) is of_word]
-            inventory.remark(b"", what, len(others), *others[:1])
+            inventory.remark(b"", what, others)
         parts = {word: word for word in word_of.values()}
         join(replace(inventory, audio=list(word_of)), rows, num_shards, tables, unique=True, parts=parts)
         files = {file.raw_path: file for file in word_of}

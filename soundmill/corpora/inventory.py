@@ -6,7 +6,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -97,11 +97,11 @@ class Inventory:
     _names: list[bytes] = field(default_factory=list)  # of `objects`
     _alike: dict[bytes, bytes] = field(default_factory=dict)  # see `beside`
 
-    def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
-        """Note a problem of a metadata file, or of the corpus (empty name), that did not prevent reading it."""
-        if count:
+    def remark(self, name: bytes, what: str, places: Collection[str]) -> None:
+        """Note a problem of these places of a metadata file, or of the corpus (empty name), that did not prevent reading it."""
+        if places:
             where = f"{escape_path(name)}: " if name else ""
-            self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
+            self.remarks[name, what] = f"{where}{len(places)} {what} (first: {next(iter(places))})"
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
@@ -361,9 +361,8 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
                 seen.add(_identity(status))
                 todo.append(raw_path)
         links.sort()
-    if leaving:
-        treatment = "followed" if follow_links else "not followed; corpus.follow_links: true follows them"
-        inventory.remark(b"", f"links that lead out of the folder and are {treatment}", len(leaving), escape_path(min(leaving)))
+    treatment = "followed" if follow_links else "not followed; corpus.follow_links: true follows them"
+    inventory.remark(b"", f"links that lead out of the folder and are {treatment}", list(map(escape_path, sorted(leaving))))
     return iter(sorted(files))
 
 

@@ -114,7 +114,7 @@ def read_text(inventory: Inventory, name: bytes, strict: bool = False) -> str:
         raise UserError(f"{path}: {said}; make it readable, or remove it from the corpus") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}; save it as UTF-8, or remove it from the corpus") from None
-    inventory.remark(name, NOT_UTF_8, len(others), f"line {others[0]}" if others else "")
+    inventory.remark(name, NOT_UTF_8, [f"line {number}" for number in others])
     return text
 
 
@@ -131,8 +131,7 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
         return reject(name, "unreadable caption", str(error))
     if others:
         inventory.recoded[escape_path(name)] = None
-        first = next(iter(inventory.recoded))
-        inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", len(inventory.recoded), first)
+        inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", inventory.recoded)
     if _FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, filter(str.strip, text.split("\n")))):
         return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")
     return text.strip()
@@ -232,7 +231,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     try:
         columns = _header(records)
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
-        inventory.remark(name, "repeated columns in a header, of which the last is read", len(repeated), *repeated[:1])
+        inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
         for record in _whole_rows(records, len(columns), is_file, found):
             if record.last > record.first and _swallows_rows(record.cells, len(columns)):
                 found[_SWALLOWED].append(f"line {record.first}")
@@ -247,7 +246,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     except csv.Error as error:
         raise UserError(f"{path}:{error}; correct it, or remove it from the corpus") from None
     for what, lines in found.items():
-        inventory.remark(name, what, len(lines), lines[0])
+        inventory.remark(name, what, lines)
 
 
 def _whole_rows(
@@ -456,7 +455,7 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
     inventory.opened.add(name)
     path = escape_path(inventory.metadata[name])
     number, total = 0, 0
-    others: list[int] = []
+    others: list[str] = []  # lines that are not UTF-8
     try:
         with _objects(inventory, name) as made, _open_packed(inventory.metadata[name], name) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
@@ -464,12 +463,12 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
                 if len(line) > MAX_TEXT_BYTES or total > MAX_MANIFEST_BYTES:
                     raise UserError(f"{path}:{number}: a line over {MAX_TEXT_BYTES} bytes, or too much text; is it JSON lines?")
                 text, recoded = _decoded(line)
-                others += [number] * bool(recoded)
+                others += [f"line {number}"] * bool(recoded)
                 if text.strip():
                     yield number, parse_json(text, object_pairs_hook=made)
     except (ValueError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; correct it, or remove it from the corpus") from None
-    inventory.remark(name, NOT_UTF_8, len(others), f"line {others[0]}" if others else "")
+    inventory.remark(name, NOT_UTF_8, others)
 
 
 @contextmanager
@@ -484,7 +483,7 @@ def _objects(inventory: Inventory, name: bytes) -> Iterator[Callable[[list[tuple
         return value
 
     yield made
-    inventory.remark(name, "objects with a repeated key, whose last value is used", len(repeated), *repeated[:1])
+    inventory.remark(name, "objects with a repeated key, whose last value is used", repeated)
 
 
 def _open_packed(path: bytes, name: bytes) -> IO[bytes]:
