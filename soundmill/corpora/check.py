@@ -143,9 +143,7 @@ def read(places: list[Directory], progress: Callable[[int], None] = lambda n: No
             tables = registry.read(place.format, taken, 1, needs_audio=False)
             unreadable = inventory.read_tags(taken, progress)
             terms.fill(tables, taken)
-            if unreadable:
-                first = escape_path(unreadable[0])
-                tables.remarks.append(f"{len(unreadable)} recordings cannot be read, so their tags are not known (first: {first})")
+            tables.remark(list(map(escape_path, unreadable)), "recordings cannot be read, so their tags are not known")
             if inside := sum(not row["digest"] and split(row["raw_path"])[1] is not None for row in tables.recordings):
                 tables.remarks.append(f"{inside} recordings are inside Parquet tables; terms in their tags are read only by `scan`")
             parts.append(UnionPart(place.name, place.weight, taken, tables))

@@ -276,9 +276,8 @@ def _add_ambiguous(
                 ai_terms = "refused" if one.ai_terms == "refused" else None
                 if licence or ai_terms:
                     found[raw_path].append(Statement(one.found, licence, ai_terms=ai_terms))
-    if open_:
-        what = f"{len(open_)} names in rows with terms have several meanings, so their licence is not taken"
-        tables.remarks.append(f"{what} (first: {open_[0]['id'][:80]}, {open_[0]['origins'][0][:200]})")
+    places = [f"{entry['id'][:80]}, {entry['origins'][0][:200]}" for entry in open_]
+    tables.remark(places, "names in rows with terms have several meanings, so their licence is not taken")
 
 
 def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, list[bytes]], part: str) -> ManifestRow | None:
