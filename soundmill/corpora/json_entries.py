@@ -351,11 +351,9 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
-    described, paired = set(), set()
-    keys = set(KEYS)
-    for file, name in _pairs(inventory, b".json"):
-        described.add(file.raw_path)
-        paired.add(name)
+    described = dict(_pairs(inventory, b".json"))
+    paired, keys = set(described.values()), set(KEYS)
+    for file, name in described.items():
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
@@ -369,7 +367,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
                     inventory.opened.add(name)
                     yield ManifestRow(name, "prompt", path_text(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
-        if file.raw_path not in described and (text := read_sidecar(inventory, name, tables.reject)):
+        if file not in described and (text := read_sidecar(inventory, name, tables.reject)):
             yield ManifestRow(name, 1, path_text(file.raw_path), captions=[text], at_root=True)
 
 
