@@ -32,6 +32,7 @@ _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onse
 _LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
 
 Recording = tuple[bytes, str]  # its raw path, else the table and the row's key
+Described = tuple[ManifestRow, Recording]
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class FileTables:
                 tables.rejected[before:] = [{"path": escape_path(table.name), "reason": "unreadable", "detail": str(error)}]
         layout = layout_of(inventory.audio)
         folders = {file.raw_path: layout.split_and_label(file) for file in inventory.audio}
-        recordings = [_recording(row, index) for row in rows]
-        _settle_splits(rows, recordings)
-        _drop_repeated_classes(rows, recordings, {path: label for path, (_, label) in folders.items() if label}, tables)
+        described = [(row, _recording(row, index)) for row in rows]
+        _settle_splits(described)
+        _drop_repeated_classes(described, {path: label for path, (_, label) in folders.items() if label}, tables)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
@@ -194,19 +195,19 @@ def _recording(row: ManifestRow, index: FileIndex) -> Recording:
     return (files[0].raw_path, "") if len(files) == 1 else (row.source, row.key)
 
 
-def _settle_splits(rows: list[ManifestRow], recordings: list[Recording]) -> None:
+def _settle_splits(described: list[Described]) -> None:
     """Set missing splits by the names of tables, unless a column of any table gives one for the recording."""
     listed: dict[bytes, set[Recording]] = defaultdict(set)
-    for row, recording in zip(rows, recordings, strict=True):
+    for row, recording in described:
         listed[row.source].add(recording)
-    stated = {recording for row, recording in zip(rows, recordings, strict=True) if row.split}
+    stated = {recording for row, recording in described if row.split}
     named, given = _named_splits(listed, bool(stated)), dict[Recording, str]()
-    for row, recording in zip(rows, recordings, strict=True):
+    for row, recording in described:
         if recording not in stated and row.source in named:
             row.split = named[row.source]
         if row.split:
             given[recording] = min(row.split, given.get(recording, row.split), key=PROTECTED.index)
-    for row, recording in zip(rows, recordings, strict=True):
+    for row, recording in described:
         row.split = given.get(recording)
 
 
@@ -246,19 +247,17 @@ def _named_splits(listed: dict[bytes, set[Recording]], are_stated: bool) -> dict
     return named
 
 
-def _drop_repeated_classes(
-    rows: list[ManifestRow], recordings: list[Recording], class_of: dict[bytes, str], tables: CorpusTables
-) -> None:
+def _drop_repeated_classes(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
     """Drop labels of recordings with a class if they are of a table that mostly repeats the classes' names: they may be guesses.
 
     Remark recordings to which two tables give different labels.
     """
     classes, said = set(class_of.values()), defaultdict[bytes, set[str]](set)
-    for row in rows:
+    for row, _ in described:
         said[row.source] |= {" ".join(label.replace("_", " ").lower().split()) for label in row.labels}
     repeating = {source for source, labels in said.items() if 2 * len(labels & classes) >= len(labels) > 0}
     labels: dict[Recording, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row, recording in zip(rows, recordings, strict=True):
+    for row, recording in described:
         if row.source in repeating and recording[0] in class_of:
             row.labels = ()
         elif row.labels:
