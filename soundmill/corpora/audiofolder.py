@@ -170,18 +170,16 @@ def _read_table(
             if inventory.digests or digest:
                 what = f"recordings of at most {sources.MAX_BYTES} bytes, {sound_tags.VERSION}"
                 cells = parse_json(inventory.cached(name, what, lambda: json.dumps(sources.digest_cells(file))))
-            for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
-                if isinstance(file_or_error, DecodeError):
-                    inner = values.pop(column)
-                    if file_or_error.reason == "empty" and inner:
-                        row = row_of(name, count - 1, {**values, "file_name": inner}, names, tables)
-                        row.split = row.split or split_of(name)
-                        yield row
-                    else:
-                        shown = sources.shown(sources.embedded_path(name, count - 1))
-                        tables.rejected.append({"path": shown, "reason": file_or_error.reason, "detail": file_or_error.detail})
+            for count, (found, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
+                if isinstance(found, sources.EmbeddedFile):
+                    _add_embedded(found, values, Description.of(values, names), embedded, tables)
+                elif found.reason == "empty" and (inner := values.pop(column)):
+                    row = row_of(name, count - 1, {**values, "file_name": inner}, names, tables)
+                    row.split = row.split or split_of(name)
+                    yield row
                 else:
-                    _add_embedded(file_or_error, values, Description.of(values, names), embedded, tables)
+                    shown = sources.shown(sources.embedded_path(name, count - 1))
+                    tables.rejected.append({"path": shown, "reason": found.reason, "detail": found.detail})
     except DecodeError as error:
         tables.reject(name, error.reason, f"after {count} rows: {error.detail}")
 
@@ -192,9 +190,9 @@ def _with_repeated_names(inventory: Inventory, names: list[bytes]) -> set[bytes]
     repeated: set[bytes] = set()
     for name in names:
         with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
-            for file_or_error, values in sources.embedded_files(name, file, None):
-                if not isinstance(file_or_error, DecodeError):
-                    identity = _identity(file_or_error, Description.of(values, {}))
+            for found, values in sources.embedded_files(name, file, None):
+                if isinstance(found, sources.EmbeddedFile):
+                    identity = _identity(found, Description.of(values, {}))
                     if identity in tables:
                         repeated |= {tables[identity], name}
                     tables.setdefault(identity, name)
