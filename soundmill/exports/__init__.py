@@ -174,18 +174,19 @@ class WebDataset(Target):
         self.counts[clip.split] += 1
         # A sample's key ends at the first dot of its file names.
         key = clip.clip_id.replace(".", "p")
+        captions = clip.captions or [""]
         metadata = {
             "clip_id": clip.clip_id,
-            "text": (clip.captions or ("",))[0],  # read by LAION-CLAP and stable-audio-tools
-            "captions": list(clip.captions) or [""],
-            "labels": list(clip.labels) or [""],
+            "text": captions[0],  # read by LAION-CLAP and stable-audio-tools
+            "captions": captions,
+            "labels": clip.labels or [""],
             "source": clip.source,
             "start": clip.start,
             "seconds": clip.seconds,
             "sample_rate": clip.sample_rate,
         }
         # `datasets` requires the same files of the same types in every sample.
-        members = {"flac": flac, "json": json.dumps(metadata, ensure_ascii=False).encode(), "txt": metadata["captions"][0].encode()}
+        members = {"flac": flac, "json": json.dumps(metadata, ensure_ascii=False).encode(), "txt": captions[0].encode()}
         for suffix, data in members.items():
             member = tarfile.TarInfo(f"{key}.{suffix}")
             member.size, member.mode = len(data), 0o644
@@ -218,8 +219,7 @@ class HuggingFaceParquet(Target):
             path = self.directory / f"data/{split}-00000-of-00001.parquet"
             self.writers[split] = self.open.enter_context(shards.ShardWriter(path, PARQUET))
         audio = {"bytes": flac, "path": f"{clip.clip_id}.flac"}
-        row = {"clip_id": clip.clip_id, "audio": audio, "captions": list(clip.captions), "labels": list(clip.labels)}
-        self.writers[split].write(row)
+        self.writers[split].write({"clip_id": clip.clip_id, "audio": audio, "captions": clip.captions, "labels": clip.labels})
 
     def finish(self) -> None:
         self.open.close()
@@ -281,20 +281,13 @@ def export(
         for stored in clips.with_audio(tables, set(rows)):
             row = rows[stored["clip_id"]]
             clips.check_rate(stored, sample_rate)
-            clip = ExportClip(
-                manifest.check_clip_id(row["clip_id"]),
-                row["split"],
-                tuple(row["captions"]),
-                tuple(row["labels"]),
-                row["group"] or row["recording_id"],
-                row["source"],
-                row["start"],
-                stored["num_samples"],
-                sample_rate,
-                flac_channels(stored["audio"]["bytes"]),
-            )
+            manifest.check_clip_id(row["clip_id"])
+            flac, group = stored["audio"]["bytes"], row["group"] or row["recording_id"]
+            told = {name: row[name] for name in ("clip_id", "split", "captions", "labels", "source", "start")}
+            sound = {"num_samples": stored["num_samples"], "sample_rate": sample_rate, "channels": flac_channels(flac)}
+            clip = ExportClip(**told, **sound, group=group)
             try:
-                target.add(clip, stored["audio"]["bytes"])
+                target.add(clip, flac)
                 result.written += 1
             except NotExpressible as reason:
                 result.left_out.append((clip.clip_id, str(reason)))

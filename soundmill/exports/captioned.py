@@ -23,8 +23,8 @@ HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
 class ExportClip:
     clip_id: str
     split: str
-    captions: tuple[str, ...]
-    labels: tuple[str, ...]
+    captions: list[str]
+    labels: list[str]
     group: str  # never divided between splits: the video or Freesound original of the recording, else the recording
     source: str  # escaped path of the recording in its corpus
     start: float  # seconds into the recording
@@ -243,7 +243,7 @@ def write_musiccaps(placed: Placed, directory: Path, final: Path) -> None:
                     "start_s": plain_number(start),
                     "end_s": plain_number(start + clip.seconds),
                     "audioset_positive_labels": "",
-                    "aspect_list": str(list(clip.labels)),
+                    "aspect_list": str(clip.labels),
                     "caption": caption,
                     "author_id": "",
                     "is_balanced_subset": False,
@@ -281,8 +281,8 @@ def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
         for clip, place in rows:
             sidecar = {
                 "description": clip.captions[0],
-                "captions": list(clip.captions),
-                "keywords": list(clip.labels),
+                "captions": clip.captions,
+                "keywords": clip.labels,
                 "name": clip.clip_id,
                 **dict.fromkeys(AUDIOCRAFT_UNKNOWN),
                 "duration": clip.seconds,
@@ -297,13 +297,8 @@ def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
 
 def write_stable_audio(placed: Placed, directory: Path, final: Path) -> None:
     for clip, place in placed:
-        pair = {
-            "prompt": clip.captions[0],
-            "captions": list(clip.captions),
-            "labels": list(clip.labels),
-            "seconds_total": clip.seconds,
-        }
-        write_json((directory / place).with_suffix(".json"), pair)
+        said = {"prompt": clip.captions[0], "captions": clip.captions, "labels": clip.labels}
+        write_json((directory / place).with_suffix(".json"), said | {"seconds_total": clip.seconds})
 
 
 def audiofolder_place(clip: ExportClip) -> str:
@@ -325,7 +320,7 @@ def write_audiofolder(placed: Placed, directory: Path, final: Path) -> None:
     no_label = [""] if any(clip.labels for clip, _ in placed) else []
     for split, rows in by_split(placed):
         lines = (
-            {"file_name": Path(place).name, "captions": list(clip.captions) or no_caption, "labels": list(clip.labels) or no_label}
+            {"file_name": Path(place).name, "captions": clip.captions or no_caption, "labels": clip.labels or no_label}
             for clip, place in rows
         )
         write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
@@ -358,7 +353,7 @@ def write_lhotse(placed: Placed, directory: Path, final: Path) -> None:
                     "channel_ids": channels,
                 }
             )
-            for number, caption in enumerate(clip.captions or ("",)):
+            for number, caption in enumerate(clip.captions or [""]):
                 supervisions.append(
                     {
                         "id": f"{clip.clip_id}-{number}",
@@ -367,7 +362,7 @@ def write_lhotse(placed: Placed, directory: Path, final: Path) -> None:
                         "duration": clip.seconds,
                         "channel": channels if len(channels) > 1 else 0,
                         "text": caption,
-                        "custom": {"labels": list(clip.labels), "source": clip.source, "source_start": clip.start},
+                        "custom": {"labels": clip.labels, "source": clip.source, "source_start": clip.start},
                     }
                 )
         write_lines(directory / f"soundmill_recordings_{split}.jsonl.gz", recordings)
