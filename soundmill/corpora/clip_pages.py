@@ -49,11 +49,12 @@ class Limit:
         beyond = self.value - values if self.name.startswith("min_") else values - self.value
         return np.nan_to_num(beyond, nan=-np.inf, posinf=np.inf, neginf=-np.inf)  # no value, no violation
 
-    def describe(self, value: float) -> str:
+    def describe(self, value: float | None) -> str:
         """The measured value beside the limit: `clipping_ratio 0.31 > max_clipping_ratio 0.1`."""
         sign = "<" if self.name.startswith("min_") else ">"
         what = f"|{self.measure}|" if self.measure in SIGNED else self.measure
-        number = "of digital silence" if np.isnan(value) else f"{abs(value) if self.measure in SIGNED else value:.5g}"
+        is_silent = value is None or np.isnan(value)
+        number = "of digital silence" if is_silent else f"{abs(value) if self.measure in SIGNED else value:.5g}"
         return f"{what} {number} {sign} {self.name} {self.value:g}"
 
 
@@ -181,23 +182,6 @@ class ReportParams(StageParams):
         return int(self.megabytes * 1e6)
 
 
-@dataclass(frozen=True)
-class ShownClip:
-    """A clip on the page; `flac` and `picture` (JPEG) are None where it did not fit."""
-
-    clip_id: str
-    source: str
-    start: float
-    quality: Mapping[str, float | None]
-    flac: bytes | None
-    picture: bytes | None
-
-    def breaks(self, limit: Limit) -> str:
-        """The measured value beside the limit."""
-        value = self.quality[limit.measure]
-        return limit.describe(np.nan if value is None else value)
-
-
 def write_quality(
     path: Path, quality: ClipQuality, examples: int, num_bytes: int, terms: Mapping[str, Mapping[str, float]]
 ) -> None:
@@ -286,8 +270,8 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
     return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
-def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], ShownClip]:
-    """The clips at these places; the first ones, up to `num_bytes`, with sound."""
+def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], dict[str, Any]]:
+    """Rows of the clips at these places, with `flac` and `picture` (JPEG); both are None beyond the first `num_bytes`."""
     from soundmill.audio.flac import flac_channels
 
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
@@ -300,10 +284,7 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
             left -= size
     audio = {place: row["audio"]["bytes"] for place, row in _rows(playable, ["audio"]).items()}
     pictures = {place: _picture(flac) for place, flac in audio.items()}
-    return {
-        place: ShownClip(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
-        for place, row in rows.items()
-    }
+    return {place: {**row, "flac": audio.get(place), "picture": pictures.get(place)} for place, row in rows.items()}
 
 
 def _rows(places: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
