@@ -10,8 +10,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,38 +82,20 @@ class TermsParams(StageParams):
         return found
 
 
-@dataclass
-class _Rows:
-    """The rows of `licences.csv`: their terms, shared by all recordings that a row matches."""
-
-    terms: list[dict[str, str | None]] = field(default_factory=list)
-    literal: dict[str, int] = field(default_factory=dict)  # glob → number of its last row
-    patterns: list[tuple[int, re.Pattern[str]]] = field(default_factory=list)
-
-    def match(self, path: str) -> dict[str, str | None] | None:
-        """The terms of the last row that matches a path."""
-        number = self.literal.get(path, -1)
-        for at, pattern in reversed(self.patterns):
-            if at < number or pattern.match(path):
-                number = max(at, number)
-                break
-        return self.terms[number] if number >= 0 else None
-
-
 def fill(tables: CorpusTables, inventory: Inventory) -> None:
     """Set the terms of a corpus's recordings; UserError, naming file and line, if its `licences.csv` is unusable.
 
     The last row of `licences.csv` that matches a recording's path decides. Without one, what tables and the file itself say
     comes first; then the texts in the nearest folder that has any; then what is known of the corpus or of YouTube.
     """
-    rows = _read(tables, inventory) if LICENCES in inventory.metadata else _Rows()
+    stated_for = _read(tables, inventory) if LICENCES in inventory.metadata else lambda path: None
     reader = Reader()
     of_recording = _read_tables(tables, inventory, reader)
     of_folder = licence_texts.read_texts(tables, inventory)
     videos = youtube_videos(tables.recordings)
     beyond: list[str] = []
     for row, stated in tables.with_stated(inventory):
-        if (found := rows.match(composed(row["path"]))) is None:
+        if (found := stated_for(composed(row["path"]))) is None:
             beyond += [row["path"] for _, values in stated if sound_tags.BEYOND in values]
             own = [*of_recording.get(row["raw_path"], ()), *filter(None, (reader.of(values, found) for found, values in stated))]
             of_video = row["group"] in videos
@@ -142,10 +123,12 @@ def _nearest(raw_path: bytes, of_folder: Mapping[bytes, list[Statement]]) -> lis
     return found or []
 
 
-def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
+def _read(tables: CorpusTables, inventory: Inventory) -> Callable[[str], dict[str, str | None] | None]:
+    """The terms for a path by `licences.csv`: those of the last row that matches it, shared by all recordings of that row."""
     name = LICENCES.decode()
     place = escape_path(inventory.metadata[LICENCES])
-    rows = _Rows()
+    terms: list[dict[str, str | None]] = []  # of each row
+    literal: dict[str, int] = {}  # glob → number of its last row
     globs = []
 
     def cleaned(text: str) -> str | None:
@@ -173,24 +156,33 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
                 raise UserError(f"{place}:{line}: ai_terms is {ai_terms[:40]!r}, must be empty or one of {', '.join(AI_TERMS)}")
             licence = None if licence in (None, UNKNOWN) else cleaned(statements.spdx(licence))
             ai_terms = None if ai_terms == UNKNOWN else cleaned(ai_terms)
-            rows.literal[glob] = len(rows.terms)
+            literal[glob] = len(terms)
             globs.append(glob)
             values = licence, cleaned(creator), cleaned(url), ai_terms, f"{name}:{line}"
-            rows.terms.append(dict(zip(TERMS, values, strict=True)))
+            terms.append(dict(zip(TERMS, values, strict=True)))
     except csv.Error as error:
         raise UserError(f"{place}:{at}: not readable as csv: {error}") from None
     # A path may contain characters that would be wildcards.
-    paths = {path for row in tables.recordings if (path := composed(row["path"])) in rows.literal}
+    paths = {path for row in tables.recordings if (path := composed(row["path"])) in literal}
     others = [(number, glob) for number, glob in enumerate(globs) if glob not in paths]
     wild = [(number, glob) for number, glob in others if _WILDCARD.search(glob)]
     if len(wild) > MAX_PATTERNS:
         what = f"more than {MAX_PATTERNS} rows have wildcards and are no path of a recording"
         raise UserError(f"{place}: {what} (first: {wild[0][1]:.200}); name the recordings instead")
-    rows.patterns = [(number, re.compile(translate(glob))) for number, glob in wild]
+    patterns = [(number, re.compile(translate(glob))) for number, glob in wild]
     if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
         first = escape_path(stray[0].encode("utf-8", "surrogateescape"))
         tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {first:.200})")
-    return rows
+
+    def match(path: str) -> dict[str, str | None] | None:
+        number = literal.get(path, -1)
+        for at, pattern in reversed(patterns):
+            if at < number or pattern.match(path):
+                number = max(at, number)
+                break
+        return terms[number] if number >= 0 else None
+
+    return match
 
 
 def count_by(recordings: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
