@@ -40,7 +40,7 @@ class JsonEntries(ManifestFormat):
     unique: bool = False
     part: Callable[[bytes], str] = lambda name: ""  # manifest's name → word in the name of its recordings' folder
     parts: Mapping[str, str] | None = None  # all such words
-    parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
+    parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos; "": without a part
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
@@ -48,10 +48,8 @@ class JsonEntries(ManifestFormat):
             if (found := first_keys(inventory, name)) and all(any(re.fullmatch(key, one) for one in found) for key in self.keys):
                 yield name
 
-    def rows(
-        self, inventory: Inventory, name: bytes, tables: CorpusTables, of_video: bool = False, split: str | None = None
-    ) -> Iterator[ManifestRow]:
-        """Rows; an entry without a file is quarantined. `of_video`: files without a part are YouTube's. `split`: of all rows."""
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, split: str | None = None) -> Iterator[ManifestRow]:
+        """Rows; an entry without a file is quarantined. `split`: of all rows."""
         split, part = split or split_of_file(name), self.part(name)
         for at, entry in read_entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""
@@ -67,7 +65,7 @@ class JsonEntries(ManifestFormat):
                 labels=self._labels(entry) if self.labels else (),
                 split=split,
                 part=part,
-                of_video=part in self.parts_of_videos or (of_video and not part),
+                of_video=part in self.parts_of_videos,
                 about=self.clip(file),
             )
 
@@ -149,7 +147,7 @@ WAVCAPS = JsonEntries(
 _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
 # JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
 FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
-ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
+ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"), parts_of_videos=frozenset({"", "audioset"}))
 
 
 class Panns(ManifestFormat):
@@ -176,8 +174,7 @@ class Panns(ManifestFormat):
     def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
         """Also of JSON files with one caption per entry."""
         yield from super().all_rows(inventory, names, tables)
-        for name in ANY_CAPTIONS.manifests(inventory):
-            yield from ANY_CAPTIONS.rows(inventory, name, tables, of_video=True)
+        yield from ANY_CAPTIONS.all_rows(inventory, ANY_CAPTIONS.manifests(inventory), tables)
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         split = split_of_file(name)
