@@ -194,11 +194,11 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     return _in_a_room(rng, wave, rate, rng.uniform(0.028, 0.036), 0.16)
 
 
-def _beats(rng: np.random.Generator, seconds: float, interval: float, skip: float) -> list[float]:
+def _beats(rng: np.random.Generator, seconds: float, interval: float) -> list[float]:
     """Beats in time with a few left out, never two in a row."""
     beats, left_out = [], True
     for at in _steady_times(rng, seconds, interval, 0.01):
-        left_out = not left_out and bool(rng.random() < skip)
+        left_out = not left_out and bool(rng.random() < 0.1)
         if not left_out:
             beats.append(at)
     return beats
@@ -212,7 +212,7 @@ def kick_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     tone = np.sin(oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t))) * decay(0.35, rate, life, 0.001)
     click = noise(rng, 0.01, rate, band(1500, 5000))[: rate // 100]
     tone[: rate // 100] += click * np.linspace(rng.uniform(0.2, 0.6), 0, rate // 100)
-    for at in _beats(rng, seconds, rng.uniform(0.42, 0.6), 0.1):
+    for at in _beats(rng, seconds, rng.uniform(0.42, 0.6)):
         add(wave, np.tanh(1.5 * tone) * rng.uniform(0.85, 1), at, rate)
     return wave
 
@@ -223,7 +223,7 @@ def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     head, life, wires = rng.uniform(170, 250), rng.uniform(0.04, 0.08), rng.uniform(0.6, 1.2)
     t = time_axis(0.3, rate)
     interval = rng.uniform(0.4, 0.65)
-    for beat in _beats(rng, seconds, interval, 0.1):
+    for beat in _beats(rng, seconds, interval):
         stops = [0, 0.25, 0.5, 0.75] if rng.random() < 0.15 else [0]
         for part in stops:
             tone = np.sin(2 * np.pi * head * (1 + 0.3 * np.exp(-t / 0.01)) * t) + 0.6 * np.sin(2 * np.pi * head * 1.59 * t)
