@@ -50,24 +50,17 @@ class JsonEntries(ManifestFormat):
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, split: str | None = None) -> Iterator[ManifestRow]:
         """Rows; an entry without a file is quarantined. `split`: of all rows."""
-        split, part = split or split_of_file(name), self.part(name)
+        part = self.part(name)
+        of_manifest = {"split": split or split_of_file(name), "part": part, "of_video": part in self.parts_of_videos}
         for at, entry in read_entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""
             if not file:
                 where = f"line {at}" if isinstance(at, int) else at
                 tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
                 continue
-            yield ManifestRow(
-                name,
-                at,
-                file,
-                captions=[text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)],
-                labels=self._labels(entry) if self.labels else (),
-                split=split,
-                part=part,
-                of_video=part in self.parts_of_videos,
-                about=self.clip(file),
-            )
+            captions = [text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)]
+            labels = self._labels(entry) if self.labels else ()
+            yield ManifestRow(name, at, file, captions, labels, about=self.clip(file), **of_manifest)
 
     def _file(self, entry: dict[str, Any]) -> str:
         for value in map(entry.get, self.file):
@@ -260,15 +253,10 @@ class NSynth(ManifestFormat):
             source, qualities = fields.get("instrument_source_str"), fields.get("qualities_str")
             words = qualities if isinstance(qualities, list) else []
             words = [word.replace("_", " ") for word in words if isinstance(word, str)]
-            yield ManifestRow(
-                name,
-                note.encode("utf-8", "replace").decode(),  # JSON allows lone surrogates, tables do not
-                f"audio/{note}",
-                captions=[", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])],
-                labels=[family],
-                split=split,
-                group=group if isinstance(group, str) and group else None,
-            )
+            caption = ", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])
+            group = group if isinstance(group, str) and group else None
+            at = note.encode("utf-8", "replace").decode()  # JSON allows lone surrogates, tables do not
+            yield ManifestRow(name, at, f"audio/{note}", [caption], [family], split=split, group=group)
 
 
 NSYNTH = NSynth()
