@@ -148,13 +148,12 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
             return f"{video}_{start:g}" if video in in_pieces else video
         return None
 
-    file_of: dict[str, AudioFile] = {}  # by id: the described file, else the first by path
-    collisions: dict[str, list[AudioFile]] = {}
+    files_of: dict[str, list[AudioFile]] = defaultdict(list)  # by id: described files, then the others, by path
     for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):
-        if (recording_id := clip_id(file)) and file_of.setdefault(recording_id, file) is not file:
-            collisions.setdefault(recording_id, [file_of[recording_id]]).append(file)
-    for recording_id in filter(collisions.__contains__, file_of):
-        tables.collisions.append({"id": recording_id, "paths": [file.path for file in collisions[recording_id]]})
+        if recording_id := clip_id(file):
+            files_of[recording_id].append(file)
+    several = ((recording_id, files) for recording_id, files in files_of.items() if len(files) > 1)
+    tables.collisions.extend({"id": recording_id, "paths": [file.path for file in files]} for recording_id, files in several)
 
     ids = {}
     for file in inventory.audio:
@@ -171,7 +170,7 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
         ids[file.raw_path] = recording_id = tables.add_recording(
             file,
             num_shards,
-            recording_id=recording_id if recording_id and file_of[recording_id] is file else None,
+            recording_id=recording_id if recording_id and files_of[recording_id][0] is file else None,
             start_time=window[1] if window else 0.0,
             labels=dict.fromkeys(label for row in own if row.start_time is None for label in row.labels),
             fold=next((row.fold for row in own if row.fold is not None), None),
