@@ -26,7 +26,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components.contracts import Vocoder, save_vocoder
+from soundmill.models.components.contracts import AdversaryParams, Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.making import MadeComponent, Samples, Splits, fit_crops, size, started
@@ -126,10 +126,6 @@ class Discriminators(nn.Module):
         return outputs
 
 
-Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
-Scores = Sequence[Tensor]  # one tensor per discriminator
-
-
 class LogMel(nn.Module):
     """Differentiable `mel.log_mel` of waves [B, T] whose peak is already set."""
 
@@ -144,25 +140,21 @@ class LogMel(nn.Module):
 
 
 class VocoderModule(modules.PhasedModule):
-    """A batch: log-mels and waves of crops; `synthesise` generates waves from the log-mels.
+    """A batch: log-mels and waves of crops; `model.synthesise` generates waves from the log-mels.
 
-    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`.
-    `discriminator_loss` and `generator_loss` are the adversarial losses: least squares or hinge.
+    The adversarial losses are hinge losses or least squares; `model.net` is trained with or without weight norms.
     """
 
     def __init__(
-        self,
-        params: Any,
-        net: nn.Module,
-        spec: MelSpec,
-        synthesise: Synthesise,
-        discriminator: nn.Module,
-        discriminator_loss: Callable[[Scores, Scores], Tensor],
-        generator_loss: Callable[[Scores], Tensor],
+        self, params: AdversaryParams, model: Any, periods: Sequence[int] = PERIODS, norms: bool = True, hinge: bool = True
     ):
-        super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
-        self.log_mel, self.synthesise = LogMel(spec), synthesise
-        self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
+        net = with_norms(model.net) if norms else model.net
+        discriminators = Discriminators(params.discriminator_width, periods)
+        super().__init__(net, {"discriminator": (discriminators, params.optimiser)}, params, params.steps)
+        self.log_mel, self.synthesise = LogMel(model.spec), model.synthesise
+        self.discriminator_loss, self.generator_loss = modules.discriminator_loss, modules.generator_loss
+        if hinge:
+            self.discriminator_loss, self.generator_loss = modules.hinge_discriminator_loss, modules.hinge_generator_loss
 
     def phases(self) -> list[modules.Phase]:
         return [modules.Phase((modules.Turn("discriminator"), modules.Turn("net")), self.losses)]
@@ -186,18 +178,6 @@ class VocoderModule(modules.PhasedModule):
         features = modules.feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
         adversarial = self.generator_loss([scores for scores, _ in fake_outputs])
         yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
-
-
-def against_discriminators(
-    params: Any, model: Any, periods: Sequence[int] = PERIODS, norms: bool = True, hinge: bool = True
-) -> VocoderModule:
-    """The training of `model.net`, by hinge losses or least squares, with or without weight norms."""
-    losses = modules.discriminator_loss, modules.generator_loss
-    if hinge:
-        losses = modules.hinge_discriminator_loss, modules.hinge_generator_loss
-    net = with_norms(model.net) if norms else model.net
-    discriminators = Discriminators(params.discriminator_width, periods)
-    return VocoderModule(params, net, model.spec, model.synthesise, discriminators, *losses)
 
 
 def convolutions(net: nn.Module) -> list[nn.Module]:

@@ -123,7 +123,7 @@ def test_vocos_trains_against_discriminators(root):
     params = weights_of("vocos", root, "vocoder.weights.discriminator_width=4").weights
     torch.manual_seed(0)
     net = build(WAVES, TANGO)
-    module = make.against_discriminators(params, Istft(WAVES, TANGO, net, None), norms=False)
+    module = make.VocoderModule(params, Istft(WAVES, TANGO, net, None), norms=False)
     before = module.valid_loss(0, batch())
     optimiser = torch.optim.AdamW(net.parameters(), 0.01)
     for _ in range(4):

@@ -13,7 +13,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.making import LICENCE, MadeComponent, compare, find, locate, pretrained
-from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators, convolutions
+from soundmill.models.components.vocoder_trainer import VocoderModule, VocoderTrainer, convolutions
 from soundmill.models.components.vocoding import FrameVocoder
 
 
@@ -24,8 +24,6 @@ class HifiGanConfig(VocoderConfig):
 
 class HifiGan(FrameVocoder):
     config = HifiGanConfig
-
-    network: NetworkParams
 
     @staticmethod
     def synthesise(net: nn.Module, log_mels: Tensor, hop_length: int) -> Tensor:
@@ -72,7 +70,7 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     model = HifiGan(params.network, spec, build_vocoder(params.network, spec.n_mels, spec.sample_rate))
     for layer in convolutions(model.net):  # transformers' scale suits 512 channels, and a narrow network would start silent
         layer.reset_parameters()
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, hinge=False))
+    return trainer.made(model, load, lambda: VocoderModule(weights, model, hinge=False))
 
 
 def load_published(

@@ -26,7 +26,7 @@ from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, edge
 from soundmill.models.components.making import MadeComponent, compare
-from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators
+from soundmill.models.components.vocoder_trainer import VocoderModule, VocoderTrainer
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint, torch_weights
 from soundmill.training.loader import Batch
@@ -227,7 +227,7 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
     if params.sampling:
         return trainer.made(model, load, lambda: LikelihoodModule(weights, model.net, spec))
     # By hinge, feature maps and log-mels, against HiFi-GAN's discriminators (Siuzdak 2024, sec. 3.3).
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, norms=False))
+    return trainer.made(model, load, lambda: VocoderModule(weights, model, norms=False))
 
 
 class LikelihoodModule(TrainingModule):

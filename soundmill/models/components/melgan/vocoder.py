@@ -13,7 +13,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import VocoderConfig, restore_vocoder
 from soundmill.models.components.making import MadeComponent
 from soundmill.models.components.melgan import MelGanParams, NetworkParams
-from soundmill.models.components.vocoder_trainer import VocoderTrainer, against_discriminators
+from soundmill.models.components.vocoder_trainer import VocoderModule, VocoderTrainer
 from soundmill.models.components.vocoding import FrameVocoder
 
 SLOPE = 0.2  # of the leaky ReLUs
@@ -77,8 +77,6 @@ class MelGanConfig(VocoderConfig):
 class MelGan(FrameVocoder):
     config = MelGanConfig
 
-    network: NetworkParams
-
 
 def network(params: MelGanParams, spec: MelSpec, channels: int) -> nn.Module:
     return MelGanNet(params.network, spec.n_mels)
@@ -91,4 +89,4 @@ def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path)
     """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
     model = MelGan(params.network, trainer.spec, MelGanNet(params.network, trainer.spec.n_mels))
-    return trainer.made(model, load, lambda: against_discriminators(weights, model, periods=()))
+    return trainer.made(model, load, lambda: VocoderModule(weights, model, periods=()))
