@@ -228,7 +228,7 @@ def generate(
     from soundmill.models.sounds import NoLabel
 
     prompts, labels = prompt or [], label or []
-    choose = generation.keep_all
+    choose = None
     if best_of > 1:
         from soundmill.evaluation.embedders import clap
 

@@ -24,21 +24,9 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, SourceType
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
-from soundmill.models import adapted, registry
+from soundmill.models import adapted, family, registry
 from soundmill.models import catalog as catalogs
-from soundmill.models.family import (
-    Capability,
-    Model,
-    Request,
-    Run,
-    add_adapters,
-    can,
-    chosen_by,
-    made_by,
-    origin,
-    require,
-    use_weights,
-)
+from soundmill.models.family import Capability, Model, Request, Run, can, chosen_by, made_by, origin, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.sounds import (
     as_long_as_clip,
@@ -345,10 +333,6 @@ def natural_tempo(num_samples: int, rate: int) -> float:
     return round(60 * BEATS * rate / num_samples, 3)
 
 
-def keep_all(prompts: list[str], waves: list[np.ndarray], sample_rate: int) -> list[int]:
-    return list(range(len(prompts)))
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint in memory, taken instead of its directory; `facts` are its origin and its weights."""
@@ -365,7 +349,7 @@ def generate_sounds(
     output_dir: Path,
     home: Path,
     settings: Sequence[str] = (),
-    choose: Choice = keep_all,
+    choose: Choice | None = None,
     looped: Looped | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     labels: Sequence[str] = (),
@@ -374,11 +358,11 @@ def generate_sounds(
 
     Writes WAVs, with prompt and settings in their comments, and `spectrograms.png` into `output_dir`, which is created before
     sampling starts; returns the paths of the WAVs. Relative paths of text encoders start at `home`. `settings` (`num_steps=50`)
-    override the checkpoint's sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
+    override the checkpoint's sampling. `choose` selects the sounds to write (None: all); their content and names stay the same.
     `looped` is for loop families only: UserError for any other. `loras` are directories of adapters of this checkpoint, and shares.
     """
     model, source_facts = load(checkpoint, "generate")
-    added = {"lora": add_adapters(model, source_facts["checkpoint"], loras)} if loras else {}
+    added = {"lora": family.add_adapters(model, source_facts["checkpoint"], loras)} if loras else {}
     if registry.family(source_facts["family"]).loops:
         looped = looped or Looped()
     elif looped:
@@ -389,7 +373,7 @@ def generate_sounds(
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
     descriptions = [describe(request) for request in requests]
-    kept = choose(descriptions, waves, model.sample_rate)
+    kept = choose(descriptions, waves, model.sample_rate) if choose else range(len(waves))
     sampling, maker = run.sampling.model_dump(mode="json"), made_by(source_facts, GENERATED)
     paths = []
     for index in kept:
@@ -417,7 +401,7 @@ def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, p
 def load(checkpoint: Path | Loaded, what: Capability) -> tuple[Model, dict[str, str]]:
     """The model of a checkpoint, and its origin; UserError if it lacks the capability."""
     loaded = checkpoint if isinstance(checkpoint, Loaded) else read(checkpoint)
-    require(loaded.model, what, loaded.facts["family"])
+    family.require(loaded.model, what, loaded.facts["family"])
     return loaded.model, loaded.facts
 
 
