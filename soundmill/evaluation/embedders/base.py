@@ -99,6 +99,7 @@ class HubFiles:
         return next((name for name, paths in zip(self.needed, there, strict=True) if not paths), None)
 
 
+_files_digest = cache(hub.digest)  # once per process: the files may be large
 HUB_FILES = {name: HubFiles(**fields) for name, fields in read_yaml(Path(__file__).with_name("hub.yaml")).items()}
 
 
@@ -179,9 +180,3 @@ class TaggerDeclaration(Declaration):
 
     def digest(self, tagger: Path | None) -> str:
         return hashing.file_digest(self.path(tagger) / "model.safetensors")
-
-
-@cache
-def _files_digest(directory: Path, files: tuple[str, ...]) -> str:
-    """Digest of the files that match the patterns, computed once per process: they may be large."""
-    return hub.digest(directory, files)

@@ -64,11 +64,9 @@ class Cnn14Embedder(Embedder):
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         shortest = round(SHORTEST * self.sample_rate)
         padded = [np.pad(np.asarray(wave, np.float32), (0, max(0, shortest - len(wave)))) for wave in waves]
-        embeddings, logits = in_batches(self._net, padded, self._at_once, (DIMENSIONS, CLASSES))
+        at_once = SECONDS_AT_ONCE * self.sample_rate
+        embeddings, logits = in_batches(self._net, padded, lambda length: max(1, int(at_once / length)), (DIMENSIONS, CLASSES))
         return Embeddings([embedding[None] for embedding in embeddings], logits)
-
-    def _at_once(self, length: int) -> int:
-        return max(1, int(SECONDS_AT_ONCE * self.sample_rate / length))
 
 
 class Cnn14(nn.Module):

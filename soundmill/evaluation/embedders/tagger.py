@@ -17,5 +17,4 @@ class TaggerEmbedder(Embedder):
         self.sample_rate = self._model.spec.sample_rate
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        frames, logits = self._model.embed(list(waves))
-        return Embeddings([np.asarray(part, np.float32) for part in frames], np.asarray(logits, np.float32))
+        return Embeddings(*self._model.embed(waves))
