@@ -59,31 +59,29 @@ class Convolutions(nn.Module):
         return signal.flatten(1), [*features, signal]
 
 
-class PeriodDiscriminator(nn.Module):
+class PeriodDiscriminator(Convolutions):
     """Convolutions along every `period`-th sample of a wave reshaped to [B, 1, T / period, period]."""
 
     def __init__(self, period: int, width: int):
-        super().__init__()
-        self.period = period
         widths = [1, width, 4 * width, 16 * width, 32 * width, 32 * width]
         strides = [3, 3, 3, 3, 1]
         layers = [
             weight_norm(nn.Conv2d(below, above, (5, 1), (stride, 1), (2, 0)))
             for below, above, stride in zip(widths, widths[1:], strides, strict=False)
         ]
-        self.stack = Convolutions([*layers, weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), 1, (1, 0)))])
+        super().__init__([*layers, weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), 1, (1, 0)))])
+        self.period = period
 
     def forward(self, wave: Tensor) -> Output:
         missing = -wave.shape[2] % self.period
         wave = nn.functional.pad(wave, (0, missing), mode="reflect")
-        return self.stack(wave.unflatten(2, (-1, self.period)))
+        return super().forward(wave.unflatten(2, (-1, self.period)))
 
 
-class ScaleDiscriminator(nn.Module):
+class ScaleDiscriminator(Convolutions):
     """Grouped convolutions of the wave with increasing width."""
 
     def __init__(self, width: int, norm: Callable[[nn.Module], nn.Module]):
-        super().__init__()
         base = 4 * width
         plan = [  # channels in and out, kernel, stride, groups
             (1, base, 15, 1, 1),
@@ -95,15 +93,11 @@ class ScaleDiscriminator(nn.Module):
             (8 * base, 8 * base, 5, 1, 1),
             (8 * base, 1, 3, 1, 1),
         ]
-        self.stack = Convolutions(
-            [
-                norm(nn.Conv1d(below, above, kernel, stride, kernel // 2, groups=groups))
-                for below, above, kernel, stride, groups in plan
-            ]
-        )
-
-    def forward(self, wave: Tensor) -> Output:
-        return self.stack(wave)
+        layers = [
+            norm(nn.Conv1d(below, above, kernel, stride, kernel // 2, groups=groups))
+            for below, above, kernel, stride, groups in plan
+        ]
+        super().__init__(layers)
 
 
 class Discriminators(nn.Module):

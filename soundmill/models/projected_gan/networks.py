@@ -158,18 +158,11 @@ class Generator(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, channels, params.rows, params.columns))
         self.first = StyledConv(channels, channels, w_width, looped)
         self.first_picture = ToPicture(channels, w_width, looped)
-        self.stages = nn.ModuleList(
-            [
-                nn.ModuleList(
-                    [
-                        StyledConv(channels, channels, w_width, looped, up=True),
-                        StyledConv(channels, channels, w_width, looped),
-                        ToPicture(channels, w_width, looped),
-                    ]
-                )
-                for _ in range(params.stages)
-            ]
-        )
+        self.stages = nn.ModuleList()
+        for _ in range(params.stages):
+            up = StyledConv(channels, channels, w_width, looped, up=True)
+            conv = StyledConv(channels, channels, w_width, looped)
+            self.stages.append(nn.ModuleList([up, conv, ToPicture(channels, w_width, looped)]))
 
     @property
     def layers(self) -> int:
@@ -282,8 +275,7 @@ class Mixing(nn.Module):
         outputs: list[Tensor] = []
         for scale in reversed(range(len(mixed))):
             x = mixed[scale] + outputs[0] if outputs else mixed[scale]
-            x = interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            outputs.insert(0, self.across_scales[scale](x))
+            outputs.insert(0, self.across_scales[scale](_twice(x)))
         return outputs
 
 
@@ -372,21 +364,15 @@ def _net(name: str, params: DiscriminatorParams, tagger_directory: Path, rng: to
     return random(params.random_widths, rng)
 
 
-class DownBlock(nn.Module):
+def _down_block(inputs: int, outputs: int) -> nn.Sequential:
     """A separable convolution under spectral norm, batch norm, leaky ReLU and pooling by 2."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.layers = nn.Sequential(
-            spectral_norm(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)),
-            spectral_norm(nn.Conv2d(inputs, outputs, 1, bias=False)),
-            nn.BatchNorm2d(outputs),
-            nn.LeakyReLU(SLOPE),
-            nn.AvgPool2d(2),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    return nn.Sequential(
+        spectral_norm(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)),
+        spectral_norm(nn.Conv2d(inputs, outputs, 1, bias=False)),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(SLOPE),
+        nn.AvgPool2d(2),
+    )
 
 
 class Discriminator(nn.Module):
@@ -395,7 +381,7 @@ class Discriminator(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int], num_labels: int = 0):
         super().__init__()
         self.first = nn.Identity() if inputs == widths[0] else spectral_norm(nn.Conv2d(inputs, widths[0], 3, padding=1))
-        self.blocks = nn.Sequential(*[DownBlock(before, after) for before, after in itertools.pairwise(widths)])
+        self.blocks = nn.Sequential(*[_down_block(before, after) for before, after in itertools.pairwise(widths)])
         outputs = LABEL_WIDTH if num_labels else 1
         self.head = spectral_norm(nn.Conv2d(widths[-1] + 1, outputs, 4, bias=False))
         self.labels = nn.Linear(num_labels, LABEL_WIDTH, bias=False) if num_labels else None
@@ -423,12 +409,10 @@ class Discriminators(nn.Module):
 
     def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], num_labels: int = 0):
         super().__init__()
-        self.of_projector = nn.ModuleList(
-            [
-                nn.ModuleList([Discriminator(given, widths[scale:], num_labels) for scale, given in enumerate(each)])
-                for each in inputs
-            ]
-        )
+        self.of_projector = nn.ModuleList()
+        for each in inputs:
+            scales = [Discriminator(given, widths[scale:], num_labels) for scale, given in enumerate(each)]
+            self.of_projector.append(nn.ModuleList(scales))
 
     def forward(self, maps: Sequence[Sequence[Tensor]], label_weights: Tensor | None = None) -> Tensor:
         """Logits [B, positions of all scales], summed over projectors."""

@@ -42,17 +42,11 @@ class MelGanNet(nn.Module):
         super().__init__()
         widths = [params.channels * 2**level for level in reversed(range(len(params.rates) + 1))]
         self.first = nn.Conv1d(n_mels, widths[0], ENDS)
-        self.stages = nn.ModuleList(
-            [
-                nn.ModuleList(
-                    [
-                        nn.ConvTranspose1d(before, after, 2 * rate, rate, math.ceil(rate / 2), output_padding=rate % 2),
-                        *(Residual(after, 3**layer) for layer in range(params.residual_layers)),
-                    ]
-                )
-                for (before, after), rate in zip(pairwise(widths), params.rates, strict=True)
-            ]
-        )
+        self.stages = nn.ModuleList()
+        for (before, after), rate in zip(pairwise(widths), params.rates, strict=True):
+            up = nn.ConvTranspose1d(before, after, 2 * rate, rate, math.ceil(rate / 2), output_padding=rate % 2)
+            residuals = [Residual(after, 3**layer) for layer in range(params.residual_layers)]
+            self.stages.append(nn.ModuleList([up, *residuals]))
         self.last = nn.Conv1d(widths[-1], 1, ENDS)
 
     def forward(self, log_mel: Tensor) -> Tensor:
