@@ -98,12 +98,8 @@ def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
     )
 
     ordered = sorted(row.baselines.items(), key=lambda item: item[1])
-    texts = [
-        axes.text(
-            0, -0.48, f"{TITLES[name]}\n{number(row.metric, value)}", ha="center", va="top", fontsize=8.5, color=COLOURS[name]
-        )
-        for name, value in ordered
-    ]
+    below = partial(axes.text, 0, -0.48, ha="center", va="top", fontsize=8.5)
+    texts = [below(f"{TITLES[name]}\n{number(row.metric, value)}", color=COLOURS[name]) for name, value in ordered]
     for text, (name, value), x in zip(texts, ordered, _beside(texts, [value for _, value in ordered], width), strict=True):
         text.set_x(x)
         axes.plot([value, value, x], [0, -0.2, -0.44], color=COLOURS[name], linewidth=1.0, alpha=0.6, zorder=1, clip_on=False)

@@ -112,12 +112,10 @@ def pairs(generated: Folder, reference: Folder, remedy: str = "add them, or use 
         return True
     if not first & second:
         return False
+    sides = (second - first, second, reference, generated), (first - second, first, generated, reference)
     problems = [
         f"{len(unpaired)} of {len(ids)} in {folder.root} have no partner in {other.root}: {first_of(sorted(unpaired))}"
-        for unpaired, ids, folder, other in (
-            (second - first, second, reference, generated),
-            (first - second, first, generated, reference),
-        )
+        for unpaired, ids, folder, other in sides
         if unpaired
     ]
     raise UserError(f"{'; '.join(problems)}. Pairs are never skipped: {remedy}")

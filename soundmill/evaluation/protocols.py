@@ -82,17 +82,11 @@ class Protocol(StageParams):
 
         Those that read texts add clap_score, those that rate sounds their ratings. An unknown name raises UserError.
         """
-        metrics = dict.fromkeys(
-            [*(score.metric for score in self.scores if score.metric != CLAP_SCORE), CLAP_SCORE, *scores.RATINGS]
-        )
-        return self.model_copy(
-            update={
-                "embedders": {name: self.embedders.get(name, {}) for name in names},
-                "scores": [
-                    ScoreSpec(metric=metric, embedder=name) for name in names for metric in metrics if supports(name, metric)
-                ],
-            }
-        )
+        own = [score.metric for score in self.scores if score.metric != CLAP_SCORE]
+        metrics = dict.fromkeys([*own, CLAP_SCORE, *scores.RATINGS])
+        specs = [ScoreSpec(metric=metric, embedder=name) for name in names for metric in metrics if supports(name, metric)]
+        options = {name: self.embedders.get(name, {}) for name in names}
+        return self.model_copy(update={"embedders": options, "scores": specs})
 
 
 def key_of(metric: str, embedder: str) -> str:

@@ -145,14 +145,10 @@ def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow
 
     keys = list(dict.fromkeys(key for values in classes.values() for key in values if key != "generated"))
     named = {row.key: f"{TITLES[row.metric]} · {row.embedder}" for row in rows}
-    lines = [
-        [
-            shorten(name, LONGEST_TITLE) or "(no folder)",
-            str(values["generated"]),
-            *(f"{values[key]:.3g}" if key in values else "–" for key in keys),
-        ]
-        for name, values in classes.items()
-    ]
+    lines = []
+    for name, values in classes.items():
+        scores = [f"{values[key]:.3g}" if key in values else "–" for key in keys]
+        lines.append([shorten(name, LONGEST_TITLE) or "(no folder)", str(values["generated"]), *scores])
     return {"head": ["class", "sounds", *(named.get(key, key) for key in keys)], "rows": lines}
 
 
@@ -217,14 +213,12 @@ def csv_of_scores(metrics: Mapping[str, Any]) -> str:
     columns = ["score", "metric", "embedder", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
     counts, others = metrics["counts"], metrics.get("protocols", {})
     labels = {row.key: others.get(row.key.partition("@")[2], metrics)["protocol"] for row in rows}
-    lines = [
-        [
-            *(row.key, row.metric, row.embedder, row.value, row.low, row.high),
-            *(row.baselines.get(name) for name in names),
-            *(row.value is not None and not row.unranked, row.note, labels[row.key], counts["generated"], counts["reference"]),
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        measured = row.key, row.metric, row.embedder, row.value, row.low, row.high
+        baselines = [row.baselines.get(name) for name in names]
+        ranks = row.value is not None and not row.unranked
+        lines.append([*measured, *baselines, ranks, row.note, labels[row.key], counts["generated"], counts["reference"]])
     return csv_files.text(columns, lines)
 
 

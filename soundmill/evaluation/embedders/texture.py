@@ -116,17 +116,15 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
     doubled = np.square(slow) / np.maximum(np.abs(slow), np.finfo(np.float32).tiny)
     phases = (doubled * fast.conj()).sum(axis=3) * signals.shape[3] / np.sqrt(powers[:, :, :-1] * powers[:, :, 1:])
     phases = phases.mean(axis=1)
+    correlations = [_by_group(_correlations(_products(centred, far).mean(axis=2), variance, far)) for far in DISTANCES]
+    across = [_correlations(_products(spectra, far) @ np.square(octaves).T, powers, far).mean(axis=1) for far in DISTANCES]
     return {
         "level": 20 / EXPONENT * np.log10(mean),
         "variation": np.log2(variance) / 2,
         "skew": _by_group((centred**3).mean(axis=2) / variance**1.5),
         "modulation": _by_group(np.log2(powers / powers.sum(axis=2, keepdims=True))),
-        "correlation": np.stack(
-            [_by_group(_correlations(_products(centred, far).mean(axis=2), variance, far)) for far in DISTANCES], axis=1
-        ),
-        "across": np.stack(
-            [_correlations(_products(spectra, far) @ np.square(octaves).T, powers, far).mean(axis=1) for far in DISTANCES], axis=1
-        ),
+        "correlation": np.stack(correlations, axis=1),
+        "across": np.stack(across, axis=1),
         "phase": np.stack([phases.real, phases.imag], axis=1),
     }
 
