@@ -46,9 +46,8 @@ SHOWN = 12  # recordings in the figure
 COMMENT_SPANS = 20  # in the comment of a WAV
 
 Sounds = Mapping[str, Sound]  # by name
-Work = Callable[
-    [str, Iterable[Tensor], int], Iterator[Tensor]
-]  # sound name, blocks [C, n] as the model takes them, length → blocks
+# sound name, blocks [C, n] as the model takes them, length → blocks
+Work = Callable[[str, Iterable[Tensor], int], Iterator[Tensor]]
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 
@@ -204,12 +203,11 @@ def interpolate(
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
         about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Prompting(prompts).facts}
         maker = made_by(source_facts, CHANGED if sounds else GENERATED)
+        loops = registry.family(source_facts["family"]).loops
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
             comment = json.dumps({**about, "share": shares[step]}, ensure_ascii=False)
-            tempo = (
-                (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if registry.family(source_facts["family"]).loops else None
-            )
+            tempo = (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if loops else None
             write_wav(paths[-1], wave.numpy(), model.sample_rate, comment, tempo, maker)
     draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), source_facts["family"], output / "spectrograms.png")
     return paths

@@ -62,13 +62,9 @@ def to_waves(
     if not torch.isfinite(log_mels).all():
         raise UserError("the model's log-mels are not finite; choose milder sampling settings, or retrain with `dvc repro`")
     vocoder = vocoder.to(device)
+    pairs = zip(log_mels, seeds or [0] * len(log_mels), strict=True)
     with torch.no_grad():
-        waves = torch.cat(
-            [
-                vocoder.vocode(log_mel[None].to(device), seed).cpu()[..., :num_samples]
-                for log_mel, seed in zip(log_mels, seeds or [0] * len(log_mels), strict=True)
-            ]
-        )
+        waves = torch.cat([vocoder.vocode(log_mel[None].to(device), seed).cpu()[..., :num_samples] for log_mel, seed in pairs])
     return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1) if seeds else waves.clamp(-1, 1)
 
 
