@@ -168,9 +168,8 @@ class SingleFile:
 
     def __init__(self, path: Path, codec: Kind):
         self.file, self.weights = path / CONFIG, path / WEIGHTS
-        config = _flat(FACTS["defaults"]) | _flat(
-            {key: value for key, value in hub.read_config(self.file).items() if key != "training"}
-        )
+        stated = {key: value for key, value in hub.read_config(self.file).items() if key != "training"}
+        config = _flat(FACTS["defaults"]) | _flat(stated)
         for key, values in CHOICES.items():
             if config[key] not in values:
                 raise UserError(f"{self.file}: {key} is {config[key]!r}, which is not supported; it must be one of {list(values)}")

@@ -423,9 +423,8 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     module = DdpmModule(params, model, known.steps)
     draw = known.drawing(lambda step: draws(params, picture.frames, step).places)
     seconds = picture.frames * spec.hop_length / spec.sample_rate
-    return known.prepared(
-        module, model, source_of, draw, seconds, known.counts, parts=[parts / registry.VOCODER] if vocoder else []
-    )
+    used = [parts / registry.VOCODER] if vocoder else []
+    return known.prepared(module, model, source_of, draw, seconds, known.counts, parts=used)
 
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: nn.Module, labels: int) -> Rehearsal:

@@ -257,9 +257,8 @@ class ProjectedGanModule(PhasedModule):
         mixed = self.share(torch.rand(total, 1, **on)) < self.params.generator.style_mixing
         change = self.share(torch.randint(1, net.layers, (total, 1), **on))
         later = (torch.arange(net.layers, device=rng.device) >= change) & mixed
-        return net(
-            torch.where(later[..., None], second[:, None], first[:, None]), [self.share(one) for one in net.noise(total, rng)]
-        )
+        styles = torch.where(later[..., None], second[:, None], first[:, None])
+        return net(styles, [self.share(one) for one in net.noise(total, rng)])
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """Difference of each band's mean and deviation from real ones; adversarial losses are not comparable between steps."""

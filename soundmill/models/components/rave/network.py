@@ -37,9 +37,8 @@ class Pqmf(nn.Module):
         back, forth = -(-reach // bands), max(0, -(-(reach - bands + 1) // bands))  # frames that a filter reaches into
         self.ahead = forth, back
         self.register_buffer("forward_taps", _polyphase(filters, back, back + forth + 1))
-        self.register_buffer(
-            "backward_taps", _polyphase(bands * filters, back, back + forth + 1).permute(1, 0, 2).flip(2).contiguous()
-        )
+        backward = _polyphase(bands * filters, back, back + forth + 1).permute(1, 0, 2).flip(2)
+        self.register_buffer("backward_taps", backward.contiguous())
 
     def analysis(self, waves: Tensor) -> Tensor:
         """Bands [N, bands, T / bands] of waves [N, 1, T]; T is a multiple of `bands`."""
