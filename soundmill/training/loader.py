@@ -230,9 +230,8 @@ class Order:
     def _draws(self, epoch: int) -> Tensor:
         if self._even:
             return self._times
-        return self._times + (
-            torch.rand(len(self._chance), dtype=torch.float64, generator=_rng(self.seed, "again", epoch)) < self._chance
-        )
+        places = torch.rand(len(self._chance), dtype=torch.float64, generator=_rng(self.seed, "again", epoch))
+        return self._times + (places < self._chance)
 
 
 class Joined:

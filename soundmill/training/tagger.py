@@ -226,9 +226,8 @@ def train_tagger(
     with torch_threads(params.threads), torch.random.fork_rng(devices=[]), _deterministic():
         torch.manual_seed(params.seed)
         rng = np.random.default_rng(params.seed)
-        net = Tagger(spec, len(targets.classes), params.width, params.embedding_size, params.patch_seconds, params.dropout).to(
-            memory_format=torch.channels_last
-        )
+        net = Tagger(spec, len(targets.classes), params.width, params.embedding_size, params.patch_seconds, params.dropout)
+        net.to(memory_format=torch.channels_last)
         mean, deviation = _band_statistics(log_mels[clip_id] for clip_id in training)
         net.band_mean.copy_(torch.from_numpy(mean))
         net.band_scale.copy_(1 / torch.from_numpy(deviation).clamp_min(0.1))
