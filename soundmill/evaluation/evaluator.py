@@ -74,9 +74,8 @@ def evaluate(
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
     half, _ = _halves(members["reference"], setup.protocol.seed)
-    rungs = ladder.choose(
-        half, len(members["generated"]), setup.ladder, {name: _class_of(name) for name in half.ids}, setup.protocol.seed
-    )
+    classes_of_half = {name: _class_of(name) for name in half.ids}
+    rungs = ladder.choose(half, len(members["generated"]), setup.ladder, classes_of_half, setup.protocol.seed)
     climbing = scorer.climbing(setup, len(members["reference"]))
     library = embed(setup, sounds, members["reference"], rungs.clips if rungs else None, climbing)
     library.texts = prompts
@@ -253,9 +252,8 @@ def write(evaluation: Evaluation, directory: Path) -> None:
     if evaluation.memorised:
         of = {"generated": evaluation.generated, "training": evaluation.training}
         sections.append(report.copies(evaluation.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
-    report.write_report(
-        directory, title(evaluation), evaluation.metrics, sections, evaluation.of, evaluation.metrics.get("classes")
-    )
+    classes = evaluation.metrics.get("classes")
+    report.write_report(directory, title(evaluation), evaluation.metrics, sections, evaluation.of, classes)
 
 
 def title(evaluation: Evaluation) -> str:

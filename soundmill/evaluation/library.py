@@ -96,9 +96,8 @@ class Library:
     def view(self, embedder: str, members: Members) -> features.View:
         config = next(config for config in self.setup.configs if config.name == embedder)
         if members.role == "prompts":
-            return features.embed_texts(
-                config, {clip_id: self.texts[name] for clip_id, name in members.ids.items()}, self.setup.cache
-            )
+            texts = {clip_id: self.texts[name] for clip_id, name in members.ids.items()}
+            return features.embed_texts(config, texts, self.setup.cache)
         sounds = self.sounds[members.role]
         keys = {clip_id: sounds[name].key for clip_id, name in sorted(members.ids.items())}
         return features.View(config.directory(self.setup.cache), keys)
@@ -106,9 +105,8 @@ class Library:
     def synthetic(self, role: str, ids: Iterable[str]) -> Members:
         """Silence or noise in place of each of these sounds; those that have none reuse the others', in turn."""
         own = list(self.sounds[role])
-        return Members(
-            role, {clip_id: clip_id if clip_id in self.sounds[role] else own[turn % len(own)] for turn, clip_id in enumerate(ids)}
-        )
+        named = {clip_id: clip_id if clip_id in self.sounds[role] else own[turn % len(own)] for turn, clip_id in enumerate(ids)}
+        return Members(role, named)
 
     def digest(self, members: Members) -> str:
         sounds = self.sounds[members.role]
