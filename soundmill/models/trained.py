@@ -1,6 +1,6 @@
 """What trained models have in common: what they are conditioned on, and how they are saved and loaded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -22,10 +22,11 @@ TEXT_ENCODER = "text_encoder"  # directory of the text encoder within an importe
 class TrainedModel:
     """A `Model` (models/family.py) whose checkpoint has the fields of `config`, which it has too, and the weights of its net.
 
-    A family adds `build` and, if a checkpoint contains components, `components`.
+    A family adds `build_net` and, if a checkpoint contains components, `components`.
     """
 
     config: ClassVar[type[FamilyConfig]]
+    build_net: ClassVar[Callable[[Any, Any, int], nn.Module]]  # params, shape of latents or channels of waves, number of labels
     weights: ClassVar[str] = checkpoint.WEIGHTS  # file of the last weights
 
     params: Any  # of the training, as in `config`
@@ -101,7 +102,9 @@ class TrainedModel:
     @classmethod
     def build(cls, config: Any, **components: Any) -> nn.Module:
         """The net that a config describes, initialised from torch's global generator."""
-        raise NotImplementedError
+        codec = components.get("autoencoder") or components.get("codec")  # whose latents the net is for
+        form = codec.latent_shape(config.frames) if codec else getattr(config, "channels", 1)
+        return cls.build_net(config.params, form, len(getattr(config, "labels", ())))
 
 
 def _stored(config: type[FamilyConfig]) -> list[str]:

@@ -100,12 +100,18 @@ class Config(FamilyConfig):
     deviation: list[float]
 
 
+def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> DiT:
+    """The transformer over latents [channels, frames, bands], initialised from torch's global generator."""
+    channels, frames, bands = latent_shape
+    return DiT(params.network, channels * bands, frames, num_labels)
+
+
 @dataclass
 class AudioDiT(OfLatents, TrainedModel):
     """A `Model` (models/family.py). It makes sounds of any length; `num_samples` is that of the longest training clip, and longer
     sounds are made of windows that continue each other."""
 
-    config, weights = Config, "transformer.safetensors"
+    config, weights, build_net = Config, "transformer.safetensors", staticmethod(build_net)
 
     autoencoder: LatentCodec
     frames: int  # of the sounds whose latents the net is trained on: of log-mels, or of latents if the codec has none
@@ -179,10 +185,6 @@ class AudioDiT(OfLatents, TrainedModel):
         layout = Layout(bands, torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
         return {**found, "layout": layout}
 
-    @classmethod
-    def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> DiT:
-        return build_net(config.params, autoencoder.latent_shape(config.frames), len(config.labels))
-
 
 def sample(model: AudioDiT, requests: Sequence[Request], lengths: Sequence[int], run: Run) -> list[Tensor]:
     """x0 [channels, frames] of each request, on the CPU, for sounds of `lengths` samples; moves `model.net`.
@@ -253,12 +255,6 @@ def _window(
 def shift_of(flow: FlowParams, frames: int) -> float:
     """How far times are moved towards noise for latents of `frames` frames."""
     return max(1.0, length_shift(frames, flow.base_frames)) if flow.base_frames else 1.0
-
-
-def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> DiT:
-    """The transformer over latents [channels, frames, bands], initialised from torch's global generator."""
-    channels, frames, bands = latent_shape
-    return DiT(params.network, channels * bands, frames, num_labels)
 
 
 load = AudioDiT.load

@@ -36,18 +36,18 @@ class Config(FamilyConfig):
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
+def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> VocoderNet:
+    return VocoderNet(params.network, params.mel)
+
+
 @dataclass
 class VocodingModel(ByLogMels, TrainedModel):
     """A `Model` (models/family.py) that reconstructs, one channel at a time."""
 
-    config = Config
+    config, build_net = Config, staticmethod(build_net)
 
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-
-    @classmethod
-    def build(cls, config: Config) -> VocoderNet:
-        return VocoderNet(config.params.network, config.params.mel)
 
     @property
     def sample_rate(self) -> int:
@@ -56,10 +56,6 @@ class VocodingModel(ByLogMels, TrainedModel):
     @property
     def vocoder(self) -> DiffusionVocoder:
         return DiffusionVocoder(self.params.network, self.params.sampling, self.params.mel, self.net, self.sigma_data)
-
-
-def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> VocoderNet:
-    return VocoderNet(params.network, params.mel)
 
 
 load = VocodingModel.load

@@ -47,16 +47,17 @@ class Config(FamilyConfig):
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
+def build_net(params: TrainParams, channels: int, num_labels: int) -> DiffWaveNet:
+    spec = params.mel if params.condition == "mel" else None
+    return DiffWaveNet(params.network, spec, {"label": num_labels, "caption": params.text_width}.get(params.condition))
+
+
 @dataclass
 class _DiffWaveModel(TrainedModel):
-    config, channels = Config, 1
+    config, channels, build_net = Config, 1, staticmethod(build_net)
 
     sample_rate: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-
-    @classmethod
-    def build(cls, config: Config) -> DiffWaveNet:
-        return build_net(config.params, cls.channels, len(config.labels))
 
 
 class Vocoding(vocoding.ByLogMels, _DiffWaveModel):
@@ -97,11 +98,6 @@ class Generating(_DiffWaveModel):
             pairs = zip(requests, drawn, strict=True)
             requests = [replace(one, labels=one.labels or (self.labels[label],)) for one, label in pairs]
         return self.vectors(requests, run).to(run.device)
-
-
-def build_net(params: TrainParams, channels: int, num_labels: int) -> DiffWaveNet:
-    spec = params.mel if params.condition == "mel" else None
-    return DiffWaveNet(params.network, spec, {"label": num_labels, "caption": params.text_width}.get(params.condition))
 
 
 def kind_of(params: TrainParams) -> type[Vocoding] | type[Generating]:

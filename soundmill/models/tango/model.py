@@ -89,11 +89,23 @@ class Config(FamilyConfig):
     text: TextConfig
 
 
+def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int = 0) -> TextUNet:
+    """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
+    channels, *sides = latent_shape
+    halvings = len(params.network.widths) - 1
+    if any(side % 2**halvings for side in sides if side > 1):  # a single band is not halved
+        raise UserError(
+            f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths need; "
+            "change latents.num_samples or the number of widths"
+        )
+    return TextUNet(params.network, channels)
+
+
 @dataclass
 class Tango(OfLatents, TrainedModel):
     """A `Model` (models/family.py). It is conditioned on the request's caption."""
 
-    config, weights, channels = Config, "unet.safetensors", 1
+    config, weights, channels, build_net = Config, "unet.safetensors", 1, staticmethod(build_net)
 
     autoencoder: LatentCodec
     frames: int  # of the generated log-mels, or of latents if the codec has no log-mels
@@ -117,10 +129,6 @@ class Tango(OfLatents, TrainedModel):
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
         return registry.latent_components(config.params.sampling, directory, whole)
 
-    @classmethod
-    def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> TextUNet:
-        return build_net(config.params, autoencoder.latent_shape(config.frames))
-
 
 def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
     """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
@@ -137,18 +145,6 @@ def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray,
         return sample(steps, denoise, draw.noise(model.latent_shape).to(run.device), draw)
 
     return sampled(model.net, len(seeds), run, work)
-
-
-def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int = 0) -> TextUNet:
-    """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
-    channels, *sides = latent_shape
-    halvings = len(params.network.widths) - 1
-    if any(side % 2**halvings for side in sides if side > 1):  # a single band is not halved
-        raise UserError(
-            f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths need; "
-            "change latents.num_samples or the number of widths"
-        )
-    return TextUNet(params.network, channels)
 
 
 load = Tango.load

@@ -36,19 +36,19 @@ class Config(FamilyConfig):
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
+def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> UNet1d:
+    return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
+
+
 @dataclass
 class Upsampler(TrainedModel):
     """A `Model` (models/family.py): it reconstructs (downsamples and restores) and transforms, which is the same."""
 
-    config, weights = Config, "unet.safetensors"
+    config, weights, build_net = Config, "unet.safetensors", staticmethod(build_net)
 
     sample_rate: int
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-
-    @classmethod
-    def build(cls, config: Config) -> UNet1d:
-        return build_net(config.params, config.channels)
 
     @property
     def num_samples(self) -> int:
@@ -77,10 +77,6 @@ def without_upper_band(waves: Tensor, factor: int) -> Tensor:
     from torchaudio.functional import resample
 
     return resample(resample(waves, factor, 1), 1, factor)
-
-
-def build_net(params: TrainParams, channels: int, num_labels: int = 0) -> UNet1d:
-    return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
 
 
 load = Upsampler.load

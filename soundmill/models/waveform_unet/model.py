@@ -40,9 +40,15 @@ class Config(FamilyConfig):
     sigma_data: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=2)] = 1.0  # earlier checkpoints lack it
 
 
+def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
+    text = {"text_width": params.text.width, "null_tokens": params.text.null_tokens} if params.condition == "caption" else {}
+    labels = {"num_labels": num_labels} if params.condition == "label" else {}
+    return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
+
+
 @dataclass
 class WaveformUNet(TrainedModel):
-    config, weights = Config, "unet.safetensors"
+    config, weights, build_net = Config, "unet.safetensors", staticmethod(build_net)
 
     sample_rate: int
     channels: int
@@ -121,16 +127,6 @@ class WaveformUNet(TrainedModel):
         text = values.float().to(run.device), mask.to(run.device)
         dropped = torch.tensor([not caption for caption in captions], device=run.device)
         return (*text, dropped), (*text, torch.ones_like(dropped))
-
-    @classmethod
-    def build(cls, config: Config) -> UNet1d:
-        return build_net(config.params, config.channels, len(config.labels))
-
-
-def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
-    text = {"text_width": params.text.width, "null_tokens": params.text.null_tokens} if params.condition == "caption" else {}
-    labels = {"num_labels": num_labels} if params.condition == "label" else {}
-    return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
 
 
 load = WaveformUNet.load

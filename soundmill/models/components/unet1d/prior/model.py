@@ -111,10 +111,6 @@ class LatentPrior(TrainedModel, ABC):
     def components(cls, config: PriorConfig, directory: Path, whole: Path) -> dict[str, Any]:
         return {"codec": cls.load_codec(whole / AUTOENCODER)}
 
-    @classmethod
-    def build(cls, config: PriorConfig, codec: Any) -> UNet1d:
-        return cls.build_net(config.params, codec.latent_shape(config.frames), len(config.labels))
-
 
 class LatentModule(PathModule):
     """A batch: unscaled latents [b, channels, frames], and label weights or vectors of captions if conditional."""
@@ -166,10 +162,8 @@ def prepare(
     net = kind.build_net(params, codec.latent_shape(frames), len(known.labels))
     model = kind(params, net, codec, frames, **known.conditions)
     module = LatentModule(params, net, about.scaling_factor, known.steps)
-    draw, seconds = (
-        known.drawing(partial(places_of, "start", params.seed, params.batch_size)),
-        about.num_samples / codec.sample_rate,
-    )
+    draw = known.drawing(partial(places_of, "start", params.seed, params.batch_size))
+    seconds = about.num_samples / codec.sample_rate
     return known.prepared(module, model, source_of, draw, seconds, known.counts, parts=[inputs / AUTOENCODER])
 
 
