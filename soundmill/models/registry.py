@@ -233,11 +233,8 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
     `["ddpm_mel"]["paper"]["unet"]` is the published size of that net. Counting builds the nets, which takes seconds.
     """
     scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml")) if sizes else []
-    return {
-        name: {
-            "what": family(name).title,
-            "source": family(name).paper,
-            **{scale: parameter_counts(name, params.compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales},
-        }
-        for name in sorted(FAMILIES)
-    }
+    described = {}
+    for name in sorted(FAMILIES):
+        counts = {scale: parameter_counts(name, params.compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales}
+        described[name] = {"what": family(name).title, "source": family(name).paper, **counts}
+    return described
