@@ -102,15 +102,10 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
             path = Path(place) / "new"
             with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
                 for embedding in embeddings:
-                    writer.write(
-                        {
-                            "key": embedding.key,
-                            **asdict(embedding.facts),
-                            "patches": len(embedding.frames),
-                            "frames": np.ascontiguousarray(embedding.frames, "<f4").tobytes(),
-                            "logits": np.ascontiguousarray(embedding.logits, "<f4").tobytes(),
-                        }
-                    )
+                    facts = asdict(embedding.facts) | {"patches": len(embedding.frames)}
+                    frames = np.ascontiguousarray(embedding.frames, "<f4").tobytes()
+                    logits = np.ascontiguousarray(embedding.logits, "<f4").tobytes()
+                    writer.write({"key": embedding.key, **facts, "frames": frames, "logits": logits})
             if writer.num_rows:
                 disk.sync_file(path)
                 os.replace(path, directory / f"{hashing.file_digest(path)}.parquet")

@@ -276,16 +276,13 @@ def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role
     files = source.codec if role == "through the codec" else source.generated
     clips = {clip.clip_id: clip for clip in source.catalog if clip.clip_id in set(ids)}
     real = _real(source, set(ids))
-    return [
-        Card(
-            clip_id,
-            ", ".join(clips[clip_id].labels) or clips[clip_id].prompt,
-            clips[clip_id].prompt,
-            (_file(role, files[clip_id], source), Sound("real", *real[clip_id], loops=source.about.loops)),
-            tuple(_chips(clips[clip_id], evaluation)) if files is source.generated else (),
-        )
-        for clip_id in ids
-    ]
+    made = []
+    for clip_id in ids:
+        clip = clips[clip_id]
+        sounds = _file(role, files[clip_id], source), Sound("real", *real[clip_id], loops=source.about.loops)
+        chips = tuple(_chips(clip, evaluation)) if files is source.generated else ()
+        made.append(Card(clip_id, ", ".join(clip.labels) or clip.prompt, clip.prompt, sounds, chips))
+    return made
 
 
 def _chips(clip: CatalogClip, evaluation: FamilyEvaluation) -> Iterable[Chip]:

@@ -38,10 +38,8 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one with audio files")
     inventoried = inventory.list_files(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
-    remarks = [*inventoried.remarks.values()]
-    remarks += [
-        f"{row['path']}: {row['reason']}, {row['detail']}" for row in inventoried.rejected if row["reason"] == "directory link"
-    ]
+    links = [row for row in inventoried.rejected if row["reason"] == "directory link"]
+    remarks = [*inventoried.remarks.values(), *(f"{row['path']}: {row['reason']}, {row['detail']}" for row in links)]
     refused = [{**row, "path": str(root / row["path"])} for row in inventoried.rejected if row["reason"] != "directory link"]
     if inventoried.ignored:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(inventoried.ignored.items()))

@@ -42,9 +42,8 @@ def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Se
         neighbour = near.copy_of or near.neighbour
         chips = []
         if near.similarity is not None:
-            chips.append(
-                Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)
-            )
+            good = False if memorised.is_near(near) else None
+            chips.append(Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", good))
         if near.copy_of:
             chips.append(Chip(f"shares {near.shared:.0%} (fingerprint)", False))
         sounds = sound_of("generated", near.clip_id), sound_of("training", neighbour)

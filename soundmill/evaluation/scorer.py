@@ -247,10 +247,9 @@ def _measure_all(
 def measure(task: Measurement) -> dict[str, Any]:
     sides = side(task.generated, task.metric), side(task.reference, task.metric)
     try:
-        result = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
+        return scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
-        result = {"missing": str(error)}  # e.g. too few or too short sounds; other scores do not depend on it
-    return result
+        return {"missing": str(error)}  # e.g. too few or too short sounds; other scores do not depend on it
 
 
 def _of_waves(

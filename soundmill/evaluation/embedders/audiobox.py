@@ -40,13 +40,9 @@ class Audiobox(Embedder):
     def __init__(self, path: Path):
         state = checkpoint.read_weights(path, "fetch it again")
         with torch.device("meta"):
-            self._net = nn.ModuleDict(
-                {
-                    "wavlm_model": WavLMModel(WavLMConfig()),
-                    "proj_layer": nn.ModuleDict({axis: nn.Sequential(*_layers(), nn.Linear(WIDTH, 1)) for axis in AXES}),
-                    "layer_weights": nn.ParameterDict({axis: torch.empty(WavLMConfig().num_hidden_layers + 1) for axis in AXES}),
-                }
-            )
+            heads = nn.ModuleDict({axis: nn.Sequential(*_layers(), nn.Linear(WIDTH, 1)) for axis in AXES})
+            shares = nn.ParameterDict({axis: torch.empty(WavLMConfig().num_hidden_layers + 1) for axis in AXES})
+            self._net = nn.ModuleDict({"wavlm_model": WavLMModel(WavLMConfig()), "proj_layer": heads, "layer_weights": shares})
         torch_weights.load_state(self._net, {_renamed(key): values for key, values in state.items()}, path)
         self._device = pick_device("auto")
         self._net.eval().to(self._device)
