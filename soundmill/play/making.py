@@ -15,10 +15,9 @@ from soundmill import attribution, disk, hashing, params, tracking
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.listening import answers
-from soundmill.models.family import Model, can, family_of
+from soundmill.models.family import Model, can, family_of, is_checkpoint, origin
 from soundmill.params import Probability, Seconds, Seed, StageParams
 from soundmill.play.checkpoints import Found
-from soundmill.training import checkpoint
 
 if TYPE_CHECKING:
     from soundmill.models.generation import Loaded
@@ -74,6 +73,18 @@ def read(wav: Path) -> Asked:
     """The request beside a sound."""
     path = wav.with_suffix(".json")
     return params.parse(Asked, params.read_json(path, "give the .json that was kept beside a sound"), str(path))
+
+
+def is_here(asked: Asked, found: Found) -> bool:
+    """Whether the checkpoint that made a sound is still at its path."""
+    return is_checkpoint(found.directory) and origin(found.directory)["checkpoint"] == asked.digest
+
+
+def check_here(asked: Asked, found: Found) -> None:
+    if not is_here(asked, found):
+        raise UserError(
+            f"{found.name}: is not the checkpoint that made this sound ({asked.digest[:12]}…); restore it, or make another"
+        )
 
 
 def kinds_of(model: Model) -> list[Kind]:
@@ -149,10 +160,13 @@ def repeat(path: Path, found: Found, output: Path) -> Path:
     """Make the sound of a kept request again; UserError if the checkpoint is another one now."""
     from soundmill.models import generation
 
-    asked, loaded = read(path), generation.read(found.directory)
-    if (digest := loaded.facts["checkpoint"]) != asked.digest:
-        raise UserError(f"{found.name}: another checkpoint ({digest[:12]}…) than made this sound ({asked.digest[:12]}…)")
-    return make(asked, loaded, path.parent, output, found.home)[asked.number]
+    asked = read(path)
+    if output.resolve() == path.parent.resolve():
+        raise UserError(f"--output {output}: has the kept sound and its recordings; choose another one")
+    if asked.number and asked.kind != "interpolate":
+        raise UserError(f"{path}.number: {asked.number}: {asked.kind} makes one sound; set it to 0")
+    check_here(asked, found)
+    return make(asked, generation.read(found.directory), path.parent, output, found.home)[asked.number]
 
 
 def keep(wav: Path, found: Found, home: Path, versions: Sequence[tracking.RegisteredModel] = ()) -> Path:
@@ -165,6 +179,7 @@ def keep(wav: Path, found: Found, home: Path, versions: Sequence[tracking.Regist
     target = folder / f"{name}.wav"
     if target.is_file():
         return target
+    check_here(asked, found)
     family, weights = family_of(found.directory), hashing.model_digest(found.directory)
     folder.mkdir(parents=True, exist_ok=True)
     recordings = [f"{name}.recording-{number}{Path(one).suffix}" for number, one in enumerate(asked.recordings, 1)]
@@ -195,16 +210,19 @@ def kept_sounds(home: Path) -> list[Path]:
 
 
 def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
-    """A zip of data/kept, with the attribution of each checkpoint that made a sound of it and is still here."""
+    """A zip of data/kept, with the attribution of each checkpoint that made a sound of it and is still here; it names others."""
     if not (kept := kept_sounds(home)):
         raise UserError("no sound is kept yet: press Keep below a sound first")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         directory = Path(place) / "kept"
         shutil.copytree(home / KEPT, directory, ignore=shutil.ignore_patterns(VOTES.name))
-        for found in [checkpoints[name] for name in {read(path).checkpoint for path in kept} & checkpoints.keys()]:
-            if (found.directory / checkpoint.CONFIG).is_file():
+        for asked in {(asked.checkpoint, asked.digest): asked for asked in map(read, kept)}.values():
+            if (found := checkpoints.get(asked.checkpoint)) and is_here(asked, found):
                 credits = attribution.credits_of(found.directory, found.home / "data" / "corpus" / "recordings.parquet")
                 attribution.write(credits, directory / f"ATTRIBUTION {found.name.replace('/', ' ')}.csv")
+            else:
+                with (directory / "ATTRIBUTION MISSING.txt").open("a", encoding="utf-8") as file:
+                    file.write(f"{asked.checkpoint}, checkpoint {asked.digest}: is gone, so its attribution is unknown\n")
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
 
@@ -218,15 +236,15 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
     for one in sorted(filter(None, shown), key=lambda one: one.name):
         weights = hashing.model_digest(one.directory)
         models[one.name] = answers.KeyedModel(family=family_of(one.directory), weights=weights, scores=one.scores, of={})
-    test = hashing.digest(list(given), [model.weights for model in models.values()])[:12]
+    test = hashing.digest(list(given), {name: model.weights for name, model in models.items()})[:12]
     folder = home / VOTES / test
     with disk.exclusive(folder):
         path, key_path = folder / f"answers-{test}-1.json", folder / "key.json"
         sounds, trials, earlier = {}, [], []
-        if key_path.is_file():
-            key = answers.read_key(key_path)
-            sounds, trials = dict(key.sounds), list(key.orders[0])
-            earlier = params.read_json(path, "restore it beside its key.json")["answers"]
+        if key_path.is_file() and path.is_file():
+            key, earlier = answers.read_key(key_path), params.read_json(path, "restore it beside its key.json")["answers"]
+            trials = key.orders[0][: len(earlier)]  # a vote that could not be stored leaves the key ahead
+            sounds = {name: key.sounds[name] for trial in trials for name in trial}
         trial = [f"s{2 * len(trials) + place:05d}" for place in (1, 2)]
         for sound, found in zip(trial, shown, strict=True):
             sounds[sound] = answers.KeyedSound(system=found.name if found else answers.REAL, request=f"vote-{len(trials) + 1:04d}")

@@ -3,6 +3,7 @@
 import html
 import random
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -54,11 +55,12 @@ class Session:
 
 @dataclass(frozen=True)
 class Ballot:
-    """A blind comparison: two systems in the order in which they are heard; questions by name, and the answers so far."""
+    """A blind comparison: two systems in the order in which they are heard; questions by name; the requests; the answers so far."""
 
     systems: list[str]
     article: str
     questions: dict[str, str]
+    made: list[Asked]
     given: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -157,7 +159,7 @@ class Play:
                 gr.update(choices=samplers, value=None, visible=bool(samplers)),
                 trained("seconds"),
                 gr.update(choices=[(fields.KINDS[kind][0], kind) for kind in kinds], value=kinds[0] if kinds else None),
-                page.render(__package__, "live.html", name=name, plays="transfer" in kinds),
+                page.render(__package__, "live.html", name=shlex.quote(name), plays="transfer" in kinds),
             ]
 
     def examples(self, name: str, labels: list[str]) -> str:
@@ -294,7 +296,8 @@ class Play:
             path = self._named(event.name, request)
             progress(0, desc="comparing with the training clips; the first time takes longest")
             asked = making.read(path)
-            verdict, near = real.nearest(path, self._found(asked.checkpoint))
+            making.check_here(asked, found := self._found(asked.checkpoint))
+            verdict, near = real.nearest(path, found)
             article = _drawn("", asked.words, [_read("this sound", path), *near])
         return _cards([{"article": article, "facts": [verdict]}])
 
@@ -339,7 +342,7 @@ class Play:
         from soundmill.play import real
 
         with as_sentences():
-            session, seed, text, sounds = self.begin(request), int(seed or 0), (words or "").strip(), []
+            session, seed, text, sounds, made = self.begin(request), int(seed or 0), (words or "").strip(), [], []
             heard = random.SystemRandom().sample(systems, 2) if blind else systems
             for number, name in enumerate(heard, 1):
                 role = str(number) if blind else dict(map(reversed, [*self.choices, REAL_ONE])).get(name, name)
@@ -348,9 +351,10 @@ class Play:
                     sounds += real.sounds(found, {role: real.fitting(found, text, seed)})
                 else:
                     asked = {"checkpoint": name, "prompts": fields.words_of(text), "seed": seed}
-                    sounds.append(_read(role, self.sounds(asked, session, progress)[0]))
+                    made += self.sounds(asked, session, progress)
+                    sounds.append(_read(role, made[-1]))
             asks = {name: questions()[name].compare for name in QUESTIONS[: 2 if text else 1]} if blind else {}
-            ballot = Ballot(heard, _drawn("", text or "unconditional", sounds), asks)
+            ballot = Ballot(heard, _drawn("", text or "unconditional", sounds), asks, [making.read(path) for path in made])
             return self._shown(ballot, [f"seed {seed}"]), ballot if blind else None
         return gr.skip(), None
 
@@ -362,6 +366,8 @@ class Play:
             ballot = replace(ballot, given={**ballot.given, ballot.left[0]: ANSWERS[event.name]})
             if ballot.left:
                 return self._shown(ballot), ballot
+            for asked in ballot.made:
+                making.check_here(asked, self._found(asked.checkpoint))
             one, two = (None if name == REAL else self._found(name) for name in ballot.systems)
             path = making.vote(self.root, (one, two), ballot.given)
             named = [f"{number} was {found.title if found else REAL_ONE[0]}" for number, found in enumerate((one, two), 1)]
