@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -378,13 +379,11 @@ def away(root: Path) -> list[Path]:
 
 
 @contextmanager
-def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) -> Iterator[list[Path]]:
-    """Hold all checkouts that share the cache, after up to `seconds` for each; UserError at once if one is away or dvc runs."""
-    if missing := away(root):  # what it needs is not known
-        named = ", ".join(map(str, missing))
-        raise UserError(
-            f"{named}: uses this cache and is not there; mount its disk, or if it was deleted, give `--gone {missing[0]}`"
-        )
+def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = (), gone: Sequence[Path] = ()) -> Iterator[list[Path]]:
+    """Hold all that share the cache, after up to `seconds` each; UserError at once if one is away and not `gone`, or dvc runs."""
+    if missing := [place for place in away(root) if place not in gone]:  # what it needs is not known
+        named, option = ", ".join(map(str, missing)), shlex.join(["--gone", str(missing[0])])
+        raise UserError(f"{named}: uses this cache and is not there; mount its disk, or if it was deleted, give `{option}`")
     checkouts = users(root, more)
     with ExitStack() as stack:
         for place in sorted(checkouts):  # one order for all, or two commands could wait for each other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -169,10 +170,10 @@ def forget(
     elif erase and not ledger.in_force(root):
         terminal.say("nothing is forgotten, so nothing is erased")
     elif erase:
-        if gone:
-            checkout.forget_users(root, gone)
-        with checkout.held(root, 60 * wait_minutes, _say) as checkouts:
+        with checkout.held(root, 60 * wait_minutes, _say, gone=gone or []) as checkouts:
             _erase(root, checkouts, yes)
+            if gone:
+                checkout.forget_users(root, gone)
         _check(root, [])
     else:
         with locks.only_one(root, 60 * wait_minutes, _say):
@@ -209,7 +210,7 @@ def clean(
     """
     from flows import checkout
 
-    if gone:
+    if gone and yes:
         checkout.forget_users(root, gone)
     if yes:
         with checkout.held(root, 0, _say, checkouts or []) as held:
@@ -219,8 +220,9 @@ def clean(
         unused = checkout.unused(root, checkout.users(root, checkouts or []))
     for place in unused.users:
         terminal.say(f"kept: what {place} needs")
-    for place in checkout.away(root):
-        terminal.say(f"not there, so `--yes` would refuse: {place}; mount its disk, or if it was deleted, give `--gone {place}`")
+    for place in (one for one in checkout.away(root) if one not in (gone or [])):
+        option = shlex.join(["--gone", str(place)])
+        terminal.say(f"not there, so `--yes` would refuse: {place}; mount its disk, or if it was deleted, give `{option}`")
     if unused.unknown:
         terminal.say(f"kept: {unused.unknown} objects that none of these made; they may be another project's")
     _show_outputs(unused)
