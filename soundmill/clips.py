@@ -1,5 +1,7 @@
 """Find clips, play them, and trace them to their recording and offset."""
 
+import filecmp
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,7 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
 
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
-    """Write clips as `{clip_id}.wav` (16-bit PCM); returns the paths in the order of the shards."""
+    """Write clips as `{clip_id}.wav` (16-bit PCM), beside no other sound of that name; returns the paths in order of the shards."""
     from soundmill.audio import flac
 
     written = []
@@ -83,7 +85,13 @@ def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: in
         check_rate(row, sample_rate)
         if not written:  # not before the rate is checked
             directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
-        flac.write_wav(path, flac.decode_flac(row["audio"]["bytes"]), sample_rate)
+        path, wave = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav", flac.decode_flac(row["audio"]["bytes"])
+        if path.exists():
+            with tempfile.TemporaryDirectory() as place:
+                flac.write_wav(same := Path(place) / path.name, wave, sample_rate)
+                if not filecmp.cmp(path, same, shallow=False):
+                    raise UserError(f"{path}: is there, and is not this clip; choose another --output")
+        else:
+            flac.write_wav(path, wave, sample_rate)
         written.append(path)
     return written

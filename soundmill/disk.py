@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +63,12 @@ def make_directory(path: Path) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     """Write a file with `write(temporary)`, then move it into place: nobody sees a part. A device is written to directly."""
+    if own := re.fullmatch(r"/dev/(stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)", os.path.abspath(path)):
+        number = int(own[2] or (2 if own[1] == "stderr" else 1))  # opened by its name, it would lose what was written before
+        with named(path), tempfile.NamedTemporaryFile() as temporary, open(os.dup(number), "wb") as file:
+            result = write(Path(temporary.name))
+            shutil.copyfileobj(temporary, file)
+        return result
     if is_device(path):
         with named(path):
             return write(path)

@@ -32,9 +32,10 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path, root):
     assert fifo.is_fifo()
     write = "disk.write_atomically(Path('/dev/stdout'), lambda path: path.write_text('told'))"
     code = f"from pathlib import Path; from soundmill import disk; {write}"
-    with (tmp_path / "told.txt").open("wb") as file:
+    (tmp_path / "told.txt").write_text("before, ")
+    with (tmp_path / "told.txt").open("ab") as file:
         subprocess.run([sys.executable, "-c", code], cwd=root, stdout=file, check=True)
-    assert (tmp_path / "told.txt").read_text() == "told"
+    assert (tmp_path / "told.txt").read_text() == "before, told"
     assert Path("/dev/stdout").is_symlink()
 
 

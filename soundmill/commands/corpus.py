@@ -1,6 +1,7 @@
 """Commands about a corpus, and about the clips prepared from it: check, duplicates, export; list, show."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,9 +42,10 @@ def check_corpus(
         raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
     if from_params and place.resolve() in [output.resolve() for output in (json, missing) if output]:
         raise UserError(f"{path}: would be overwritten; choose another file")
-    if missing:
-        check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
-        project.writable_file(missing)
+    for output in (json, missing):
+        if output:
+            check.check_outside(output, [part.root for part in check.directories_of(place)] if from_params else [place])
+            project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)
@@ -67,8 +69,10 @@ def corpus_duplicates(
     follow_links: FollowLinks = False,
 ) -> None:
     """List pairs of files with the same sound, even after a gain, a shift, a cut, resampling or a lossy codec."""
-    from soundmill.corpora import duplicates
+    from soundmill.corpora import check, duplicates
 
+    if json:
+        check.check_outside(json, [path])
     with project.progress_bar(None, "fingerprints", "file") as tick:
         result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, tick, follow_links)
     for pair in result.pairs:
@@ -165,7 +169,7 @@ def show_clip(clip_id: str, variant: project.Clips = "default", root: project.Ro
     for key, value in facts.items():
         terminal.say(f"{key:<10} {value}")
     option = "" if variant == "default" else f"--clips {variant} "
-    terminal.say(f"hear it:   soundmill clips export {option}{clip_id}")
+    terminal.say(f"hear it:   soundmill clips export {option}{shlex.quote(clip_id)}")
 
 
 @clips_app.command("export", context_settings=project.TAKES_IDS)

@@ -197,13 +197,16 @@ def interpolate(
     from soundmill.models import transforming
 
     ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
-    if all(re.fullmatch(r"\d{1,18}", end) for end in ends):
+    seeded = all(re.fullmatch(r"\d{1,100}", end) for end in ends)
+    paths = [] if seeded else [Path(end) for end in ends]
+    _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
+    if seeded:
         if amount is not None or seed is not None:
             raise UserError("--amount and --seed are for recordings: between seeds no noise is added")
         seeds = int(first), int(second)
+        if max(seeds) > MAX_SEED:
+            raise UserError(f"interpolate {first} {second}: a seed is at most {MAX_SEED}")
     else:
-        paths = [Path(end) for end in ends]
-        _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
         settings = _without("amount", settings)
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
@@ -234,11 +237,13 @@ def vocode(
     from soundmill.audio.tags import CHANGED, MadeBy
     from soundmill.models import transforming
 
+    def of_clip(clip_id: str, values: np.ndarray) -> LogMel:
+        _check_results([], [output / f"{manifest.check_clip_id(clip_id)}.wav"])
+        return transforming.LogMel(clip_id, values)
+
     if path.is_dir() and any(path.rglob("*.parquet")):
         vocoder = transforming.load_vocoder(checkpoint, log_mels.read_spec(path), steps, fast)
-        log_mels_read = (
-            transforming.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path)
-        )
+        log_mels_read = (of_clip(*row) for row in log_mels.iterate_log_mels(path))
     else:
         vocoder = transforming.load_vocoder(checkpoint, None, steps, fast)
         log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))

@@ -53,6 +53,9 @@ def test_export_writes_what_was_stored(project):
     assert rate == 16000
     assert np.abs(wave - waves["dog_5"]).max() <= 2**-15
     assert len(list((root / "out").iterdir())) == 2
+    works("clips", "export", "dog_5", "--output", "out", cwd=root)
+    (root / "out/dog_5.wav").write_bytes(b"another's")
+    assert "is not this clip; choose another" in refused("clips", "export", "dog_5", "--output", "out", cwd=root)
     inside = soundmill("clips", "export", "dog_5", "--output", "data/mine", cwd=root)
     assert (inside.returncode, (root / "data/mine").exists()) == (1, False)
     assert "which the pipeline reads or writes" in inside.stderr

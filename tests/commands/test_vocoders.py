@@ -81,6 +81,8 @@ def test_sounds_of_the_pipeline_s_spectrograms(voice, tmp_path):
     spectrograms(tmp_path / "mels", spec)
     run("vocode", tmp_path / "mels", "--checkpoint", voice, "--output", tmp_path / "made")
     assert soundfile.info(tmp_path / "made" / "a_0.wav").frames == 4 * 256
+    soundfile.write(tmp_path / "a_0.wav", np.zeros(9), 16_000)
+    assert "not made by a model" in refused("vocode", tmp_path / "mels", "--checkpoint", voice, "--output", tmp_path)
     spectrograms(tmp_path / "others", spec_with())
     said = refused("vocode", tmp_path / "others", "--checkpoint", voice, "--output", tmp_path / "none")
     assert "sample_rate 22050, not 16000" in said

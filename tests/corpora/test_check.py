@@ -182,7 +182,7 @@ def shown(report: check.Report) -> str:
 
 
 def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(corpus, tmp_path, root):
-    report, missing = tmp_path / "report.json", tmp_path.with_suffix(".csv")
+    report, missing = tmp_path.with_suffix(".json"), tmp_path.with_suffix(".csv")
     done = works("corpus", "check", str(corpus), "--json", str(report), "--missing", str(missing), cwd=root)
     assert "75.0 %" in done.stdout
     outcome = json.loads(report.read_text(encoding="utf-8"))
@@ -192,6 +192,7 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
         ((tmp_path / "none",), "no such directory"),
         ((corpus, "--format", "audiocap"), "did you mean 'audiocaps'"),
         ((corpus, "--missing", corpus / "a" / "missing.csv"), "write it elsewhere"),
+        ((corpus, "--json", corpus / "metadata.json"), "write it elsewhere"),
     ):
         assert message in refused("corpus", "check", *map(str, arguments), cwd=root).replace("\n", " ")
 
