@@ -19,6 +19,16 @@ class Tables:
     catalog: Path  # names, captions, labels, splits
 
 
+def of_family(root: Path, family: str) -> Tables:
+    """The clips of a family's section in params.yaml; those of the variant `default` if it has none."""
+    path, data = root / "params.yaml", root / "data"
+    try:
+        variant = ((params.read_yaml(path).get("families") or {}).get(family) or {}).get("clips", "default")
+    except AttributeError:
+        raise UserError(f"{path}: families.{family}: expected a section of parameters; compose it with `make params`") from None
+    return Tables(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+
+
 def find(tables: Tables, *, split: str | None = None, label: str | None = None, text: str | None = None) -> list[dict[str, Any]]:
     """Catalog rows that match split, label (exact) and text (in a caption, the id or the source path; case ignored)."""
     if not tables.catalog.exists():

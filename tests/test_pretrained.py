@@ -268,9 +268,10 @@ def test_fetch_without_names_gets_what_params_name(place, server, tmp_path):
     assert "not inside a checkout" in asked
     assert "yamnet (4 MB), vggish (289 MB)" in asked
     (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "params.yaml").write_text("evaluate: {embedders: [tagger, texture]}\n")
-    asked = refused("weights", "fetch", cwd=tmp_path)
-    assert "params.yaml: names no published weights; name the weights to fetch: yamnet (4 MB)" in asked
+    for section in ("{embedders: [tagger, texture]}", ""):
+        (tmp_path / "params.yaml").write_text(f"evaluate: {section}\n")
+        asked = refused("weights", "fetch", cwd=tmp_path)
+        assert "params.yaml: names no published weights; name the weights to fetch: yamnet (4 MB)" in asked
     assert server.requested == []
     (tmp_path / "params.yaml").write_text(f"evaluate: {{embedders: [tagger, {NAME}]}}\n")
     (tmp_path / "below").mkdir()

@@ -300,7 +300,7 @@ def _named_in_params() -> list[str]:
     except UserError:
         raise UserError(f"{Path.cwd()}: not inside a checkout whose params.yaml names weights; {ask}") from None
     document = read_yaml(root / "params.yaml")
-    others = [name for name in document.get("evaluate", {}).get("protocols", []) if name != protocols.PROJECT]
+    others = [name for name in (document.get("evaluate") or {}).get("protocols") or [] if name != protocols.PROJECT]
     names = embedders.named_in([document, *(list(protocols.load(name).embedders) for name in others)])
     if not names:
         raise UserError(f"{root / 'params.yaml'}: names no published weights; {ask}")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundmill import disk, terminal
-from soundmill.commands.project import Project, Root, progress_bar, project_if_any, project_root, tables, writable_file
+from soundmill.commands.project import Project, Root, progress_bar, project_if_any, project_root, writable_file
 from soundmill.errors import UserError
-from soundmill.params import MAX_SEED, read_yaml
+from soundmill.params import MAX_SEED
 
 if TYPE_CHECKING:
     from soundmill.listening.answers import Key
@@ -178,6 +178,7 @@ def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
 
 
 def gather(models: list[str], reference: Path | None, captions: Path | None, scores: list[str], project: Path | None) -> Material:
+    from soundmill import clips
     from soundmill.listening import material
 
     root = project_if_any(project)
@@ -190,10 +191,13 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         if text in families:
             data = root / "data"
             opened.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
-            clips, clip_requests = material.real_clips(_clips_of(root, text), opened[-1].sounds.keys())
-            real, requests = {**clips, **real}, {**requests, **clip_requests}  # the catalog's requests are the most complete
+            if (prepared := clips.of_family(root, text)).catalog.is_file():
+                found, asked = material.real_clips(prepared, opened[-1].sounds.keys())
+                real, requests = {**found, **real}, {**requests, **asked}  # the catalog's requests are the most complete
             continue
-        name, directory = _named(text, "a model") if "=" in text else (Path(text).resolve().name, Path(text))
+        name, directory = (
+            _named(text, "a model") if "=" in text and not Path(text).is_dir() else (Path(text).resolve().name, Path(text))
+        )
         if not directory.is_dir():
             raise UserError(
                 f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(families) or 'none'}); "
@@ -216,19 +220,13 @@ def _named(text: str, what: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
-def _clips_of(root: Path, family: str):
-    """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
-    families = read_yaml(root / "params.yaml").get("families") or {}
-    return tables(root, (families.get(family) or {}).get("clips", "default"))
-
-
 @app.command()
 def play(
     checkpoints: Annotated[
         list[Path] | None, typer.Argument(help="Directories of checkpoints to offer first, besides those of the project.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")] = LOCAL,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 and localhost needs a password.")] = LOCAL,
     password: Annotated[
         str | None, typer.Option(envvar="SOUNDMILL_PLAY_PASSWORD", help="Asked of every visitor, with any user name.")
     ] = None,

@@ -159,8 +159,7 @@ class Answers:
     given: list[dict[str, int | str]]
 
 
-def read_key(path: Path) -> Key:
-    remedy = "give the key.json that `soundmill listening-test new` wrote: --key FILE"
+def read_key(path: Path, remedy: str = "give the key.json that `soundmill listening-test new` wrote: --key FILE") -> Key:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
     key = params.parse(Key, params.read_json(path, remedy), str(path))

@@ -46,6 +46,8 @@ def questions(own: Path | None = None) -> dict[str, Question]:
         for name, values in read_yaml(path).items():
             if not re.fullmatch(answers.QUESTION, str(name)):
                 raise UserError(f"{path}: {name!r}: a question's name has small letters, digits and underscores, as quality")
+            if name == "sounds" or hasattr(StageParams, name):
+                raise UserError(f"{path}: {name}: is a name that files of answers use; choose another one")
             found[name] = parse(Question, values, f"{path}: {name}")
     return found
 
@@ -79,7 +81,7 @@ def write(
     checkpoint, by its name. `progress` counts sounds.
     """
     paths = directory / "test.html", directory / "key.json"
-    salt = (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
+    salt = (read_key(paths[1], "restore it, or choose another --output").salt if paths[1].exists() else "") or secrets.token_hex(16)
     seed = int(hashing.digest([salt, plan.seed]), 16)
     chosen = _requests(material, plan)
     names = [model.name for model in material.models]

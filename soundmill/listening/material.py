@@ -147,8 +147,11 @@ def read_report(directory: Path, required: bool = False) -> tuple[dict[str, floa
             raise UserError(f"{missing[0]}: no such file; score the sounds with `soundmill evaluate SOUNDS REAL --report DIR`")
         return {}, {}
     document = params.read_json(set_scores, "score the sounds again") or {}
-    baselines, unranked = document.get("baselines", {}), document.get("unranked", {})
-    ranked = [key for key in document if key in baselines and key not in unranked and not key.startswith(CODEC)]
+    try:
+        baselines, unranked = document.get("baselines", {}), document.get("unranked", {})
+        ranked = [key for key in document if key in baselines and key not in unranked and not key.startswith(CODEC)]
+    except (AttributeError, TypeError):
+        raise UserError(f"{set_scores}: not the scores of a report; score the sounds again") from None
     return {key: float(document[key]) for key in ranked if isinstance(document[key], int | float)}, _read_sounds(sound_scores)
 
 
@@ -156,14 +159,14 @@ def _read_sounds(path: Path) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        for row in rows:
-            try:
+        try:
+            for row in rows:
                 if None in row:
                     raise ValueError("more cells than columns")
                 clip_id = csv_files.value(row.pop("id"))
                 scores[clip_id] = {key: float(value) for key, value in row.items() if value and not key.startswith(CODEC)}
-            except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path}:{rows.line_num}: expected an id and numbers; score the sounds again") from None
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise UserError(f"{path}:{rows.line_num}: expected an id and numbers; score the sounds again") from None
     if not all(math.isfinite(value) for values in scores.values() for value in values.values()):
         raise UserError(f"{path}: non-finite values; score the sounds again")
     return scores

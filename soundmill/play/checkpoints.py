@@ -56,10 +56,8 @@ class Found:
 
     @property
     def tables(self) -> clips.Tables:
-        """The real clips of its section of `families`; those of the variant `default` if there is none."""
-        families, data = params.read_yaml(self.home / "params.yaml").get("families") or {}, self.home / "data"
-        variant = (families.get(self.section) or {}).get("clips", "default")
-        return clips.Tables(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+        """Its real clips."""
+        return clips.of_family(self.home, self.section)
 
     @property
     def section(self) -> str:

@@ -52,6 +52,10 @@ def test_listen_to_a_family_and_a_folder(project, folders, tmp_path):
         assert shown in text
     facts = [json.loads(found) for found in re.findall(r"data-facts='([^']*)'", text)]
     assert [one["scores"] for one in facts] == [{"kl_yamnet tiny": 0.25}, {}, {}, {}]
+    (project / "data/catalog/drums.parquet").unlink()
+    works("listen", "tiny", cwd=project)  # without real sounds
+    (project / "params.yaml").write_text("families: [tiny]\n")
+    assert "params.yaml: families.tiny: expected a section" in refused("listen", "tiny", cwd=project)
 
 
 def test_a_test_of_a_family_knows_its_checkpoint_and_its_scores(project):
@@ -69,11 +73,12 @@ def test_a_test_of_a_family_knows_its_checkpoint_and_its_scores(project):
 
 def test_listen_to_folders_without_a_checkout(folders, tmp_path):
     report = write_report(tmp_path / "report", {"beep/1": 0.5})
-    arguments = ["soft", "stereo=wide", "--reference", "real", "--scores", f"stereo={report}", "-o", "out/page.html"]
+    (folders / "soft").rename(folders / "lr=0.1")
+    arguments = ["lr=0.1", "stereo=wide", "--reference", "real", "--scores", f"stereo={report}", "-o", "out/page.html"]
     done = works("listen", *arguments, cwd=folders)
     assert done.stdout == "out/page.html\n"
-    assert columns((folders / "out" / "page.html").read_text(encoding="utf-8"))[0] == ["real", "soft", "stereo"]
-    small = soundmill("listen", "soft", "-o", "small.html", "--megabytes", "0.1", cwd=folders)
+    assert columns((folders / "out" / "page.html").read_text(encoding="utf-8"))[0] == ["real", "lr=0.1", "stereo"]
+    small = soundmill("listen", "lr=0.1", "-o", "small.html", "--megabytes", "0.1", cwd=folders)
     assert "requests did not fit in 0.1 MB: the page names them" in small.stderr
 
 

@@ -338,9 +338,11 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         (["--questions", "beauty"], "--questions: 'beauty' is not one of quality, relevance, similarity"),
         (["--scale", "10"], "--scale 10: must be 5 or 100"),
         (["--scale", "100", "--ab"], "--ab and --scale"),
+        (["--own", "bad.yaml"], "bad.yaml: sounds: is a name that files of answers use"),
     ],
 )
 def test_mistakes_are_named(sounds, arguments, message):
+    (sounds / "bad.yaml").write_text("sounds: {}\n")
     done = soundmill("listening-test", "new", "mine", "--reference", "real", *arguments, cwd=sounds)
     assert done.returncode == 1
     assert message in done.stderr

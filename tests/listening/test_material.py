@@ -110,11 +110,11 @@ def test_scores_that_rank_models_and_those_of_single_sounds(tmp_path):
         material.read_report(tmp_path / "none", required=True)
 
 
-@pytest.mark.parametrize("line", ["beep/1,much", "beep/1,nan", "beep/1,1,2"])
+@pytest.mark.parametrize("line", ["beep/1,much", "beep/1,nan", "beep/1,1,2", "\xff,1", "[1]", '{"baselines": null}'])
 def test_damaged_scores_are_named(tmp_path, line):
-    report = write_report(tmp_path / "report", {})
-    (report / "sounds.csv").write_text(f"id,kl_yamnet\n{line}\n")
-    with pytest.raises(UserError, match=r"sounds.csv.*score the sounds again"):
+    report, name = write_report(tmp_path / "report", {}), "scores.json" if line[0] in "[{" else "sounds.csv"
+    (report / name).write_text(line if name == "scores.json" else f"id,kl_yamnet\n{line}\n", encoding="latin-1")
+    with pytest.raises(UserError, match=rf"{name}.*score the sounds again"):
         material.read_report(report)
 
 
@@ -202,6 +202,9 @@ def test_a_key_without_a_salt_can_still_be_read(sounds):
     key.write_text(json.dumps(document), encoding="utf-8")
     assert answers.read_key(key).salt == ""
     with pytest.raises(UserError, match=r"key.json: the key of another test"):  # the new one is salted
+        blind.write(sounds / "test", gathered(sounds), plan(3, "quality"))
+    key.write_text("{")
+    with pytest.raises(UserError, match=r"key.json: not readable.*; restore it, or choose another --output"):
         blind.write(sounds / "test", gathered(sounds), plan(3, "quality"))
 
 
