@@ -32,7 +32,7 @@ from soundmill.evaluation.library import Progress, rounded
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, sounds
 from soundmill.models.family import Model, Run, can, made_by
-from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
+from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, draw_section
 from soundmill.params import StageParams, did_you_mean
 
 HERE = Path(__file__).parent
@@ -49,7 +49,6 @@ LOUD_DB, SOFT_DB = -10.0, -20.0  # below the loudest frame: an event begins abov
 SILENT_DB = -60.0  # full scale; softer frames hold no event
 _COLUMNS = params.read_yaml(Path(__file__).with_name("columns.yaml"))
 COLUMNS, MEANINGS = ({key: column[text] for key, column in _COLUMNS.items()} for text in ("title", "meaning"))
-LONGEST = 120  # characters of a prompt on the page
 
 
 def _joined(text: object) -> object:
@@ -413,9 +412,8 @@ def _section(found: Following, name: str) -> Section:
         chips = [Chip(f"{kind} {times} of {count}", good.get(kind)) for kind, times in line["recognised"].items()]
         if line["count"] is not None:
             chips.append(Chip(f"{line['events']:.2g} events instead of {line['count']}"))
-        title = (
-            line["text"] if len(line["text"]) <= LONGEST else f"{line['text'][: LONGEST // 2]} … {line['text'][-LONGEST // 2 :]}"
-        )
+        half, text = (LONGEST_TITLE - 3) // 2, line["text"]
+        title = text if len(text) <= LONGEST_TITLE else f"{text[:half]} … {text[-half:]}"
         note = f"asks for: {', '.join(wanted)}" if wanted else "asks for no kind in particular"
         sound = Sound(f"1 of {count}", wave, rate, made_by=maker)
         cards.append(Card(f"{name} {number}", title or "(no text)", note, (sound,), tuple(chips)))

@@ -152,10 +152,11 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
     write_prepared(project / "data", shared)
     (project / "dvc.yaml").write_text("stages: {}\n")
     (project / "params.yaml").write_text("clips: {default: {sample_rate: 16000}}\n")
-    arguments = ["plain", "order", "empty", "--checkpoint", checkpoint, "-n", "2", "--set", "num_steps=2"]
+    (project / "mine.yaml").write_text(f"about: x\nprompts: [{{text: {'x' * 500} the end}}]\n")
+    arguments = ["plain", "order", "empty", "mine.yaml", "--checkpoint", checkpoint, "-n", "2", "--set", "num_steps=2"]
     done = works("prompts", *map(str, arguments), "--json", "a.json", "--page", "page.html", cwd=project)
     found = json.loads((project / "a.json").read_text())
-    assert set(found["sets"]) == {"plain", "order", "empty"}
+    assert set(found["sets"]) == {"plain", "order", "empty", "mine"}
     assert (found["sampling"]["num_steps"], found["sounds_per_prompt"]) == (2, 2)
     plain = found["sets"]["plain"]["scores"]
     assert plain["asked"]["value"] <= 0.3
@@ -168,7 +169,8 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
     for shown in ("as asked", "shuffled", "real clips", "in order"):
         assert shown in done.stdout
     page = (project / "page.html").read_text(encoding="utf-8")
-    assert page.count("<audio") == 10 + 6 + 1
+    assert page.count("<audio") == 10 + 6 + 1 + 1
+    assert "x the end" in page
     for shown in ("(no text)", "asks for: dog, rain", "one kind of sound, named as in ESC-50", following.MEANINGS["ordered"]):
         assert shown in page.replace("&#39;", "'")
     chosen = following.load_sets(["order"])
