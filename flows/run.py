@@ -8,7 +8,7 @@ from flows import dvc, remote
 from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
 from soundmill import ledger
-from soundmill.errors import UserError, show_what_the_terminal_can
+from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
 from soundmill.params import check_urls, read_yaml
 
 
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             dvc.check_changes(root, tell)
         else:
             dvc.check_sections(root, document)  # also before Prefect starts
-    except UserError as error:
-        tell(f"pipeline: {error}")
+    except (UserError, OSError) as error:
+        tell(f"pipeline: {fault_of_disk(error, root) if isinstance(error, OSError) else error}")
         return 1
     if nothing_to_do:
         tell("Nothing has changed since the last run.")

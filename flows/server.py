@@ -160,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=PORT, help="where it listens, on loopback (default: %(default)s)")
     parser.add_argument("--for-one-flow", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if not 0 < args.port < 65536:
+        parser.error(f"--port {args.port}: give a number from 1 to 65535")
     root, names = Path.cwd(), [f"{name}:{args.port}" for name in ("127.0.0.1", "localhost")]
     origins = ",".join(f"http://{name}" for name in names)
     own = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins, "PREFECT_SERVER_UI_API_URL": f"http://{names[0]}/api"}

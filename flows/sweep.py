@@ -227,7 +227,3 @@ def of_group(metrics: dict[str, Any], grouping: str, group: str) -> dict[str, An
     others = {name: of_group(block, grouping, group) for name, block in metrics.get("protocols", {}).items()}
     scored = {name: one for name, one in others.items() if "baselines" in one}
     return {**of_all, **metrics["subsets"][grouping][group], "protocols": scored}
-
-
-if __name__ == "__main__":
-    raise SystemExit("sweeps are run by `soundmill sweep`")

@@ -19,6 +19,11 @@ class Group(typer.core.TyperGroup):
 
     def main(self, *args: object, **more: object) -> object:
         show_what_the_terminal_can()  # the help too
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            terminal.say("this directory was deleted; cd into another one", error=True, color="red")
+            raise SystemExit(1) from None
         return super().main(*args, **more)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:

@@ -130,6 +130,8 @@ def export(
 
         if output is None or output.exists():
             raise UserError(f"{checkpoint} has adapters: name a new directory for the merged checkpoint with --output")
+        if streaming:
+            raise UserError(f"--streaming: {checkpoint} has adapters; merge them first, without --streaming")
         write_whole(checkpoint, output)
         terminal.say(output)
         return
@@ -214,6 +216,8 @@ def generate(
         if others := given(context, ("asked", "checkpoint", "output", "project")):
             words = ", ".join(one.opts[-1] if one.param_type_name == "option" else "prompts" for one in others)
             raise UserError(f"--from {asked}: that request says what to make; leave out {words}")
+        if not asked.is_file():
+            raise UserError(f"--from {asked}: no such file; give the .json that was kept beside a sound")
         root = project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
         terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
@@ -397,12 +401,13 @@ def pull(
     for path in published.pull(directory, target):
         terminal.say(path)
     checkpoint = target / published.CHECKPOINT
+    quoted = shlex.quote(str(checkpoint))
     if data:
-        use = f'datasets.load_dataset("{target}")'
+        use = f"datasets.load_dataset({str(target)!r})"
     elif "family" not in read_json(checkpoint / "config.json", "download it again"):  # a codec or vocoder
-        use = f"soundmill params FAMILY.autoencoder.weights.start_from={checkpoint} (a vocoder: vocoder.weights.start_from)"
+        use = f"soundmill params FAMILY.autoencoder.weights.start_from={quoted} (a vocoder: vocoder.weights.start_from)"
     else:
-        use = f"soundmill generate --checkpoint {checkpoint}"
+        use = f"soundmill generate --checkpoint {quoted}"
     terminal.say(f"try it: {use}", error=True)
 
 
@@ -414,7 +419,8 @@ def _shares(text: str | None) -> list[tuple[Path, float]]:
         try:
             shares.append((Path(name), float(share)) if name else (Path(part), 1.0))
         except ValueError:
-            raise UserError(f"--lora: the share of {name} is {share!r}, not a number; for example `--lora {name}=0.7`") from None
+            example = shlex.join(["--lora", f"{name}=0.7"])
+            raise UserError(f"--lora: the share of {name} is {share!r}, not a number; for example `{example}`") from None
     return shares
 
 

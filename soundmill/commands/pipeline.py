@@ -267,7 +267,7 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
 
 def _check_minutes(minutes: float | None) -> None:
     if minutes is not None and not 0 < minutes < 1e6:  # nan neither
-        raise UserError(f"--minutes {minutes:g}: give a number above 0")
+        raise UserError(f"--minutes {minutes:g}: give a number above 0 and below a million")
 
 
 def _check_not_own(folder: Path, root: Path) -> None:

@@ -79,7 +79,7 @@ def writable_file(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path}: is a recording, which is not overwritten; choose another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"):  # as disk names it
             pass
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}; choose a file that can be written") from None

@@ -124,15 +124,17 @@ def list_experiments(root: Root = None) -> None:
     named = read_experiments(root / "conf")
     use_recorded_store(root)
     scores, why = last_scores(root, named)
+    from rich.markup import escape
+
     console = terminal.console(highlight=False)
     for name, experiment in named.items():
-        console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
+        console.print(f"[bold]{name}[/bold]: {escape(experiment.title)}", soft_wrap=True)
         time = f"{experiment.minutes:g} minutes of training" if experiment.minutes else "for a GPU"
-        console.print(f"  {experiment.corpus}, {time}", style="dim")
+        console.print(f"  {experiment.corpus}, {time}", style="dim", markup=False)
         if name in scores:
             console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
     if why:
-        console.print(f"No scores: {why}", style="dim", soft_wrap=True)
+        console.print(f"No scores: {why}", style="dim", soft_wrap=True, markup=False)
     console.print("`soundmill run [DIR] experiment=NAME` repeats one; see `soundmill experiments --help`.", soft_wrap=True)
 
 

@@ -44,6 +44,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path
         for wrong, said in (
             (tmp_path / "file" / "out.json", "can be written"),
             (tmp_path, "a directory"),
+            (tmp_path / ("x" * 245), "File name too long"),
             (tmp_path / "a.wav", "a recording"),
         ):
             done = CliRunner().invoke(commands.app, [*arguments, "--json", str(wrong)])
@@ -53,6 +54,12 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path
 
 def test_a_device_that_is_full_is_named():
     assert refused("families", "--json", "/dev/full", cwd=ROOT) == "no space left for /dev/full; free some and run again\n"
+
+
+def test_a_directory_that_was_deleted_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert CliRunner().invoke(commands.app, ["families"]).output == "this directory was deleted; cd into another one\n"
 
 
 def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):

@@ -206,6 +206,7 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
     assert (done.returncode, len(runs)) == (1, len(before) + 1)
     assert re.search(r"--minutes 1: everything but training takes about 3\.8 .* give at least 8", " ".join(done.stderr.split()))
     assert "compare several by" in soundmill("run", folder, "model=[ddpm_mel,rave]", "--minutes", "9", *at, cwd=tmp_path).stderr
+    assert "above 0 and below a million" in soundmill("run", folder, "--minutes", "1e7", *at, cwd=tmp_path).stderr
     for words in (["--model", "rave"], ["--model", "diffwave", "diffwave.train.steps=9"], ["--minutes", "nan"]):
         assert soundmill("run", folder, "--minutes", "10", *words, *at, cwd=tmp_path).returncode == 1
     words = ["run", folder, "--model", "ddpm_mel", "scale=paper", "--minutes", "90", *at]

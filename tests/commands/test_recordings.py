@@ -105,6 +105,7 @@ def test_goes_from_one_to_another(home):
         (["interpolate", "1", "2", "--set", "nosuch=1"], "nosuch"),
         (["interpolate", "1", "2", "--amount", "0.5"], "--amount and --seed are for recordings"),
         (["interpolate", "1", "2", "--seed", "0"], "--amount and --seed are for recordings"),
+        (["interpolate", str(2**63), "1"], "a seed is at most 9223372036854775807"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(home, command, message):
@@ -126,12 +127,15 @@ def test_a_recording_is_never_overwritten(home):
     (home / "own/long.wav").write_bytes(before)
     assert "own/long.wav: is there, and was not made by a model" in run(home, "restyle", "long.wav", "--output", "own").stderr
     assert (home / "own/long.wav").read_bytes() == before
+    (home / "own/00.wav").write_bytes(before)
+    assert "own/00.wav: is there" in run(home, "interpolate", "1", "2", "--output", "own").stderr
     assert [run(home, "restyle", "long.wav", "--output", "anew").returncode for _ in range(2)] == [0, 0]
 
 
 def test_a_file_in_place_of_a_directory_and_none_at_all_are_named(home, root):
     assert "long.wav: no checkpoint here" in refused("reconstruct", "long.wav", "--checkpoint", "long.wav", cwd=home)
-    assert "none.json); fix it and run again" in refused("generate", "--from", "none.json", "--project", str(root), cwd=home)
+    for path in (".", "none.json"):
+        assert f"--from {path}: no such file" in refused("generate", "--from", path, "--project", str(root), cwd=home)
 
 
 def test_recordings_are_decoded_anew_each_time_they_are_read(home):

@@ -304,6 +304,8 @@ def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> N
     assert "no Prefect server at http://127.0.0.1:9/api" in said
     assert "make server" in said
     assert "Traceback" not in said
+    command = [sys.executable, "-m", "flows.server", "--port", "70000"]
+    assert b"--port 70000: give a number" in subprocess.run(command, cwd=tiny, env=variables, capture_output=True).stderr
 
 
 @pytest.mark.slow
@@ -414,6 +416,9 @@ def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_pa
     done = pipeline(tiny, tmp_path, None, status=1)
     assert not re.search("Prefect|Traceback", done.stdout + done.stderr)
     assert "params.yaml: not readable as YAML" in done.stdout
+    (tiny / "params.yaml").unlink()
+    (tiny / "params.yaml").mkdir()
+    assert "pipeline: Is a directory" in pipeline(tiny, tmp_path, None, status=1).stdout
 
 
 def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):

@@ -77,3 +77,5 @@ def test_a_wrong_key_of_an_experiment_is_named(project):
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("experiment: {name: mine, titel: Mine, corpus: mine, minutes: 1}\n")
     assert "mine.yaml: experiment.titel: unknown key; did you mean 'title'?" in refused("experiments", cwd=project)
+    (folder / "mine.yaml").write_text('experiment: {name: mine, title: "[/x] [a]", corpus: "[/y]", minutes: 1}\n')
+    assert "mine: [/x] [a]\n  [/y], 1 minutes" in works("experiments", cwd=project).stdout
