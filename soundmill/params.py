@@ -114,8 +114,8 @@ def _check_grammar(conf: Path, overrides: Sequence[str]) -> None:
                 f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
             )
         if (name := override.key_or_group) in chosen and not text.startswith(name):
-            raise UserError(f"{text!r}: every configuration has one; write {name}=CHOICE")
-        if name.startswith("hydra."):
+            raise UserError(f"{text!r}: write {name}=CHOICE, or leave it out")
+        if re.match(r"hydra(?:[./]|$)", name):
             raise UserError(f"{text!r}: a setting of Hydra, which has no effect here; leave it out")
 
 
@@ -328,7 +328,8 @@ def parse(model: type[P], values: Any, where: str) -> P:
             else:
                 said = problem["msg"].removeprefix("Value error, ").replace("should be None", "should be null")
                 # The values of a whole section would fill the screen.
-                text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r:.200})"
+                found = "null" if problem["input"] is None else f"{problem['input']!r:.200}"
+                text = said if isinstance(problem["input"], dict) else f"{said} (found {found})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
         raise UserError("\n".join(lines)) from None
 

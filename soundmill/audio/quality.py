@@ -154,11 +154,10 @@ def measure_clip(
 
 def _silence_ratio(wave: np.ndarray, size: int) -> float:
     """Share of silent windows of `size` samples (the last may be shorter); a constant is silent."""
-    if len(wave):
-        wave = wave - np.float32(wave.mean(dtype=np.float64))  # a large offset would take the precision of what is left
     whole = len(wave) // size * size
     windows = wave[:whole].reshape(-1, size)
-    power = np.einsum("ns,ns->n", windows, windows) / size - (windows @ np.full(size, 1 / size, np.float32)) ** 2
+    windows = windows - windows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    power = np.einsum("ns,ns->n", windows, windows) / size
     silent = int((power < 10 ** (SILENCE_DBFS / 10)).sum())
     count = len(windows)
     if whole < len(wave):

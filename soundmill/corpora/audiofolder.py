@@ -103,7 +103,7 @@ class _Embedded:
     """An embedded recording and the descriptions of all its rows."""
 
     file: sources.EmbeddedFile
-    about: Description  # of the first row, with the split and the clip that all have
+    about: Description  # of the first row, without texts, with the split and the clip that all have
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
     labels: list[str] = field(default_factory=list)
     stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row, and columns about terms or tags of the file
@@ -214,7 +214,7 @@ def _add_embedded(
     same = (identity, file.digest or file.raw_path)
     if same in embedded:
         tables.counts["repeated_recordings"] += 1
-    recording = embedded.setdefault(same, _Embedded(file, replace(about, split=split, clip=clip)))
+    recording = embedded.setdefault(same, _Embedded(file, replace(about, split=split, clip=clip, captions=[], labels=[])))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in tables.said(captions, file.path))
     recording.labels = list(dict.fromkeys(recording.labels + tables.said(about.labels, file.path, labels=True)))

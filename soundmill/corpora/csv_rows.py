@@ -328,6 +328,8 @@ class AudioCaps(CsvRows):
     """Csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
     FORMAT = "audiocaps"
+    columns = frozenset(COLUMNS)
+    remedy = "put train.csv, val.csv and test.csv there"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return (name for name in inventory.csv_files() if _columns(inventory, name).issuperset(COLUMNS))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
         split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
         row.split = split_of(split.encode("utf-8", "replace"))
         if split and row.split is None:
-            unknown.append(f"{split!r:.80}")
+            unknown.append(sys.intern(f"{split!r:.80}"))  # a large table may have one in every row
         yield row
     inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown)
 

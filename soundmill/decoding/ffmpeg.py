@@ -188,7 +188,7 @@ class Log:
             return
         level, text = match[1], match[2]
         if line.startswith("[Eval @ "):
-            # The tags of inputs, which ffmpeg prints as they are, may look like this.
+            # The tags of inputs, which ffmpeg prints as they are, may look like this, and like complaints.
             if not self._in_input and re.fullmatch(r"-?\d+\.\d+", text) and len(self._printed) < self.MAX_COMPLAINTS:
                 self._printed.append(float(text))
             return

@@ -22,7 +22,10 @@ LARGEST_DELAY = 0.08  # seconds of delay, positive or negative
 def best_stretcher() -> Stretcher:
     """rubberband if this ffmpeg has it, else atempo."""
     command = [str(ffmpeg_executable()), "-hide_banner", "-filters"]
-    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STALL_SECONDS).stdout
+    try:
+        listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STALL_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} does not list its filters in {STALL_SECONDS:.0f} s; see `soundmill doctor`") from None
     return "rubberband" if " rubberband " in listed else "atempo"
 
 

@@ -241,7 +241,7 @@ class Traces:
             with shards.open_parquet(path) as file:
                 columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
                 table = file.read([name for name in columns if name in file.schema_arrow.names])
-        except (pa.ArrowException, OSError):
+        except (UserError, pa.ArrowException, OSError):
             self.unreadable.append(path)
             return 0
         if not table.num_columns:

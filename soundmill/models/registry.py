@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from soundmill import manifest, params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
@@ -39,6 +41,15 @@ FAMILIES = {
 }
 
 
+class FamilyComponents(StageParams):
+    """Directories in soundmill/models/components/ that a family's stages depend on."""
+
+    source: str
+    codec: str
+    net: str
+    vocoder: str
+
+
 class FamilyWiring(StageParams):
     """`families.FAMILY`: what its stages read and which code they run."""
 
@@ -47,8 +58,8 @@ class FamilyWiring(StageParams):
     inputs: str
     parts: str
     tagger: str
-    trainings: dict[str, float] | None  # shares of a bake-off's minutes
-    components: dict[str, str]
+    trainings: dict[str, Annotated[float, Field(ge=0)]] | None  # shares of a bake-off's minutes
+    components: FamilyComponents
 
 
 def family(name: str) -> Family:

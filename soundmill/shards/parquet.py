@@ -157,7 +157,8 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) ->
 
 def open_parquet(path: Path | str) -> pq.ParquetFile:
     """Open a shard or table. Without Arrow's pre-buffering, which is for object storage, small files open twice as fast."""
-    return pq.ParquetFile(path, pre_buffer=False)
+    with _readable(path):
+        return pq.ParquetFile(path, pre_buffer=False)
 
 
 def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -204,7 +205,8 @@ def read_rows(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path | str) -> Iterator[None]:
+    """UserError with the remedy if the file is damaged."""
     try:
         yield
     except FileNotFoundError:

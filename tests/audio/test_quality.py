@@ -171,6 +171,7 @@ def test_silence_is_a_share_of_the_windows_and_has_no_level():
     assert measure(np.zeros(RATE, np.float32))["level_db"] is None
     for constant in (0.1, 0.9, 1.0):
         assert measure(np.full(RATE, constant, np.float32))["silence_ratio"] == 1.0
+    assert measure(np.repeat(np.float32([0.9, -0.9]), 16 * 1024))["silence_ratio"] == 1.0
 
 
 def test_channels_that_agree_differ_or_are_wired_the_wrong_way_round():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest, shards
+from soundmill.audio.flac import encode_flac
 from soundmill.corpora import clip_pages
 from soundmill.corpora.clip_pages import MEASURES, ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
@@ -133,3 +134,10 @@ def test_a_limit_is_broken_by_what_lies_beyond_it_and_by_nothing_else(measure, v
             continue
         one = abs(one) if measure == "dc_offset" else one
         assert hit == (one < value if side == "min" else one > value)
+
+
+def test_the_sound_of_a_page_counts_all_channels(monkeypatch):
+    stereo = {"num_samples": 16_000, "audio": {"bytes": encode_flac(np.zeros((2, 16_000), np.float32), 16_000)}}
+    monkeypatch.setattr(clip_pages, "_rows", lambda places, columns: dict.fromkeys(places, stereo))
+    shown = clip_pages._read([(Path("a"), 0), (Path("a"), 1)], 100_000)
+    assert [row["flac"] is None for row in shown.values()] == [False, True]
