@@ -186,6 +186,10 @@ def test_ancestors_are_credited_by_what_was_published_with_them(tmp_path):
     fourth = trained_from(copied, tmp_path / "fourth", [clip("cat")])
     earlier = {credit.licence for credit in attribution.credits_of(fourth, ours) if "earlier" in credit.used_for}
     assert earlier == {"unknown"}  # not invented from recordings of the same id
+    (start / manifest.TRAINED_ON_FILE).unlink()
+    (tmp_path / "published" / manifest.ATTRIBUTION).unlink()
+    fifth = attribution.credits_of(trained_from(start, tmp_path / "fifth", [clip("cat")]), ours)
+    assert "earlier training: model" in [credit.used_for for credit in fifth if credit.licence == credit.ai_terms == "unknown"]
 
 
 @pytest.mark.parametrize(("source", "ai_terms"), [("dog.wav", "refused"), ("other/dog.wav", "unknown")])

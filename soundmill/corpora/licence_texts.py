@@ -29,7 +29,11 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _RESERVED = re.compile(r"(?<!no )(?<!some )\brights reserved\b|\bproprietary\b", re.IGNORECASE)
-_NONCOMMERCIAL = re.compile(r"\bnon[- ]?commercial(ly)?\b", re.IGNORECASE)
+_CONDITIONS = {
+    "-NC": re.compile(r"\b(nc|non[- ]?commercial(ly)?)\b", re.IGNORECASE),
+    "-SA": re.compile(r"\b(sa|share\W{0,3}alike)\b", re.IGNORECASE),
+    "-ND": re.compile(r"\b(nd|no\W{0,3}deriv\w*)\b", re.IGNORECASE),
+}
 _FOR_AI = re.compile(
     r"\b(AI|artificial intelligence|machine[- ]learning|generative)\b"
     r"|\b(no|not|never|without|forbid\w*|prohibit\w*|permission|consent)\b[^.!?]{0,80}\btrain(ing|ed)?\b"
@@ -114,9 +118,9 @@ def named_by_licence(text: str) -> list[str]:
 
 
 def _adds_conditions(text: str, licence: str) -> bool:
-    """Whether a text has conditions beside the names of its licence: no commercial use, no training of models."""
+    """Whether a text has conditions beside the names of its licence: those of other licences, no training of models."""
     rest = statements.without_names(text)
-    return bool(_FOR_AI.search(rest) or ("-NC" not in licence and _NONCOMMERCIAL.search(rest)))
+    return bool(_FOR_AI.search(rest)) or any(part not in licence and word.search(rest) for part, word in _CONDITIONS.items())
 
 
 def _of_card(text: str) -> list[str] | None:

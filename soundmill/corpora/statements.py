@@ -163,7 +163,7 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
     return {**row, "terms_found": "; ".join(parts)[:MAX_CELL] or None}
 
 
-_GAP = r"[\s_/-]{0,3}"  # bounded, so that no text takes long
+_GAP = r"[\s_/\-\u2010-\u2015\u2212]{0,3}"  # bounded, so that no text takes long
 _CC = r"(?:\bcc|\bcreative\s?commons(?:\.org/licen[cs]es)?)"
 _ATTRIBUTION = re.compile(
     rf"{_CC}{_GAP}(?:by|attribution)(?![a-z])"

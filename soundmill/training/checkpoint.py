@@ -185,6 +185,8 @@ def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys:
         raise UserError(f"start_from: {where}: {first_of(named, NAMED, '; ')}; {AGREE}")
 
 
+# The table of soundmill/attribution.py for a start that says nothing of what trained it.
+UNKNOWN_START = "recording,creator,licence,ai_terms,url,clips,seconds,in_mixes,used_for\n,,unknown,unknown,,0,0.0,0,model\n"
 FROM_CATALOG = ["clip_id", "recording_id", "source", "start", "seconds", "digest"]
 
 
@@ -200,7 +202,7 @@ def write_trained_on(
     The catalog may know more mixes among the clips.
 
     `start` is the directory of weights that the training started from; the rows of its tables are added, and the attribution that
-    was published with it is kept.
+    was published with it is kept; that of one without table or attribution is unknown.
     """
     table = shards.read_table(catalog, manifest.MIXED_CATALOG, [*FROM_CATALOG, manifest.MIXED]).to_pylist()
     both_of = {row["clip_id"]: both for row in table if (both := row.pop(manifest.MIXED))}
@@ -216,6 +218,8 @@ def write_trained_on(
         known = manifest.attribution_of(start) or start / manifest.EARLIER_ATTRIBUTION
         if known.is_file():
             shutil.copyfile(known, directory / manifest.EARLIER_ATTRIBUTION)
+        elif not (start / manifest.TRAINED_ON_FILE).is_file():
+            disk.write_text(directory / manifest.EARLIER_ATTRIBUTION, UNKNOWN_START)
 
 
 def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:
