@@ -4,6 +4,8 @@ It is read from tables below `data/`, from files of checkpoints (`trained_on.par
 provenance is reported, not guessed. Cuts of several variants overlap: one stretch of a recording may be in all of them.
 """
 
+import html
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -210,7 +212,7 @@ class Project:
         clips = {variant: rows for variant, table in self.clips.items() if (rows := overlapping(table, pieces))}
         ids = {row["clip_id"] for rows in clips.values() for row in rows} | set(former)
         mixes = {mix: both for mix, both in self.mixes.items() if not ids.isdisjoint(both)}
-        names = named(ids | {piece.source for piece in pieces if piece.is_whole})
+        names = named(ids, {piece.source for piece in pieces if piece.is_whole})
         stems = ids | set(map(manifest.split_stem, ids))
         texts = [path for name in REPORTS for path in sorted((self.data / name).rglob("*")) if path.suffix in TEXTS]
         texts += sorted(self.data.glob("*.html"))
@@ -307,10 +309,19 @@ class Project:
         )
 
 
-def named(names: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds any of these ids and paths in a text as whole words."""
-    escaped = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.compile(rf"(?<![\w-])(?:{escaped})(?![\w-]|\.\d)" if escaped else "(?!)")
+def named(ids: Iterable[str], paths: Iterable[str] = ()) -> re.Pattern[str]:
+    """A pattern that finds any of these ids and whole paths in a text as whole words, also as HTML, CSV and JSON write them."""
+    groups = []
+    for before, names in ((r"[\w-]", ids), (r"[\w/-]", paths)):
+        written = {form for name in names for form in (name, _in_html(name), name.replace('"', '""'), json.dumps(name)[1:-1])}
+        if escaped := "|".join(map(re.escape, sorted(written, key=len, reverse=True))):
+            groups.append(f"(?<!{before})(?:{escaped})")
+    return re.compile(rf"(?:{'|'.join(groups)})(?![\w-]|\.\d)" if groups else "(?!)")
+
+
+def _in_html(name: str) -> str:
+    """As the templates of `soundmill/page` write it."""
+    return html.escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
 def _placed(table: pa.Table, places: list[tuple[float, float | None]]) -> pa.Table:

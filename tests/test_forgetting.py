@@ -20,7 +20,8 @@ from soundmill.audio import fingerprint
 from soundmill.corpora import forgotten, inventory
 from soundmill.corpora.csv_rows import AUDIOCAPS
 from soundmill.errors import UserError
-from soundmill.holdings import Project
+from soundmill.forgetting import listing
+from soundmill.holdings import Piece, Project, named
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
 from stages.corpus import CSV_FILES, SYNTHESISED
@@ -416,6 +417,39 @@ def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
     assert len(found) == 2
     assert "a sound named after a clip of it; delete data/report/bakeoff, or run the bake-off again" in found[0]
     assert "renamed.wav: sounds like other.wav" in found[1]
+
+
+def test_mixes_of_a_forgotten_sound_are_found_in_tables_that_have_only_their_ids(tmp_path):
+    clips = [forgotten.ForgottenClip(clip_id="cat_0", digest="b" * 32)]
+    more = {"digest": "a" * 32, "start": None, "end": None, "fingerprint": "", "copy_of": None, "reason": "x"}
+    entry = forgotten.Entry(recording_id="cat", source="cat.wav", clips=clips, **more)
+    traces = listing.Traces.of([entry], [Piece("cat", "cat.wav")])
+    kept, cache = tmp_path / "data/.work/mixed/kept", tmp_path / "cache/files/md5/aa"
+    rows = [
+        (manifest.MIXES, {"clip_id": "mix_1", "first": "dog_0", "second": "cat_0"}),
+        (manifest.MIXED_CATALOG, {"clip_id": "mix_2", "recording_id": "dog", manifest.MIXED: ["dog_0", "cat_0"]}),
+        *((schema, {"clip_id": f"mix_{n}"}) for schema in (manifest.CLIPS, manifest.SPECTROGRAMS) for n in (1, 2, 3)),
+    ]
+    for number, (schema, row) in enumerate(rows):
+        shards.write_rows([dict.fromkeys(schema.names) | row], kept / f"{number}.parquet", schema)
+    shutil.copytree(kept, cache)
+    expected = ["0", "1", "2", "3", "5", "6"]  # not mix_3
+    assert sorted(path.stem for path, _ in listing.kept(tmp_path, traces)) == expected
+    assert sorted(path.stem for path in listing.in_cache(tmp_path / "cache", traces)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("dog.wav", "see dog.wav.", True),
+        ("dog.wav", "see dogs/dog.wav", False),
+        ('R&B/it\'s "ä".wav', "<td>R&amp;B/it&#39;s &#34;ä&#34;.wav</td>", True),
+        ('R&B/it\'s "ä".wav', 'x,"R&B/it\'s ""ä"".wav",y', True),
+        ('R&B/it\'s "ä".wav', '{"a": "R&B/it\'s \\"\\u00e4\\".wav"}', True),
+    ],
+)
+def test_a_path_is_found_however_a_text_writes_it(name, text, found):
+    assert bool(named([], [name]).search(text)) == found
 
 
 def test_beside_a_pipeline_nothing_is_written(small):

@@ -13,8 +13,9 @@ from soundmill.stage import EXPERIMENTS
 from tests.flows.tiny import git, make_tiny
 from tests.imports import ROOT
 
+REST = {"start": None, "end": None, "clips": [], "fingerprint": "", "copy_of": None, "reason": "x"}
 DOG, CAT, COW = (
-    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, "start": None, "end": None}
+    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, **REST}
     for name, digit in (("dog", "a"), ("cat", "b"), ("cow", "c"))
 )
 
@@ -72,6 +73,16 @@ def test_what_a_teammate_forgot_is_noted_too(project):
     assert ledger.missing(project) == [CAT]
 
 
+@pytest.mark.parametrize("mistake", [{"resaon": "x"}, {"recording_id": ["dog"]}])
+def test_a_mistake_is_named_and_not_copied(project, mistake):
+    ledger.write([DOG | mistake], project / ledger.FILE)
+    with pytest.raises(UserError, match=rf"forgotten\.yaml\.forgotten\.0\.{next(iter(mistake))}"):
+        ledger.update(project)
+    ledger.write([CAT], project / ledger.FILE)
+    assert ledger.update(project) == []
+    assert names(project) == ["cat"]
+
+
 def test_a_worktree_of_the_repository_is_bound(project, tmp_path):
     git(project, "worktree", "add", "-q", str(tmp_path / "other"), "-b", "other")
     ledger.add(project, [DOG])
@@ -113,7 +124,7 @@ def test_only_removing_takes_an_entry_out_for_good(project):
 def test_processes_that_add_at_the_same_time_lose_nothing(project):
     code = (
         "import sys; from pathlib import Path; from soundmill import ledger\n"
-        "entry = {'recording_id': sys.argv[1], 'source': sys.argv[1], 'digest': None, 'start': None, 'end': None}\n"
+        f"entry = {{'recording_id': sys.argv[1], 'source': sys.argv[1], 'digest': None, **{REST}}}\n"
         "sys.stdin.read(1); ledger.add(Path.cwd(), [entry])"
     )
     command = [sys.executable, "-c", code]

@@ -32,6 +32,7 @@ from soundmill.params import did_you_mean
 WORK = Path("data/.work")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 CLIP_COLUMNS = ("clip_id", "first", "second", "a", "b")  # ids of clips in the tables of soundmill/manifest.py
+OF_MIXES = (pa.string(), manifest.MIXED_CATALOG.field(manifest.MIXED).type)  # types of columns that tell what is in a mix
 Progress = Callable[[int], object]  # called with the number of bytes just fingerprinted
 
 
@@ -233,18 +234,12 @@ class Traces:
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
-        return named(self.ids | self.sources)
+        return named(self.ids, self.sources)
 
     def in_table(self, path: Path) -> int:
         """Number of matching rows of a Parquet file; a file that cannot be read is added to `unreadable`."""
-        try:
-            with shards.open_parquet(path) as file:
-                columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
-                table = file.read([name for name in columns if name in file.schema_arrow.names])
-        except (UserError, pa.ArrowException, OSError):
-            self.unreadable.append(path)
-            return 0
-        if not table.num_columns:
+        table = self._table(path, (*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"))
+        if table is None or not table.num_columns:
             return 0
         tests = [(name, self.ids) for name in CLIP_COLUMNS] + [("digest", self.digests), ("recording_id", self.recordings)]
         matches = pa.array([False] * table.num_rows, pa.bool_())
@@ -255,6 +250,26 @@ class Traces:
         if {"recording_id", "start", "seconds"} <= set(table.column_names) and not rows:
             rows = len(overlapping(table, self.pieces))
         return rows
+
+    def _table(self, path: Path, columns: Iterable[str]) -> pa.Table | None:
+        try:
+            with shards.open_parquet(path) as file:
+                return file.read([name for name in columns if name in file.schema_arrow.names])
+        except (UserError, pa.ArrowException, OSError):
+            self.unreadable.append(path)
+            return None
+
+    def with_mixes(self, paths: Iterable[Path]) -> Self:
+        """Also the mixes that have a clip of them, by the Parquet files at `paths`: other files there have only a mix's own id."""
+        mixes = set()
+        for path in paths:
+            table = self._table(path, ("clip_id", "first", "second", manifest.MIXED, "mix"))
+            tells = table and table.num_columns > 1 and all(kind in OF_MIXES for kind in table.schema.types)
+            for row in table.to_pylist() if tells else ():
+                of_mix = {row.get("first"), row.get("second"), *(row.get(manifest.MIXED) or ())}
+                mix, parts = (row["mix"], {row["clip_id"]}) if row.get("mix") else (row.get("clip_id"), of_mix)
+                mixes |= {mix} if not self.ids.isdisjoint(parts) else set()
+        return replace(self, ids=self.ids | mixes)
 
     def in_text(self, text: str) -> bool:
         return self._names.search(text) is not None
@@ -283,6 +298,7 @@ def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
 
 def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress: Progress) -> dict[Path, str]:
     """Matching files below a directory of MLflow → why; sounds are also compared by fingerprint."""
+    traces = traces.with_mixes(directory.rglob("*.parquet"))
     found = dict(in_tree(directory, traces))
     sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in SOUNDS and path not in found]
     copies = files_like(directory, sounds, entries, progress)
@@ -302,14 +318,12 @@ def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
     objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
     found: dict[Path, str] = {}
-    for path in objects:
-        if path.suffix != ".dir":
-            with path.open("rb") as file:
-                start = file.read(1024)
-            if start.startswith(b"PAR1"):
-                found |= {path: f"{rows} rows of it"} if (rows := traces.in_table(path)) else {}
-            elif b"\0" not in start and traces.in_text(path.read_text(encoding="utf-8", errors="replace")):
-                found[path] = "names it"
+    tables = [path for path in objects if path.suffix != ".dir" and _start(path).startswith(b"PAR1")]
+    traces = traces.with_mixes(tables)
+    found |= {path: f"{rows} rows of it" for path in tables if (rows := traces.in_table(path))}
+    for path in sorted(set(objects) - set(tables)):
+        if path.suffix != ".dir" and b"\0" not in _start(path) and traces.in_text(path.read_text("utf-8", errors="replace")):
+            found[path] = "names it"
     for path in (path for path in objects if path.suffix == ".dir"):
         entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
         weights = {name.parent for target, name in entries if name.name == manifest.TRAINED_ON_FILE and target in found}
@@ -321,6 +335,11 @@ def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
             elif name.suffix == ".safetensors" and weights & {name.parent, *name.parents}:
                 found[target] = "weights trained on it"
     return found
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1024)
 
 
 def _listed(path: Path) -> list[tuple[str, Path]]:
@@ -339,6 +358,7 @@ def scratch(root: Path) -> list[Path]:
 
 def kept(root: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
     """(shard, why) of the matching shards kept for a stage's next run."""
+    traces = traces.with_mixes((root / WORK).glob("*/kept/**/*.parquet"))
     for directory in sorted((root / WORK).glob("*/kept")):
         for path, why in in_tree(directory, traces):
             if path.suffix == ".parquet":  # other files there are reports, which may name rejected recordings

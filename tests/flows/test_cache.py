@@ -14,6 +14,9 @@ from tests.commands.running import refused, soundmill, works
 from tests.flows.tiny import dvc_command, git, make_tiny
 from tests.imports import ROOT
 
+DOG = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None, "clips": [], "fingerprint": ""}
+DOG |= {"copy_of": None, "reason": "its owner asks for it"}
+
 
 def objects(project: Path) -> set[str]:
     return {path.parent.name + path.name for path in (project / ".dvc/cache/files/md5").rglob("*") if path.is_file()}
@@ -137,8 +140,7 @@ def test_erasing_removes_the_projects_own_outputs_only(tiny: Path, tmp_path: Pat
 
     assert "nothing is forgotten" in soundmill("forget", "--erase", "--yes", cwd=tiny).stdout
     assert objects(tiny) == before
-    entry = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None, "clips": [], "fingerprint": ""}
-    ledger.add(tiny, [{**entry, "copy_of": None, "reason": "its owner asks for it"}])
+    ledger.add(tiny, [DOG])
     asked = soundmill("forget", "--erase", cwd=tiny)
     assert asked.returncode == 1
     assert "data/first.txt" in asked.stdout
@@ -159,7 +161,7 @@ def test_nothing_is_removed_beside_work(tiny: Path) -> None:
     workspace = checkout.workspace(tiny, "mine", params.read_yaml(tiny / "params.yaml"))
     command = [sys.executable, "-c", code]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    ledger.add(tiny, [{"recording_id": "a", "source": "a.wav"}])
+    ledger.add(tiny, [DOG])
     with subprocess.Popen(command, cwd=workspace, env={"PYTHONPATH": str(ROOT)}, **pipes) as other:
         assert other.stdout.readline() == b"held\n"
         for command_line in (("clean", "--yes"), ("forget", "--erase", "--wait-minutes", "0")):

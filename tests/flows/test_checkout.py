@@ -357,9 +357,9 @@ def test_what_lies_outside_is_named(tmp_path, monkeypatch):
 
 # What is forgotten stays so
 
+REST = {"start": None, "end": None, "clips": [], "fingerprint": "", "copy_of": None, "reason": "x"}
 DOG, CAT = (
-    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, "start": None, "end": None}
-    for name, digit in (("dog", "a"), ("cat", "b"))
+    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, **REST} for name, digit in (("dog", "a"), ("cat", "b"))
 )
 
 

@@ -82,6 +82,7 @@ def test_a_sweep_that_is_killed_goes_on_and_names_the_point_that_fails(
         time.sleep(0.1)
 
     dog = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None}
+    dog |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
     ledger.add(project, [dog])
     done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stdout + done.stderr
