@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ def find(
     Only files that match the patterns `files` are taken from the hub's cache or downloaded. `missing(directory)` names what the
     directory lacks, or returns None. If the model cannot be found, a UserError ends with `remedies`.
     """
-    directory = home / Path(name).expanduser()
+    directory = home / os.path.expanduser(name)  # unlike pathlib's, it leaves users who do not exist
     if directory.is_dir():
         revision = None
     elif name.startswith(("/", ".", "~")):
@@ -120,6 +121,11 @@ def loading(directory: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # configurations that make no sense raise many kinds of errors
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{directory}: cannot be loaded as {kind} ({type(error).__name__}: {reason})") from None
+
+
+def check_finite(net: Any, where: Path, remedy: str = REMEDY) -> None:
+    if broken := [name for name, value in net.state_dict().items() if not value.isfinite().all()]:
+        raise UserError(f"{where}: {broken[0]!r} has values that are not finite; {remedy}")
 
 
 def quieten() -> None:

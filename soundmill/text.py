@@ -3,6 +3,7 @@
 Weights are read from safetensors only, and code that comes with a model is never run.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +116,11 @@ class TextEncoder:
         random = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
         if random:
             raise UserError(f"{directory}: its weights lack {len(random)} of the network's tensors ({random[0]}, …); {hub.REMEDY}")
+        ours = {re.sub(r"\d+", "0", name) for name in net.state_dict()}
+        unread = [name.removeprefix(f"{net.base_model_prefix}.") for name in loading["unexpected_keys"]]
+        if more := sorted(name for name in unread if re.sub(r"\d+", "0", name) in ours):
+            raise UserError(f"{directory}: its weights have more layers than config.json says ({more[0]}, …); {hub.REMEDY}")
+        hub.check_finite(net, directory)
         longest = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_tokens)
         if max_tokens > longest:
             raise UserError(f"{directory}: this encoder reads at most {longest} tokens, but max_tokens is {max_tokens}; lower it")

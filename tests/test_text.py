@@ -117,6 +117,11 @@ def test_weights_that_are_pickled_missing_or_torn_are_not_read_and_no_random_one
     save_file(rest, directory / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="lack 1 of the network's"):
         text.TextEncoder(directory, 32)
+    nan, another = torch.full_like(weights[removed], torch.nan), removed.replace("block.0", "block.9")
+    for more, said in (({removed: nan}, "values that are not finite"), ({another: nan}, "more layers than config")):
+        save_file(weights | more, directory / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=said):
+            text.TextEncoder(directory, 32)
 
 
 @pytest.mark.parametrize(

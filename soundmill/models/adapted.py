@@ -64,7 +64,7 @@ def read(directory: Path) -> Adapters:
         "dora": config.get("use_dora", False),
     }
     base, digest = config.get("base_model_name_or_path"), config.get("revision")
-    if not all(value is None or isinstance(value, str) for value in (base, digest)):
+    if not all(value is None or (isinstance(value, str) and "\0" not in value) for value in (base, digest)):
         raise UserError(f"{path}: base_model_name_or_path and revision must be text or null")
     return Adapters(strict.parse(LoraParams, values, str(path)), base, digest)
 

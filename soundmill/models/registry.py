@@ -4,6 +4,7 @@ A package is imported only when it is used; it defines a `FAMILY`.
 """
 
 import importlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -198,7 +199,7 @@ def _taken_codec(weights: Any, home: Path) -> Path | None:
     """The codec of this project that is taken as it is; None if it is trained, or converted from published weights."""
     if weights.kind != "load":
         return None if weights.steps else home / weights.start_from
-    where = home / Path(weights.name).expanduser()
+    where = home / os.path.expanduser(weights.name)
     saved = (where / checkpoint.CONFIG).is_file() and "kind" in checkpoint.read(where, "autoencoder")
     return where if saved else None
 

@@ -35,8 +35,8 @@ def read_state(path: Path, of: str, key: str | None = None, allowed: Sequence[An
 def state_in(contents: Any, path: Path, of: str, key: str | None = None, remedy: str = "fetch it again") -> dict[str, Any]:
     """`read_state` of the contents of a file."""
     state = contents.get(key) if key and isinstance(contents, dict) else contents
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r})' if key else ''}; {remedy}")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r} of named tensors)' if key else ''}; {remedy}")
     return state
 
 
@@ -48,12 +48,13 @@ def renamed(name: str, pairs: Iterable[Sequence[Any]]) -> str:
 
 
 def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str = "fetch it again") -> None:
-    """Make a net use exactly these tensors, without a copy; UserError if one is missing, unexpected or of another shape."""
+    """Make a net use exactly these tensors, without a copy; UserError if one is missing, unexpected, misshapen or not finite."""
     try:
         net.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not the weights of {type(net).__name__} ({reason}); {remedy}") from None
+    hub.check_finite(net, path, remedy)
 
 
 def built(make: Callable[[], nn.Module], state: Mapping[str, Any], path: Path, remedy: str) -> nn.Module:

@@ -20,6 +20,7 @@ from soundmill import hashing
 from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
+from soundmill.models.audio_dit import published
 from soundmill.models.components.dit.network import padded
 from soundmill.models.family import Request, Run
 from soundmill.models.importing import import_published
@@ -170,6 +171,12 @@ def test_it_says_where_it_is_from_and_on_which_terms(source, imported, tmp_path,
     files = sorted(path.relative_to(imported) for path in imported.rglob("*") if path.is_file())
     for name in files:
         assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
+
+
+def test_the_terms_of_a_card_are_read_however_it_is_written(tmp_path):
+    for card, licence in ((b"\xef\xbb\xbf--- \nlicense: x\n---\n", "x"), (b"---\nlicense: y\n---\n\xff", "y")):
+        (tmp_path / "README.md").write_bytes(card)
+        assert published._licence(tmp_path, "it") == licence
 
 
 @pytest.mark.parametrize(
@@ -347,7 +354,7 @@ def test_with_its_weights_the_net_says_the_same_and_makes_sounds(tmp_path):
         ({"hyper_parameters": Code()}, "cannot be read as weights"),
         ({"state_dict": {}}, r"contains no U-Net of tiny-audio-diffusion"),
         ({"state_dict": [1]}, "it has no 'state_dict'"),
-        ({"state_dict": {1: torch.zeros(1)}}, "'1' is not a complete tensor"),
+        ({"state_dict": {1: torch.zeros(1)}}, "it has no 'state_dict' of named tensors"),
         ({"state_dict": {"model.net.a": torch.zeros(1).expand(10**9)}}, "'model.net.a' is not a complete tensor"),
         ({"state_dict": {"model.net.a": torch.tensor([float("nan")])}}, "values that are not finite real numbers"),
         ({"state_dict": {"model.net.blocks.2.net.block.blocks.0.block.weight": torch.zeros(4, 2)}}, "no U-Net"),

@@ -4,6 +4,7 @@ those of diffusers and transformers."""
 import json
 import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +128,8 @@ class Command:
         ("pytorch_model_vae.safetensors", "cut", "vae.safetensors: weights cannot be read"),
         ("vae_config.json", "{}", "scale_factor must be a number above 0, found None"),
         ("stft_config.json", '{"filter_length": 512}', "filter_length is 512, which is not"),
+        ("pytorch_model_main.bin", {0: torch.ones(1)}, "main.bin: not a checkpoint of declare-lab/tango"),
+        ("main_config.json", '{"text_encoder_name": "~/gone"}', f"no such directory .{Path.home() / 'gone'}"),
         ("main_config.json", '{"text_encoder_name": "a/b"}', "text_encoder_name is 'a/b', must be"),
     ],
 )

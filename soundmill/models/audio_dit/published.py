@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAMLError
 from torch import Tensor, nn
 
 from soundmill import hub, terminal, text
@@ -353,8 +354,6 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     for part, module in parts.items():
         file, tensors = source.tensors(part, module)
         tensors = {name: value.float() for name, value in tensors.items()}
-        if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
-            raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {REMEDY}")
         torch_weights.load_state(module, tensors, file, REMEDY)
     licence = _licence(path, name)
     facts = {
@@ -416,10 +415,11 @@ def _check_text_encoder(path: Path, width: int, remedy: str) -> None:
 def _licence(path: Path, name: str) -> str | None:
     """Print the terms of the model `name`, and return what its card calls them; None if it has no card, or that names none."""
     card, stated = path / "README.md", {}
-    if card.is_file() and (parts := card.read_text(encoding="utf-8").split("---\n", 2))[0] == "" and len(parts) == 3:
+    text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
+    if match := re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", text, re.DOTALL):
         try:
-            stated = strict.parse_yaml(parts[1])
-        except ValueError as error:
+            stated = strict.parse_yaml(match[1])
+        except (YAMLError, ValueError) as error:
             raise UserError(f"{card}: its front matter is not readable as YAML: {error}") from None
     named = [str(stated[key]) for key in ("license", "license_name") if isinstance(stated, dict) and stated.get(key)]
     files = sorted(file.name for file in path.glob("LICENSE*") if file.is_file())

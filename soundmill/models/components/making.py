@@ -5,6 +5,7 @@ from safetensors only.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def find_saved(
 
     UserError if it is of another kind than `config`, or another architecture than `network`.
     """
-    directory = home / Path(weights.name).expanduser()
+    directory = home / os.path.expanduser(weights.name)
     try:
         if "kind" not in checkpoint.read(directory, "autoencoder"):
             return None
@@ -253,4 +254,5 @@ def pretrained(kind: Any, directory: Path) -> Any:
             f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
             f"{hub.REMEDY}"
         )
+    hub.check_finite(net, directory)
     return net.eval()

@@ -90,6 +90,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     autoencoder = codecs.Autoencoder(network, spec, vae.eval(), 0.0, 1.0, scaling, residual=[0.0] * spec.n_mels)
     encoder, vocoder = _text_encoder(path / MAIN, document["text"][FAMILY]), vocoders.HifiGan(sizes, spec, vocoder.eval())
     model = Tango(params, net, autoencoder, frames, vocoder, text=encoder)
+    terminal.say(f"{name}: {making.LICENCE}")
     imported = {"name": name, "digest": hub.digest(path, FILES), "licence": None}
     return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, save
 
@@ -100,10 +101,7 @@ def _tensors(path: Path, stem: str) -> tuple[Path, dict[str, Tensor]]:
     if file is None:
         raise UserError(f"{path}: has no {' or '.join(name.format(stem) for name in WEIGHTS)}; {REMEDY}")
     state = checkpoint.read_weights(file) if file.suffix == ".safetensors" else torch_weights.read_state(file, "declare-lab/tango")
-    tensors = {key: value.float() for key, value in state.items() if isinstance(value, Tensor)}
-    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
-        raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {REMEDY}")
-    return file, tensors
+    return file, {key: value.float() for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _renamed(state: Mapping[str, Tensor], renaming: Sequence[tuple[str, Any]]) -> dict[str, Tensor]:
@@ -121,7 +119,7 @@ def _text_encoder(file: Path, section: dict[str, Any]) -> TextConfig:
     given = isinstance(name, str) and hub.is_directory(name, Path())
     if not given and name != section["encoder"]:
         raise UserError(f"{file}: text_encoder_name is {name!r}, must be {section['encoder']!r} or a directory with its files")
-    found = text.find(str(Path(name).resolve()) if given else name, None if given else section["revision"], Path())
+    found = text.find(str(Path(name).expanduser().resolve()) if given else name, None if given else section["revision"], Path())
     return TextConfig(**found.identity(), max_tokens=section["max_tokens"], scratch=None)
 
 

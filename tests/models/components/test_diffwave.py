@@ -329,6 +329,11 @@ def without(prefix: str) -> dict[str, Tensor]:
         ({"model": without("skip_projection.bias")}, r"not the weights of DiffWaveNet .*skip\.bias"),
         ({"model": recorded.state("diffwave") | {"more.weight": torch.ones(1)}}, r"not the weights of DiffWaveNet .*more\.weight"),
         ({"model": recorded.state("diffwave") | {"skip_projection.bias": "0"}}, "not the weights of DiffWaveNet"),
+        ({"model": {0: torch.ones(1)}}, "not a checkpoint of DiffWave"),
+        (
+            {"model": recorded.state("diffwave") | {"skip_projection.bias": torch.full((8,), float("nan"))}},
+            "'skip.bias' has values",
+        ),
         *(
             ({"params": PARAMS | params}, message)
             for params, message in (

@@ -73,7 +73,8 @@ def read(path: Path) -> DiffWave:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     sampling = parse(SamplingParams, {"betas": published.inference_noise_schedule, "seed": 0}, f"{path}: params")
-    net = torch_weights.built(lambda: DiffWaveNet(network, spec), renamed(contents["model"], path), path, REMEDY)
+    state = renamed(torch_weights.state_in(contents, path, "DiffWave", "model", REMEDY), path)
+    net = torch_weights.built(lambda: DiffWaveNet(network, spec), state, path, REMEDY)
     return DiffWave(network, noise, sampling, spec, net.float().eval())
 
 
