@@ -137,6 +137,8 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, s
     `progressbar`. UserError if there is no connection, the digest differs, the disk is full, or the mirror does not have the file.
     """
     target = directory() / weights.file
+    if sha256 and weights.pin[0] != "md5" and weights.pin[1] != sha256:
+        raise UserError(f"--sha256 {sha256}: {weights.name} is checked by its {' '.join(weights.pin)}; leave --sha256 out")
     if sha256 and weights.pin[0] == "md5":
         confirmed = target.with_name(f"{target.name}.sha256")
         fetch(replace(weights, sha256=sha256), mirror, progress)

@@ -38,6 +38,7 @@ SECRET = (
     "postgresql://me:hush@host/db",
     "postgresql://me@host/db?password=hush",
     "hf_hushhushhushhushhushhushhushhushhu",
+    "npm_hushhushhushhushhushhushhushhushhush",
 )
 OPEN = (
     "s3://bucket/mail@home/c",

@@ -205,6 +205,8 @@ def test_a_file_with_an_md5_alone_needs_the_sha256_that_its_user_knows(place, se
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert pretrained.fetch(published(), sha256=digest).read_bytes() == CONTENT
     assert (published().pin, pretrained.path(published()).read_bytes()) == (("sha256", digest), CONTENT)
+    with pytest.raises(UserError, match=rf"is checked by its sha256 {digest}; leave --sha256 out"):
+        pretrained.fetch(published(), sha256="0" * 64)
 
 
 def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):

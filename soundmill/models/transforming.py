@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -94,8 +95,7 @@ def restyle(
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
         prompting.check(model)
-        if any(setting.partition("=")[0] == "keep" for setting in settings):
-            raise UserError("--set keep=…: to keep parts of a recording, use `soundmill inpaint`")
+        _refuse(settings, "keep", "resamples")
 
     work = partial(_in_windows, lambda model, run, name, start: prompting.request(model, name, start))
     return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
@@ -137,6 +137,7 @@ def inpaint(
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
+        _refuse(settings, "amount")
         prompting.check(model)
         for name, sound in sounds.items():
             for start, stop in keep:
@@ -184,6 +185,7 @@ def interpolate(
     A seed stands for the first sound that `generate_sounds` makes with it. Sounds longer than the model's length are cut.
     """
     model, source_facts = load(checkpoint, "interpolate")
+    _refuse(settings, "keep", "resamples", *([] if sounds else ["amount"]))
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
     print_matched_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]
@@ -246,6 +248,13 @@ def spans_of(kept: Tensor) -> list[list[int]]:
 def _must_have(model: Model, setting: str, what: str) -> None:
     if setting not in type(model.params.sampling).model_fields:
         raise UserError(f"this family cannot {what}: its sampling has no {setting!r}; `soundmill families` lists others")
+
+
+def _refuse(settings: Sequence[str], *unused: str) -> None:
+    """UserError for settings that another transformation reads."""
+    for name in (setting.partition("=")[0] for setting in settings):
+        if name in unused:
+            raise UserError(f"--set {name}=…: is not used here; use `soundmill {'restyle' if name == 'amount' else 'inpaint'}`")
 
 
 def _each(
@@ -370,7 +379,7 @@ def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
     """The log-mel in a `.npy` file; UserError if it does not fit `spec`."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise UserError(f"{path}: cannot be read as an array ({error}); write it with numpy.save") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         raise UserError(f"{path}: not an array of floating-point numbers; write log-mels with numpy.save")

@@ -223,6 +223,11 @@ def archive() -> bytes:
         (np.array([{"a": 1}]), "cannot be read as an array .*allow_pickle=False"),
         (b"", "cannot be read as an array"),
         (b"\x93NUMPY\x01\x00", "cannot be read as an array"),
+        (b"PK\x03\x04", "cannot be read as an array"),
+        (
+            b"\x93NUMPY\x01\x00v\x00%-118b" % b"{'descr': '<f4', 'fortran_order': False, 'shape': (16, 100000000000000)}",
+            "cannot be read as",
+        ),
         (archive(), "not an array of floating-point numbers"),
     ],
 )
