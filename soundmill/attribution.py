@@ -172,7 +172,11 @@ def read(path: Path) -> list[Credit]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
         numbers = {"clips": int, "in_mixes": int, "seconds": float}
-        return [Credit(**{name: numbers.get(name, csv_files.value)(row[name]) for name in COLUMNS}) for row in rows]
+        found = [Credit(**{name: numbers.get(name, csv_files.value)(row[name]) for name in COLUMNS}) for row in rows]
+        terms = ("allowed", "with_disclosure", "refused", UNKNOWN)
+        if wrong := [one for one in found if one.ai_terms not in terms or not 0 <= one.seconds < float("inf")]:
+            raise ValueError(f"ai_terms {wrong[0].ai_terms!r} or seconds {wrong[0].seconds}")
+        return found
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of credits ({type(error).__name__}: {error}); publish the model again") from None
 

@@ -4,7 +4,6 @@ It is read from tables below `data/`, from files of checkpoints (`trained_on.par
 provenance is reported, not guessed. Cuts of several variants overlap: one stretch of a recording may be in all of them.
 """
 
-import html
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jinja2.filters import escape
 
 from soundmill import hashing, manifest, params, shards, tracking
 from soundmill.errors import UserError
@@ -313,15 +313,10 @@ def named(ids: Iterable[str], paths: Iterable[str] = ()) -> re.Pattern[str]:
     """A pattern that finds any of these ids and whole paths in a text as whole words, also as HTML, CSV and JSON write them."""
     groups = []
     for before, names in ((r"[\w-]", ids), (r"[\w/-]", paths)):
-        written = {form for name in names for form in (name, _in_html(name), name.replace('"', '""'), json.dumps(name)[1:-1])}
+        written = {form for name in names for form in (name, str(escape(name)), name.replace('"', '""'), json.dumps(name)[1:-1])}
         if escaped := "|".join(map(re.escape, sorted(written, key=len, reverse=True))):
             groups.append(f"(?<!{before})(?:{escaped})")
     return re.compile(rf"(?:{'|'.join(groups)})(?![\w-]|\.\d)" if groups else "(?!)")
-
-
-def _in_html(name: str) -> str:
-    """As the templates of `soundmill/page` write it."""
-    return html.escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
 def _placed(table: pa.Table, places: list[tuple[float, float | None]]) -> pa.Table:

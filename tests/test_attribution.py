@@ -149,6 +149,9 @@ def test_another_table_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("name\nx\n")
     with pytest.raises(UserError, match=r"a\.csv: not a table of credits"):
         attribution.read(tmp_path / "a.csv")
+    attribution.write([attribution.Credit("a", "", "x", "Refused", "", 1, 1.0, 0, "model")], tmp_path / "a.csv")
+    with pytest.raises(UserError, match="ai_terms 'Refused'"):
+        attribution.read(tmp_path / "a.csv")
 
 
 def trained_from(start: Path, directory: Path, clips: list[dict]) -> Path:
@@ -186,9 +189,8 @@ def test_ancestors_are_credited_by_what_was_published_with_them(tmp_path):
     fourth = trained_from(copied, tmp_path / "fourth", [clip("cat")])
     earlier = {credit.licence for credit in attribution.credits_of(fourth, ours) if "earlier" in credit.used_for}
     assert earlier == {"unknown"}  # not invented from recordings of the same id
-    (start / manifest.TRAINED_ON_FILE).unlink()
-    (tmp_path / "published" / manifest.ATTRIBUTION).unlink()
-    fifth = attribution.credits_of(trained_from(start, tmp_path / "fifth", [clip("cat")]), ours)
+    (copied / manifest.TRAINED_ON_FILE).unlink()
+    fifth = attribution.credits_of(trained_from(copied, tmp_path / "fifth", [clip("cat")]), ours)
     assert "earlier training: model" in [credit.used_for for credit in fifth if credit.licence == credit.ai_terms == "unknown"]
 
 

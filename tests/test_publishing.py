@@ -186,6 +186,9 @@ def test_a_codec_or_vocoder_is_published_with_its_own_attribution(built_graph, t
 def test_what_is_neither_a_model_nor_a_part_of_one_is_not_published(built_graph, tmp_path):
     said = refused("publish", "data/tagger", str(tmp_path / "it"), cwd=built_graph)
     assert "neither a family's checkpoint nor a codec or vocoder" in said
+    damaged = shutil.copytree(built_graph / "data/tango/vocoder", tmp_path / "damaged")
+    (damaged / "model.safetensors").unlink()
+    assert "model.safetensors" in refused("publish", str(damaged), str(tmp_path / "it"), cwd=built_graph)
     assert not (tmp_path / "it").exists()
 
 

@@ -1,6 +1,8 @@
 """Commands about families and checkpoints: list, import, export, generate, test prompts; terms of their sounds; publish, pull."""
 
+import math
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -127,12 +129,16 @@ def export(
 
     if adapted.are_in(checkpoint):
         from soundmill.models.training import write_whole
+        from soundmill.stage import publish
 
         if output is None or output.exists():
             raise UserError(f"{checkpoint} has adapters: name a new directory for the merged checkpoint with --output")
         if streaming:
             raise UserError(f"--streaming: {checkpoint} has adapters; merge them first, without --streaming")
-        write_whole(checkpoint, output)
+        disk.make_directory(output.parent)
+        with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
+            write_whole(checkpoint, Path(folder) / output.name)
+            publish(Path(folder) / output.name, output)
         terminal.say(output)
         return
     codec = live.find(checkpoint)
@@ -407,7 +413,7 @@ def pull(
     elif "family" not in read_json(checkpoint / "config.json", "download it again"):  # a codec or vocoder
         use = f"soundmill params FAMILY.autoencoder.weights.start_from={quoted} (a vocoder: vocoder.weights.start_from)"
     else:
-        use = f"soundmill generate --checkpoint {quoted}"
+        use = f"as {target / 'README.md'} says"
     terminal.say(f"try it: {use}", error=True)
 
 
@@ -418,6 +424,8 @@ def _shares(text: str | None) -> list[tuple[Path, float]]:
         name, _, share = part.rpartition("=")
         try:
             shares.append((Path(name), float(share)) if name else (Path(part), 1.0))
+            if not math.isfinite(shares[-1][1]):
+                raise ValueError(share)
         except ValueError:
             example = shlex.join(["--lora", f"{name}=0.7"])
             raise UserError(f"--lora: the share of {name} is {share!r}, not a number; for example `{example}`") from None

@@ -30,7 +30,7 @@ _OTHER = re.compile(
 )
 _RESERVED = re.compile(r"(?<!no )(?<!some )\brights reserved\b|\bproprietary\b", re.IGNORECASE)
 _CONDITIONS = {
-    "-NC": re.compile(r"\b(nc|non[- ]?commercial(ly)?)\b", re.IGNORECASE),
+    "-NC": re.compile(r"\b(nc|non\W?commercial(ly)?)\b", re.IGNORECASE),
     "-SA": re.compile(r"\b(sa|share\W{0,3}alike)\b", re.IGNORECASE),
     "-ND": re.compile(r"\b(nd|no\W{0,3}deriv\w*)\b", re.IGNORECASE),
 }

@@ -176,7 +176,8 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
     terminal.say(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""))
     prepared.module.start_from(weights, start.where)
     chosen = {"chosen_by": start.chosen_by} if start.chosen_by else {}
-    return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}}
+    imported = {key: value for key, value in checkpoint.read(Path(start.where)).items() if key == "imported"}
+    return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}, **imported}
 
 
 def draw_samples(family: str, prepared: Prepared, run: Run, step: int) -> Samples:
@@ -308,11 +309,13 @@ def write_whole(directory: Path, output: Path) -> None:
         "merged": {"adapters": source["checkpoint"], "weights": used},
     }
     config["params"] |= {"use": "last", "lora": None}
-    parts = {**_components(adapted.base_of(directory)), **_components(directory)}
+    base = adapted.base_of(directory)
+    parts = {**_components(base), **_components(directory)}
     checkpoint.save(output, config, model.net.state_dict(), weights=family.weights, parts=list(parts.values()))
-    for name in (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION):
-        if (directory / name).is_file():
-            shutil.copyfile(directory / name, output / name)
+    names = (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION)
+    for path in (*base.glob("LICENSE*"), *base.glob("NOTICE*"), *(directory / name for name in names)):
+        if path.is_file():
+            shutil.copyfile(path, output / path.name)
 
 
 def _components(directory: Path) -> dict[str, Path]:

@@ -31,7 +31,7 @@ CARD = "README.md"
 FORMAT = "audiofolder_parquet"
 FIELDS = {"clip_id": "sc:Text", "audio": "sc:AudioObject", "captions": "sc:Text", "labels": "sc:Text"}
 # In an id, and in a text that is none.
-_NO_ADAPTATIONS = re.compile(r"(?<![a-z])(?:nd(?![a-z])|no[\s_-]{0,3}(?:deriv|adapt))", re.IGNORECASE)
+_NO_ADAPTATIONS = re.compile(r"(?<![a-z])(?:nd(?![a-z])|no[\W_]{0,3}(?:deriv|adapt))", re.IGNORECASE)
 
 
 def terms_of(root: Path) -> TermsParams | None:

@@ -18,7 +18,7 @@ from soundmill.exports import new_directory
 from soundmill.models import live, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.components import registry as components
-from soundmill.models.family import Model, check_weights, is_checkpoint, made_by, origin, use_weights
+from soundmill.models.family import Model, can, check_weights, is_checkpoint, made_by, origin, use_weights
 from soundmill.models.training import write_whole
 from soundmill.models.waveform_unet.model import WaveformUNet
 from soundmill.publishing import card
@@ -77,6 +77,8 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
     trained = family.load(directory / CHECKPOINT)
     generated, metrics = root / "data/generated" / source["family"], root / "data/metrics/evaluate" / f"{source['family']}.json"
     samples, picture = _samples(root, source, directory, generated)
+    command = 'generate --prompt "a dog barks"' if trained.condition == "caption" else "generate"
+    changing = "upsample" if "factor" in type(trained.params).model_fields else "reconstruct"
     return card.of_model(
         name=name,
         family=source["family"],
@@ -92,6 +94,8 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
         listening=_listening(root, directory / CHECKPOINT),
         samples=samples,
         picture=picture,
+        command=command if can(trained, "generate") else f"{changing} RECORDING",
+        imported=params.read_json(directory / CHECKPOINT / "config.json", "`dvc repro`").get("imported"),
         exported=write_plain(directory / CHECKPOINT, trained, whole, directory),
         commit=provenance.capture(root).sha,
     )
@@ -100,6 +104,7 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
 def _write_component(checkpoint: Path, directory: Path, found: list[attribution.Credit], name: str, root: Path) -> str:
     """Write a codec or vocoder; returns its card. UserError if the checkpoint is neither."""
     what, kind = components.kind_in(checkpoint)
+    _ = components.load_codec(checkpoint) if what == "codec" else components.load_vocoder(checkpoint, None)  # are they whole?
     ignore = shutil.ignore_patterns(".gitignore")
     shutil.copytree(checkpoint, directory / CHECKPOINT, ignore=ignore, copy_function=shutil.copyfile)
     exported = write_codec(checkpoint, directory)
@@ -133,7 +138,7 @@ def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) ->
 
 
 def _catalog(root: Path, family: str) -> Path:
-    variant = params.read_yaml(root / "params.yaml").get("families", {}).get(family, {}).get("clips")
+    variant = ((params.read_yaml(root / "params.yaml").get("families") or {}).get(family) or {}).get("clips")
     return root / "data" / "catalog" / f"{variant}.parquet"
 
 

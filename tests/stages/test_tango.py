@@ -12,6 +12,7 @@ import soundfile
 
 from soundmill import hashing, manifest, params, shards
 from soundmill.audio import tags
+from soundmill.commands.models import _shares
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import adapted, cost, generation, registry
@@ -253,7 +254,10 @@ def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, t
     for one, other in zip(sounds(tuned / "model", tmp_path / "a"), sounds(output, tmp_path / "b"), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)
     # It is a base like any other.
+    (output / "LICENSE").write_text("as imported")
     tune(tmp_path, data, f".start_from={output}", ".lora.rank=1", ".steps=1")
+    merging.write_whole(tmp_path / "model", tmp_path / "twice")
+    assert (tmp_path / "model/LICENSE").read_text() == (tmp_path / "twice/LICENSE").read_text() == "as imported"
     with pytest.raises(SystemExit, match=r"has only adapters; merge them first: `soundmill export"):
         tune(tmp_path, data, f".start_from={tuned}/model")
 
@@ -319,6 +323,8 @@ def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned):
 def test_a_part_of_dora_is_refused(tmp_path, trainings, base):
     with pytest.raises(UserError, match="cannot be added in part; give it the share 1"):
         sounds(base, tmp_path / "a", loras=[(trainings.trained("tango_dora") / "model", 0.5)])
+    with pytest.raises(UserError, match="the share of x is 'nan', not a number"):
+        _shares("x=nan")
 
 
 def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, data):
@@ -338,3 +344,6 @@ def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, d
     edit(tmp_path / "model" / adapted.CONFIG, base_model_name_or_path="gone/base")
     with pytest.raises(UserError, match=r"is another one now: .*base has digest"):
         merging.write_whole(tmp_path / "model", tmp_path / "merged")
+    edit(tmp_path / "model" / adapted.CONFIG, base_model_name_or_path="a\0b")
+    with pytest.raises(UserError, match="must be text or null"):
+        adapted.base_of(tmp_path / "model")
