@@ -1,5 +1,6 @@
 """Checkouts of the project as it is now, each a git repository of its own, and DVC in them."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -37,3 +38,10 @@ def copy_project(root: Path, copy: Path) -> Path:
 
 def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=3600)
+
+
+def repro(checkout: Path, *targets: str) -> set[str]:
+    """Run the graph, or it up to these targets; returns the names of the stages that ran."""
+    done = dvc(checkout, "repro", *targets)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return set(re.findall(r"Running stage '(\S+)'", done.stdout))

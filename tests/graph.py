@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from soundmill import params
-from tests.checkouts import copy_project, dvc
+from tests.checkouts import copy_project, repro
 
 SHRUNK = [
     *"model=[ddpm_mel,tango] corpus.recordings=16 corpus.test_fraction=0.25 corpus.shards=3 execution.workers=1".split(),
@@ -36,8 +36,7 @@ def built(root: Path, directory: Path) -> Path:
             assert not checkout.exists(), "the graph could not be built; another test tells why"
             copy_project(root, checkout)
             params.write_yaml(params.compose(checkout / "conf", SHRUNK), checkout / "params.yaml")
-            repro = dvc(checkout, "repro")
-            assert repro.returncode == 0, repro.stdout[-3000:] + repro.stderr[-3000:]
+            repro(checkout)
             done.touch()
     return checkout
 

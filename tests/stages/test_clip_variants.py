@@ -1,7 +1,6 @@
 """Clips in several forms: real one-shots as a family wants them, and variants beside each other in one `dvc repro`."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import soundfile
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
 from soundmill.audio.levels import integrated_loudness
-from tests.checkouts import dvc
+from tests.checkouts import dvc, repro
 from tests.corpora.tiny import sound
 from tests.stages.test_segment_resample import clips_of, inventory, reasons_of, run_both, settle
 
@@ -102,25 +101,18 @@ def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tm
         assert metrics["reduced_recordings"] == 1
 
 
-HIFI = {"sample_rate": 44_100, "channels": 2, "clip_seconds": 2.5, "tail": "pad", "min_seconds": 1.0, "loudness": "peak"}
-DATA = ["catalog@default", "mixup", "rename"]
-
-
-def running(done) -> set[str]:
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return set(re.findall(r"Running stage '(\S+)'", done.stdout))
-
-
 @pytest.mark.slow
 def test_another_variant_reruns_nothing_and_has_the_same_splits(graph_copy):
+    hifi = {"sample_rate": 44_100, "channels": 2, "clip_seconds": 2.5, "tail": "pad", "min_seconds": 1.0, "loudness": "peak"}
+    data = ["catalog@default", "mixup", "rename"]
     checkout, document = graph_copy, params.read_yaml(graph_copy / "params.yaml")
     before = {path: path.read_bytes() for path in sorted((checkout / "data").rglob("default*/*.parquet"))}
 
-    document["clips"]["hifi"] = {**document["clips"]["default"], **HIFI}
+    document["clips"]["hifi"] = {**document["clips"]["default"], **hifi}
     params.write_yaml(document, checkout / "params.yaml")
     expected = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "catalog")}
-    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) & {*DATA, "splits", "duplicates"} == set()
-    assert running(dvc(checkout, "repro", *DATA, "catalog@hifi")) == expected
+    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) & {*data, "splits", "duplicates"} == set()
+    assert repro(checkout, *data, "catalog@hifi") == expected
     assert {path: path.read_bytes() for path in before} == before
 
     tables = {name: pq.read_table(checkout / f"data/catalog/{name}.parquet").to_pylist() for name in ("default", "hifi")}

@@ -1,7 +1,6 @@
 """What a policy of terms leaves of a corpus: to the byte what a corpus gives that never had the others."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import soundfile
 from soundmill import attribution, params
 from soundmill.publishing import model
 from stages import duplicates, quality, scan, splits
-from tests.checkouts import copy_project, dvc
+from tests.checkouts import copy_project, repro
 from tests.corpora.test_sound_tags import info
 from tests.prepared import PLAN, execution
 from tests.stages import of_waves, test_quality
@@ -155,9 +154,7 @@ def test_other_terms_rerun_only_splits_and_what_follows(root, tmp_path, alone):
 
     def ran() -> set[str]:
         params.write_yaml(document | {"execution": execution()}, checkout / "params.yaml")
-        done = dvc(checkout, "repro", "catalog@default")
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return set(re.findall(r"Running stage '(\S+)'", done.stdout))
+        return repro(checkout, "catalog@default")
 
     before = {"segment@default", "resample@default", "duplicates", "quality@default"}
     after = {"scan@folder", "splits", "catalog@default"}  # `scan` runs always
