@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import exports, manifest, shards
-from soundmill.corpora import inventory, registry, terms
+from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
+from tests.corpora.tiny import filled
 from tests.prepared import RATE, prepare
 from tests.stages.test_terms import TEXTS, TRUTH
 
@@ -100,9 +101,7 @@ def test_damaged_terms_give_a_table_or_a_message(licensed, choice):
     whole = victim.read_bytes()
     try:
         victim.write_bytes(choice.draw(damage(whole), label="content"))
-        result = inventory.list_files(licensed)
-        tables = registry.read("folder", result, 4)
-        terms.fill(tables, result)
+        tables = filled(inventory.list_files(licensed))
         assert len(tables.recordings) == len(TRUTH)
         shards.write_rows(tables.recordings, licensed.parent / "rows.parquet", manifest.RECORDINGS)
     except UserError:

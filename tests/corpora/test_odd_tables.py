@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill.corpora import inventory, registry, terms
+from soundmill.corpora import inventory
 from soundmill.errors import UserError
 from tests.commands.running import soundmill_alone
-from tests.corpora.tiny import captions, put, recordings, scan, write
+from tests.corpora.tiny import captions, filled, put, recordings, scan, write
 
 NFC, NFD = (unicodedata.normalize(form, "Vögel") for form in ("NFC", "NFD"))
 HEADER = "file_name,text\n"
@@ -261,7 +261,5 @@ def test_a_start_that_no_recording_has_is_left_out_or_named(tmp_path, number):
 def test_licences_name_paths_in_either_unicode_form(tmp_path):
     put(tmp_path, f"{NFD}.wav")
     write(tmp_path, "licences.csv", f"glob,licence,creator,source_url,ai_terms\n{NFC}.wav,CC0-1.0,,,\n")
-    result = inventory.list_files(tmp_path)
-    tables = registry.read("auto", result, 1)
-    terms.fill(tables, result)
+    tables = filled(inventory.list_files(tmp_path), "auto")
     assert [row["licence"] for row in tables.recordings] == ["CC0-1.0"]

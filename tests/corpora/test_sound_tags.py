@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from soundmill import hashing
-from soundmill.corpora import check, inventory, registry, sound_tags, terms
+from soundmill.corpora import check, inventory, sound_tags
 from soundmill.manifest import TERMS
+from tests.corpora.tiny import filled
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 BEYOND = {"license": "other", sound_tags.BEYOND: "yes"}
@@ -152,8 +153,7 @@ def test_every_cut_and_flip_of_a_tagged_file_is_read_or_ignored():
 
 def test_a_recording_with_more_tags_than_are_read_has_an_unclear_licence(lay):
     files = lay("a.wav", **{"b.ogg": ogg(b"OpusTags" + comments(MANY)), "LICENSE": "CC0 1.0"})
-    tables = registry.read("folder", files, 1)
-    terms.fill(tables, files)
+    tables = filled(files)
     found = {row["path"]: (row["licence"], row["terms_found"]) for row in tables.recordings}
     assert found == {"a.wav": ("CC0-1.0", "LICENSE"), "b.ogg": ("unknown", "its tags")}
     assert tables.remarks == ["1 recordings have more tags than are read, so the licence in them is unclear (first: b.ogg)"]
@@ -175,8 +175,7 @@ def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("soundmill.hashing._SETTLED_NS", -1)
     for _ in range(2):
         files = inventory.list_files(corpus, cache=tmp_path / "digests.sqlite")
-        tables = registry.read("folder", files, 1)
-        terms.fill(tables, files)
+        tables = filled(files)
     assert len(reads) == 4
     stated = "licence, creator: list.csv:2 (CC-BY-NC-4.0); licence, creator: its tags (CC-BY-4.0)"
     assert {row["path"]: tuple(row[column] for column in TERMS) for row in tables.recordings} == {
@@ -195,9 +194,7 @@ def test_a_check_finds_the_terms_that_the_scan_finds(tmp_path):
     (tmp_path / "rain/c.ogg").write_bytes(ogg(b"OpusTags" + comments(MANY)))
     (tmp_path / "rain/d.wav").write_bytes(wav())
     (tmp_path / "LICENSE").write_text("CC0 1.0")
-    files = inventory.list_files(tmp_path)
-    scanned = registry.read("folder", files, 1)
-    terms.fill(scanned, files)
+    scanned = filled(inventory.list_files(tmp_path))
     report = check.check(tmp_path, "folder")
 
     def found(rows):

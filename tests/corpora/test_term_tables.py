@@ -4,17 +4,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill.corpora import inventory, registry, terms
+from soundmill.corpora import inventory
 from soundmill.manifest import TERMS
+from tests.corpora.tiny import filled
 
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
 BY3 = "http://creativecommons.org/licenses/by/3.0/"
 
 
 def found_in(files: inventory.Inventory, format: str = "auto") -> dict[str, tuple]:
-    tables = registry.read(format, files, 1)
-    terms.fill(tables, files)
-    return {row["path"]: tuple(row[column] for column in TERMS) for row in tables.recordings}
+    return {row["path"]: tuple(row[column] for column in TERMS) for row in filled(files, format).recordings}
 
 
 def test_fsd50k(lay):
@@ -197,8 +196,7 @@ def test_what_is_stated_but_unclear_is_not_replaced_by_the_licence_of_the_folder
 def test_terms_of_a_name_with_several_meanings_hold_back_each(lay):
     texts = {"LICENSE": "CC0 1.0", "l/t.csv": "file,license,ai_terms\na.wav,CC BY-NC,refused\n"}
     files = lay("rain/a.wav", "x/a.wav", "b.wav", **texts)
-    tables = registry.read("folder", files, 1)
-    terms.fill(tables, files)
+    tables = filled(files)
     unclear, clear = ("unknown", "refused"), ("CC0-1.0", None)
     found = {row["path"]: (row["licence"], row["ai_terms"]) for row in tables.recordings}
     assert found == {"b.wav": clear, "rain/a.wav": unclear, "x/a.wav": unclear}
@@ -210,8 +208,7 @@ def test_tables_that_cannot_be_read_are_named_and_stop_nothing(lay):
     texts = {"deep.json": "[" * 5000 + '"license": 1', "long.csv": f"filename,license,artist\na.wav,{long},Ann\n"}
     texts["huge.csv"] = f"filename,license\nb.wav,CC0\na.wav,{'x' * (1 << 20)}\n"
     files = lay("a.wav", "b.wav", **texts, **{"null.csv": b"filename,license\na.wav,CC\x000\n"})
-    tables = registry.read("folder", files, 1)
-    terms.fill(tables, files)
+    tables = filled(files)
     found = {row["path"]: (row["licence"], row["creator"]) for row in tables.recordings}
     assert found == {"a.wav": ("unknown", "Ann"), "b.wav": ("CC0-1.0", None)}
     remarks = "\n".join(tables.remarks)

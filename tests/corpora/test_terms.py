@@ -3,21 +3,18 @@
 import pytest
 
 from soundmill import params
-from soundmill.corpora import check, licence_texts, registry, statements, terms
+from soundmill.corpora import check, licence_texts, statements, terms
 from soundmill.corpora.registry import Directory, unite
 from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from tests.corpora.test_check import shown
+from tests.corpora.tiny import filled
 
 HEADER = "glob,licence,creator,source_url,ai_terms\n"
 KEEP = {"allow": None, "unknown": "keep", "ai_refused": "keep"}
-
-
-def filled(inventory) -> CorpusTables:
-    tables = registry.read("folder", inventory, 1)
-    terms.fill(tables, inventory)
-    return tables
+BLOCKED = {"closed": "README.md", "partly": "LICENSE", "unclear": "README.md"}
+CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
 
 
 def of(tables: CorpusTables, *columns: str) -> dict[str, tuple]:
@@ -183,10 +180,6 @@ def test_check_counts_recordings_by_licence(lay, tmp_path):
     assert ["13", "others", "13"] in lines
 
 
-BLOCKED = {"closed": "README.md", "partly": "LICENSE", "unclear": "README.md"}
-CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -249,8 +242,7 @@ def test_texts_apply_to_their_folder_and_the_stricter_of_two_holds(lay):
         "UrbanSound_README.txt": b"\xff\xfe\x00license: CC",
     }
     files = lay("a.wav", "rain/a.wav", "wind/a.wav", "odd/deep/a.wav", *(f"{name}/a.wav" for name in BLOCKED), **texts)
-    tables = registry.read("folder", files, 1)
-    terms.fill(tables, files)
+    tables = filled(files)
     assert {row["path"]: (row["licence"], row["terms_found"]) for row in tables.recordings} == {
         "a.wav": ("CC-BY-4.0", "README.md"),
         "odd/deep/a.wav": ("unknown", "odd/README"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from soundmill.corpora import inventory, registry
+from soundmill.corpora import inventory, registry, terms
 from soundmill.corpora.tables import CorpusTables
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as `datasets` embeds recordings
@@ -50,6 +50,13 @@ def cell(number: int) -> dict[str, Any]:
 def scan(root: Path, name: str = "auto", num_shards: int = 4) -> CorpusTables:
     """What the adapter makes of the corpus; without a name, the one that is detected."""
     return registry.read(name, inventory.list_files(root), num_shards)
+
+
+def filled(files: inventory.Inventory, name: str = "folder") -> CorpusTables:
+    """What the adapter makes of files of which stock is taken, with the terms of each recording."""
+    tables = registry.read(name, files, 1)
+    terms.fill(tables, files)
+    return tables
 
 
 def detected(root: Path) -> str:
