@@ -8,10 +8,9 @@ from pathlib import Path
 
 from soundmill import params
 from soundmill.models.components.hifigan.vocoder import build_vocoder
-from soundmill.models.components.mel_autoencoder.autoencoder import build_autoencoder
 from stages import autoencoder, vocoder
-from tests.models.components import test_library_codecs
-from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.models.components import test_library_codecs, test_mel_autoencoder
+from tests.models.components.test_mel_autoencoder import SPEC
 from tests.models.components.test_vocoders import VOICE
 from tests.stages import of_waves
 from tests.stages.of_waves import ONE
@@ -190,12 +189,6 @@ class Published:
     told: Mapping[str, object] = field(default_factory=dict)
 
 
-def _published_mel(home: Path) -> None:
-    net = build_autoencoder(TINY)
-    net.register_to_config(scaling_factor=0.93)
-    net.save_pretrained(home / "vae")
-
-
 def _braced(sizes: dict) -> str:
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in sizes.items()) + "}"
 
@@ -211,7 +204,7 @@ _ENCODEC = _of_waves(
     channels=1,
 )
 PUBLISHED = {
-    "mel_autoencoder": Published(CODECS["mel_autoencoder"], (), _published_mel, {"scaling_factor": 0.93}),
+    "mel_autoencoder": Published(CODECS["mel_autoencoder"], (), test_mel_autoencoder.publish, {"scaling_factor": 0.93}),
     "oobleck": Published(_OOBLECK, (), test_library_codecs.publish_oobleck, {"latent_rate": 44_100 / 8}),
     "encodec": Published(
         _ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "latent_values_per_second": 8000, "bandwidth": 8.0}

@@ -14,13 +14,7 @@ from soundmill.models.components.contracts import LoadedParams, read_codec, save
 from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder import autoencoder as make
-from soundmill.models.components.mel_autoencoder.autoencoder import (
-    Autoencoder,
-    build_autoencoder,
-    kl_divergence,
-    reconstruction_error,
-    with_grain,
-)
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, reconstruction_error, with_grain
 from soundmill.params import compose, parse
 from tests.mels import spec_with
 
@@ -43,13 +37,17 @@ def model() -> Autoencoder:
     return Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.5, deviation=3.0, scaling_factor=0.25)
 
 
-@pytest.fixture
-def published(tmp_path) -> Path:
+def publish(home: Path) -> None:
     """A directory as diffusers and transformers write it, with random weights."""
-    torch.manual_seed(1)
     net = build_autoencoder(TINY)
     net.register_to_config(scaling_factor=0.93)
-    net.save_pretrained(tmp_path / "audioldm" / "vae")
+    net.save_pretrained(home / "vae")
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    torch.manual_seed(1)
+    publish(tmp_path / "audioldm")
     return tmp_path / "audioldm"
 
 
@@ -146,9 +144,9 @@ def test_nothing_is_softer_than_silence(model):
 
 def test_kl_divergence_has_its_known_values():
     zero = torch.zeros(3, 4)
-    assert kl_divergence(zero, zero) == 0
-    assert kl_divergence(zero + 2, zero) == pytest.approx(2.0)
-    assert kl_divergence(zero, zero + math.log(4.0)) == pytest.approx(0.5 * (4 - 1 - math.log(4)))
+    assert autoencoders.kl_divergence(zero, zero) == 0
+    assert autoencoders.kl_divergence(zero + 2, zero) == pytest.approx(2.0)
+    assert autoencoders.kl_divergence(zero, zero + math.log(4.0)) == pytest.approx(0.5 * (4 - 1 - math.log(4)))
 
 
 def test_errors_that_last_cost_more_than_errors_that_cancel():
