@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.audio.levels import (
-    FULL_SCALE,
-    a_weighting,
-    integrated_loudness,
-    join_captions,
-    level,
-    matching_gains,
-    mix,
-    mix_ratio,
-    pressure_level,
-    window_length,
-)
+from soundmill.audio import levels
+from soundmill.audio.levels import a_weighting, integrated_loudness, level, matching_gains, mix, mix_ratio, pressure_level
 
 
 def tone(seconds: float, rate: int, channels: int = 1, amplitude: float = 1.0, hertz: float = 997.0) -> np.ndarray:
@@ -53,7 +43,7 @@ def test_the_peak_comes_to_full_scale_and_no_further(target, expected):
     wave[0, 16_000] = 0.5
     output, outcome = level(wave, 16_000, target)
     assert outcome == expected
-    assert np.abs(output).max() == pytest.approx(FULL_SCALE, abs=1e-6)
+    assert np.abs(output).max() == pytest.approx(levels.FULL_SCALE, abs=1e-6)
 
 
 @pytest.mark.parametrize("target", ["peak", -23.0])
@@ -94,11 +84,9 @@ def noise(seed: int, samples: int = 16_000) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("tenths_of_decade", "decibel"), [(15, -39.4), (20, -19.1), (27, -3.2), (30, 0.0), (33, 1.2), (36, 1.0), (39, -1.1)]
-)
-def test_a_curve_is_the_standards_table(tenths_of_decade, decibel):
-    gain = a_weighting(np.array([10 ** (tenths_of_decade / 10)]))[0]
+@pytest.mark.parametrize(("tenths", "decibel"), [(15, -39.4), (20, -19.1), (27, -3.2), (30, 0.0), (33, 1.2), (36, 1.0), (39, -1.1)])
+def test_a_curve_is_the_standards_table(tenths, decibel):
+    gain = a_weighting(np.array([10 ** (tenths / 10)]))[0]
     assert 10 * math.log10(gain) == pytest.approx(decibel, abs=0.06)
 
 
@@ -117,7 +105,7 @@ def test_silence_and_very_short_clips_have_a_finite_level(samples):
 
 
 def test_known_answers():
-    assert [window_length(rate) for rate in (16_000, 44_100)] == [2048, 4096]  # the paper's
+    assert [levels.window_length(rate) for rate in (16_000, 44_100)] == [2048, 4096]  # the paper's
     assert mix_ratio(-12.3, -12.3) == 0.5
     assert mix_ratio(-10, -30) == pytest.approx(1 / 11)
     assert mix_ratio(-30, -10) == pytest.approx(10 / 11)
@@ -146,5 +134,5 @@ def test_mix_is_as_long_as_the_longer_and_symmetric(first, second, ratio):
 
 
 def test_captions_join_as_in_tango():
-    assert join_captions("A dog barks", "Rain falls on a roof") == "A dog barks and rain falls on a roof"
-    assert join_captions("A dog barks", "") == "A dog barks and "
+    assert levels.join_captions("A dog barks", "Rain falls on a roof") == "A dog barks and rain falls on a roof"
+    assert levels.join_captions("A dog barks", "") == "A dog barks and "

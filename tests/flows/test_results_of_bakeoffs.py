@@ -8,22 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import publishing
+from flows import publishing, results
 from flows.publishing import TOTAL_COLOR, draw
-from flows.results import (
-    Difference,
-    Estimate,
-    MetricResult,
-    Row,
-    Training,
-    falling,
-    front,
-    leading,
-    not_ranked,
-    scores_under,
-    slope,
-    without_score,
-)
+from flows.results import Estimate, MetricResult, Row, Training, falling, front, leading, not_ranked, scores_under, slope
 from flows.results_table import csv_of_rows, of_bakeoff, verdict, why_unranked
 from flows.scores import best
 from soundmill.clips import Tables
@@ -39,7 +26,7 @@ def row(name: str, fad: float, seconds: float | None, slope: Estimate | None = N
     return Row(name, scores, kind="a model", **facts)
 
 
-def difference(a: str, b: str, value: float, p: float) -> Difference:
+def difference(a: str, b: str, value: float, p: float) -> results.Difference:
     ends = {"low": value - 1, "high": value + 1}
     return {"metric": "fad", "a": a, "b": b, "value": value, **ends, "p": p, "better": a if p < 0.05 else "neither"}
 
@@ -49,7 +36,7 @@ def table(rows: list[Row]):
 
 
 ROWS = [row("slow", 10.0, 4.0, slope=FALLING), row("quick", 14.0, 0.1, slope=FLAT), row("poor", 20.0, 1.0)]
-EXCLUDED = without_score("upsampler", "does not generate sound from a request")
+EXCLUDED = results.without_score("upsampler", "does not generate sound from a request")
 
 
 def test_scores_are_those_of_one_embedder_with_intervals_and_baselines():

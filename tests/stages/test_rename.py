@@ -14,20 +14,8 @@ import soundfile
 
 from soundmill import manifest, shards
 from stages import rename, scan
-from tests.stages.handling import (
-    NAMING,
-    RATE,
-    call,
-    call_rename,
-    clip,
-    external,
-    from_corpus_to_names,
-    json_rows,
-    refusal,
-    settle,
-    table,
-    tree,
-)
+from tests.stages import handling
+from tests.stages.handling import NAMING, RATE, call, call_rename, clip, external, json_rows, refusal, settle, table, tree
 
 
 def test_rename_writes_what_tango_reads(small, capsys):
@@ -131,7 +119,7 @@ def test_real_recordings_keep_their_folds_and_labels(project, shared):
     root = str(shared / "data" / "esc10")
     settle(project, 2, corpus=external(root, "esc"), **NAMING)
     assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 240
-    metrics = from_corpus_to_names()
+    metrics = handling.from_corpus_to_names()
     assert metrics["clips"] == 242
     assert metrics["splits_by"] == "folds"
     assert metrics["captioned_by"] == {"label": 242}

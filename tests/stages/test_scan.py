@@ -19,29 +19,8 @@ from stages import corpus, scan
 from tests.corpora.test_sound_tags import id3, info
 from tests.corpora.tiny import cell, put, write, write_table
 from tests.prepared import PLAN
-from tests.stages.handling import (
-    BOUNDS,
-    CATALOG,
-    CORPUS,
-    NAMING,
-    RATE,
-    SPLITS,
-    TERMS,
-    call,
-    call_catalog,
-    call_rename,
-    call_splits,
-    cut_clips,
-    external,
-    failure,
-    from_corpus_to_names,
-    json_rows,
-    rows_of_csv,
-    scanned,
-    settle,
-    table,
-    tree,
-)
+from tests.stages import handling
+from tests.stages.handling import BOUNDS, CORPUS, NAMING, RATE, call, external, failure, json_rows, scanned, settle, table, tree
 
 
 def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
@@ -152,7 +131,7 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
         "a.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 1, 1.0, 0, "clips"
     )
     listed.write_text(listed.read_text() + "c.wav,CC0,,,\n")  # a change of this file alone is noticed
-    settle(project, corpus=external("sounds") | {"terms": TERMS | {"allow": ["CC0-*"], "ai_refused": "quarantine"}})
+    settle(project, corpus=external("sounds") | {"terms": handling.TERMS | {"allow": ["CC0-*"], "ai_refused": "quarantine"}})
     ports = ["--name", "scan", "--corpus", "data/corpus", "--refused", "data/refused.parquet"]
     for _ in range(2):  # the second links what the first kept
         assert call(scan, *ports, section="corpus")["refused"] == 2
@@ -175,7 +154,7 @@ def test_a_union_from_scan_to_catalog(project):
         "caps": {"format": "audiocaps", "path": "caps", "weight": 1.0},
     }
     corpus = {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **BOUNDS}
-    settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "pad"}}, splits=SPLITS, catalog=CATALOG)
+    settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "pad"}}, splits=handling.SPLITS, catalog=handling.CATALOG)
 
     metrics = scanned()
     assert {name: (about["format"], about["weight"], about["recordings"]) for name, about in metrics["parts"].items()} == {
@@ -186,9 +165,9 @@ def test_a_union_from_scan_to_catalog(project):
     assert (metrics["recordings"], metrics["missing"]) == (8, 1)
     assert [row["path"] for row in table("data/quarantine/scan.parquet")] == ["hf/data/test-00000-of-00001.parquet#1"]
 
-    cut_clips()
-    assert call_splits()["splits_by"] == "given"
-    call_catalog()
+    handling.cut_clips()
+    assert handling.call_splits()["splits_by"] == "given"
+    handling.call_catalog()
     found = {
         row["source"]: (row["weight"], row["split"] == "test", row["labels"] + row["captions"])
         for row in table("data/catalog.parquet")
@@ -250,7 +229,7 @@ def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, e
 def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded):
     shutil.copytree(embedded / "data" / "corpus", project / "data" / "corpus")
     settle(project, 2, **NAMING)
-    metrics = from_corpus_to_names()
+    metrics = handling.from_corpus_to_names()
     assert metrics["missing"] == metrics["orphans"] == 0
     assert metrics["captioned_by"] == {"window": metrics["clips"]}
     assert metrics["splits_by"] == "given"
@@ -258,7 +237,7 @@ def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded
     captions = {
         (row["youtube_id"], float(row["start_time"])): row["caption"]
         for name in ("train", "val", "test")
-        for row in rows_of_csv(f"data/corpus/{name}.csv")
+        for row in handling.rows_of_csv(f"data/corpus/{name}.csv")
     }
     told = {Path(row["location"]).stem: row["captions"] for split in manifest.SPLITS for row in json_rows(split)}
     assert told == {f"{video}_{start:g}": caption for (video, start), caption in captions.items()}
@@ -293,7 +272,7 @@ def prepare(project: Path) -> dict:
     sections = NAMING | {"catalog": NAMING["catalog"] | {"caption_templates": TEMPLATES}}
     sections |= {"clips": {"default": PLAN | {"tail": "keep"}}, "corpus": external("sounds")}
     settle(project, **sections)
-    return scanned() | from_corpus_to_names()
+    return scanned() | handling.from_corpus_to_names()
 
 
 def tables_of(folder: Path, form: str = "folder") -> list[dict]:
@@ -348,7 +327,7 @@ def test_hostile_tags_are_one_bounded_line_or_nothing_and_older_tables_have_none
     older = pq.read_table(recordings).drop_columns(["file_tags"])
     recordings.unlink()
     pq.write_table(older, recordings)
-    call_rename()
+    handling.call_rename()
     assert set(map(tuple, captions().values())) == {()}
 
 

@@ -15,23 +15,8 @@ from soundmill.evaluation.embedders import clap
 from soundmill.models.catalog import read_left_out
 from stages import zero_shot
 from tests import clap_weights
-from tests.stages.handling import (
-    CATALOG,
-    NAMING,
-    SPLITS,
-    call,
-    call_catalog,
-    call_rename,
-    call_splits,
-    clip,
-    duplicate,
-    failure,
-    json_rows,
-    refusal,
-    settle,
-    table,
-    verdicts,
-)
+from tests.stages import handling
+from tests.stages.handling import NAMING, SPLITS, call_catalog, call_rename, duplicate, refusal, settle, table, verdicts
 from tests.stages.test_quality import Page
 
 
@@ -43,7 +28,7 @@ def test_rejected_clips_are_left_out_everywhere_and_their_captions_are_not_missi
     assert metrics["clips"] == 3
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
     assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_30.wav").exists()
-    assert [row["captions"] for row in json_rows("train")] == ["second"]
+    assert [row["captions"] for row in handling.json_rows("train")] == ["second"]
 
 
 def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test(small, capsys):
@@ -132,8 +117,8 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
         row["group"] = None if name == "0123456789ab" else "-aaaaaaaaaa"
     shards.write_rows(recordings, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
     clips = [
-        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa_30", 0.0), clip("-aaaaaaaaaa_35", "-aaaaaaaaaa_30", 5.0)],
-        [clip("-aaaaaaaaaa_90", "-aaaaaaaaaa_90", 0.0), clip("0123456789ab_0", "0123456789ab", 0.0)],
+        [handling.clip("-aaaaaaaaaa_30", "-aaaaaaaaaa_30", 0.0), handling.clip("-aaaaaaaaaa_35", "-aaaaaaaaaa_30", 5.0)],
+        [handling.clip("-aaaaaaaaaa_90", "-aaaaaaaaaa_90", 0.0), handling.clip("0123456789ab_0", "0123456789ab", 0.0)],
     ]
     for number, rows in enumerate(clips):
         shards.write_rows(rows, small / "data/clips" / shards.shard_name(number), manifest.CLIPS)
@@ -152,11 +137,11 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
 def test_copies_of_one_sound_leave_no_test_and_are_told_so(small, capsys):
     """Before anything is trained; where the corpus brings splits, a class that one of them lacks is named."""
     recordings = table("data/corpus/recordings.parquet")
-    call_splits()
+    handling.call_splits()
     assert "splits: warning: 2 of 2 labels have no clip in test: dog, rain; add recordings" in capsys.readouterr().out
     rows = [{**row, "split": None, "fold": None} for row in recordings]
     shards.write_rows(rows, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
-    call_splits(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("bbbbbbbbbbb_0", "0123456789ab_0"))
+    handling.call_splits(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("bbbbbbbbbbb_0", "0123456789ab_0"))
     said = capsys.readouterr().out
     assert "splits: warning: no clip is in test" in said
     assert "all recordings have one source or are copies of one sound" in said
@@ -223,14 +208,14 @@ def captioned(small, weights, monkeypatch) -> Path:
 
 
 def set_params(project: Path, compared: dict, workers: int = 1, **catalog) -> None:
-    settle(project, workers, **NAMING | {"catalog": CATALOG | catalog, "zero_shot": compared})
+    settle(project, workers, **NAMING | {"catalog": handling.CATALOG | catalog, "zero_shot": compared})
 
 
 PORTS = ("--corpus", "data/corpus", "--clips", "data/clips", "--scores", "data/zero_shot.parquet")
 
 
 def compare() -> dict:
-    return call(zero_shot, *PORTS)
+    return handling.call(zero_shot, *PORTS)
 
 
 def expected(texts: list[str]) -> dict[str, dict[str, float]]:
@@ -265,7 +250,7 @@ def test_captions_that_do_not_fit_are_left_out_by_name_and_clips_without_one_are
     above = (tags[0]["score"] + tags[1]["score"]) / 2
     settings = {"min_caption_score": least, "min_tag_score": above, "caption_templates": ["a sound of {tags}"]}
     set_params(captioned, ZERO_SHOT, **settings)
-    call_splits()
+    handling.call_splits()
     metrics = call_catalog()
     kept, left_out = {}, []
     for clip_id, row in compared.items():
@@ -300,19 +285,17 @@ def test_captions_that_do_not_fit_are_left_out_by_name_and_clips_without_one_are
 
 def write_scores(**scores: float) -> None:
     """What a network might say: the score of every caption, and of the word `dog` beside every clip."""
-    clips = []
+    rows = []
     for clip_id, texts in (CAPTIONS | {"0123456789ab_0": []}).items():
         told = [{"caption": text, "score": scores.get(text.split()[0], 0.5)} for text in texts]
-        clips.append(
-            {"clip_id": clip_id, "shard": int(clip_id[0] != "-"), "captions": told, "tags": [{"tag": "dog", "score": 0.1}]}
-        )
-    shards.write_rows(clips, Path("data/zero_shot.parquet"), manifest.ZERO_SHOT)
+        rows.append({"clip_id": clip_id, "shard": int(clip_id[0] != "-"), "captions": told, "tags": [{"tag": "dog", "score": 0.1}]})
+    shards.write_rows(rows, Path("data/zero_shot.parquet"), manifest.ZERO_SHOT)
 
 
 def test_clips_that_are_not_used_count_nowhere(captioned):
     write_scores(second=0.1, other=0.2)
     set_params(captioned, ZERO_SHOT, min_caption_score=0.3)
-    call_splits()
+    handling.call_splits()
     assert call_catalog()["captions_left_out"] == 2
     verdicts(bbbbbbbbbbb0="clipping")
     metrics = call_catalog()
@@ -329,7 +312,7 @@ def test_clips_that_are_not_used_count_nowhere(captioned):
 def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
     write_scores()
     set_params(captioned, ZERO_SHOT)
-    call_splits()
+    handling.call_splits()
     call_catalog()
     compared = Path("data/catalog.parquet").read_bytes()
     set_params(captioned, OFF)
@@ -346,7 +329,7 @@ def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
 
 def test_missing_weights_are_named_with_the_command_that_fetches_them(captioned, capsys):
     set_params(captioned, ZERO_SHOT | {"embedder": "clap_music_speech"})
-    said = failure(capsys, zero_shot, *PORTS)
+    said = handling.failure(capsys, zero_shot, *PORTS)
     assert "zero_shot.embedder clap_music_speech: music_speech_audioset_epoch_15_esc_89.98.pt is not in" in said
     assert "`soundmill weights fetch clap_music_speech`" in said
     assert not Path("data/zero_shot.parquet").exists()
@@ -365,4 +348,4 @@ def test_missing_weights_are_named_with_the_command_that_fetches_them(captioned,
 )
 def test_parameters_that_make_no_sense_are_refused(captioned, capsys, change, said):
     set_params(captioned, ZERO_SHOT | change)
-    assert said in failure(capsys, zero_shot, *PORTS)
+    assert said in handling.failure(capsys, zero_shot, *PORTS)

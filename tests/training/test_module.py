@@ -10,23 +10,12 @@ from torch import nn
 from soundmill import params
 from soundmill.errors import UserError
 from soundmill.training import loop
+from soundmill.training import module as modules
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import autocast, usable_precision
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit as train
-from soundmill.training.module import (
-    Ema,
-    Phase,
-    PhasedModule,
-    TrainingModule,
-    Turn,
-    discriminator_loss,
-    feature_loss,
-    generator_loss,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    rate_factor,
-)
+from soundmill.training.module import Ema, Phase, Turn, discriminator_loss, feature_loss, generator_loss, rate_factor
 from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams, HardwareParams, OptimiserParams
 from tests.imports import ROOT
 from tests.training import test_loop
@@ -62,9 +51,7 @@ def test_goes_as_diffusers_does():
 def test_goes_as_ema_pytorch_does():
     """The numbers are those of ema-pytorch 0.8.3 with beta 0.8, min_value 0.1 for a weight of 1, 4, 9, … 144."""
     settings = {"decay": 0.8, "min_decay": 0.1, "update_after_step": 3, "update_every": 2, "inv_gamma": 1.0, "power": 0.7}
-    seen = _follow(
-        EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(step**2) for step in range(1, 13))]
-    )
+    seen = _follow(EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(n**2) for n in range(1, 13))])
     assert seen[::2] == pytest.approx([1.0, 9.0, 18.84916, 30.27419, 44.74601, 62.53288], abs=1e-4)
     assert seen[::2] == seen[1::2]
 
@@ -166,8 +153,8 @@ def test_losses_have_their_known_values():
     assert feature_loss(maps, others) == 0.5 + 0 + 2
     assert feature_loss(maps, maps) == 0
     nothing = [torch.zeros(4, 60), torch.zeros(4, 9)]
-    assert (hinge_discriminator_loss(nothing, nothing), hinge_generator_loss(nothing)) == (2 * 2, 0)
-    assert hinge_discriminator_loss([one + 1 for one in nothing], [one - 1 for one in nothing]) == 0
+    assert (modules.hinge_discriminator_loss(nothing, nothing), modules.hinge_generator_loss(nothing)) == (2 * 2, 0)
+    assert modules.hinge_discriminator_loss([one + 1 for one in nothing], [one - 1 for one in nothing]) == 0
 
 
 class Points:
@@ -178,7 +165,7 @@ class Points:
         return (torch.stack([angle.cos(), angle.sin()], 1),)
 
 
-class Duel(PhasedModule):
+class Duel(modules.PhasedModule):
     """From noise to points, told by a net with dropout, so that every source of randomness takes part."""
 
     def phases(self):
@@ -380,7 +367,7 @@ def test_fp16_is_a_gpus():
         params.parse(HardwareParams, hardware, "params.yaml: hardware")
 
 
-class Alone(TrainingModule):
+class Alone(modules.TrainingModule):
     def loss(self, step, batch):
         return (self.net(batch.values[0]) - batch.values[0]).square().mean()
 

@@ -6,26 +6,13 @@ import torch
 
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
+from soundmill.training import tagger
 from soundmill.training.curve import write_curve
-from soundmill.training.tagger import (
-    CURVE,
-    AugmentationParams,
-    TaggerParams,
-    Targets,
-    average_precision,
-    caption_words,
-    cluster,
-    evaluate,
-    from_names,
-    load_tagger,
-    num_steps,
-    save_tagger,
-    train_tagger,
-)
+from soundmill.training.tagger import average_precision, cluster, from_names, load_tagger, num_steps, save_tagger, train_tagger
 from tests.mels import spec_with
 
 SPEC = spec_with(n_fft=512, win_length=512, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)
-PARAMS = TaggerParams(
+PARAMS = tagger.TaggerParams(
     mel="tagger",
     width=4,
     embedding_size=8,
@@ -38,7 +25,7 @@ PARAMS = TaggerParams(
     batch_size=8,
     learning_rate=1e-2,
     weight_decay=0.01,
-    augmentation=AugmentationParams(gain_db=6.0, roll=True, masked_bands=0.2, masked_frames=0.2),
+    augmentation=tagger.AugmentationParams(gain_db=6.0, roll=True, masked_bands=0.2, masked_frames=0.2),
     max_words=8,
     clusters=3,
     seed=0,
@@ -85,7 +72,7 @@ def test_it_learns_what_is_easy_and_reports_its_speed_and_memory(trained, corpus
     assert curve[-1]["loss/train"] < 0.6 * curve[0]["loss/train"]
     assert curve[-1]["accuracy/valid"] >= 0.9
     assert [step for _, step in points] == [point["step"] for point in curve]
-    scores = evaluate(load_tagger(directory).net, mels, targets, valid)
+    scores = tagger.evaluate(load_tagger(directory).net, mels, targets, valid)
     assert scores["accuracy"] == curve[-1]["accuracy/valid"]
     assert scores["mean_average_precision"] > 0.9
     _, curve, points = trained
@@ -103,8 +90,8 @@ def test_same_inputs_same_bytes_whatever_was_drawn_before(trained, corpus, tmp_p
     torch.rand(7)
     net, curve = train_tagger(PARAMS, SPEC, mels, targets, training, valid, lambda *_: None, lambda n: None)
     save_tagger(net, PARAMS, SPEC, targets, tmp_path)
-    write_curve(curve, tmp_path / "a.csv", CURVE)
-    write_curve(trained[1], tmp_path / "b.csv", CURVE)
+    write_curve(curve, tmp_path / "a.csv", tagger.CURVE)
+    write_curve(trained[1], tmp_path / "b.csv", tagger.CURVE)
     assert (tmp_path / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
     assert (tmp_path / "config.json").read_bytes() == (trained[0] / "config.json").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
@@ -180,7 +167,7 @@ def test_caption_words_are_content_words_that_several_clips_share():
         "d": ["A dog-like sound"],
         "e": ["A bell"],
     }
-    words = caption_words(captions, list("abcde"), 2)
+    words = tagger.caption_words(captions, list("abcde"), 2)
     assert words == {"a": ["barks", "dog"], "b": ["barks", "dog"], "c": [], "d": ["dog"], "e": []}
 
 
@@ -194,4 +181,4 @@ def test_clusters_find_kinds_without_any_word_and_equal_sounds_are_one():
     assert len(set.union(*found.values())) == 3
     targets = cluster({"a": np.ones(4), "b": np.ones(4)}, ["a", "b"], 2)
     assert targets.classes == ["cluster 0"]
-    assert isinstance(targets, Targets)
+    assert isinstance(targets, tagger.Targets)

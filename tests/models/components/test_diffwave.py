@@ -24,18 +24,7 @@ from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams, WeightsParams
 from soundmill.models.components.diffwave import published as files
 from soundmill.models.components.diffwave import vocoder as vocoders
-from soundmill.models.components.diffwave.vocoder import (
-    DiffWave,
-    DiffWaveModule,
-    DiffWaveNet,
-    TimestepEmbedding,
-    Upsampler,
-    alpha_bar_of,
-    conditioner,
-    noise_loss,
-    schedule,
-    strides,
-)
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveNet, alpha_bar_of, conditioner, noise_loss, strides
 from soundmill.models.diffwave import TrainParams
 from soundmill.models.diffwave.model import Generating
 from soundmill.models.family import Request, Run
@@ -73,11 +62,9 @@ def test_nets_of_200_timesteps_have_the_paper_s_noise_and_six_steps(root, choice
         assert train.sampling.betas == "trained"
         return
     assert train.sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
-    _, timesteps = schedule(train.noise, train.sampling)
-    levels, trained_levels = (
-        np.cumprod(1 - betas) ** 0.5 for betas in (np.array(train.sampling.betas), np.linspace(1e-4, 0.02, 200))
-    )
-    np.testing.assert_allclose(np.interp(-levels, -trained_levels, np.arange(200)), timesteps, atol=1e-6)
+    _, timesteps = vocoders.schedule(train.noise, train.sampling)
+    levels, of_training = (np.cumprod(1 - betas) ** 0.5 for betas in (np.array(train.sampling.betas), np.linspace(1e-4, 0.02, 200)))
+    np.testing.assert_allclose(np.interp(-levels, -of_training, np.arange(200)), timesteps, atol=1e-6)
 
 
 @pytest.mark.parametrize(("layers", "cycle", "samples"), [(30, 10, 6_139), (36, 12, 24_571), (12, 6, 253)])
@@ -96,7 +83,7 @@ def test_it_sees_so_many_samples(layers, cycle, samples):
 def test_mels_of_any_hop_become_as_long_as_their_wave(hop, factors):
     assert strides(hop) == factors
     torch.manual_seed(0)
-    upsampler = Upsampler(hop)
+    upsampler = vocoders.Upsampler(hop)
     assert upsampler(torch.rand(2, 8, 5)).shape == (2, 8, 5 * hop)
     one_frame = torch.zeros(1, 1, 5)
     one_frame[..., 2] = 1
@@ -115,7 +102,7 @@ def test_it_begins_by_predicting_no_noise():
 
 
 def test_a_fractional_timestep_lies_between_its_two():
-    embedding = TimestepEmbedding()
+    embedding = vocoders.TimestepEmbedding()
     embedding.layers = nn.Identity()
     low, high, between = embedding(torch.tensor([22.0, 23.0, 22.25]))
     torch.testing.assert_close(low[:2], torch.tensor([22.0, 22 * 10 ** (4 / 63)]).sin())
@@ -200,7 +187,7 @@ def test_an_envelope_of_one_changes_nothing():
     log_mels = torch.from_numpy(log_mel(HISS, EIGHTY))[None, :, : frames - 1]
     losses = []
     for noise, wave in ((NOISE, waves), (MEL, same)):
-        module = DiffWaveModule(weights, net, noise, 1, EIGHTY)
+        module = vocoders.DiffWaveModule(weights, net, noise, 1, EIGHTY)
         batch = Batch(0, np.zeros(1, np.int64), (log_mels, wave[:, : (frames - 1) * EIGHTY.hop_length]))
         losses.append(module.loss(0, batch).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -366,16 +353,14 @@ def test_a_file_that_is_cut_or_absent_is_named(tmp_path):
             files.read(tmp_path / name)
 
 
-RUN = Run(None, torch.device("cpu"), "32", 1, Path(), Path())
-
-
 def test_a_request_without_labels_gets_one_by_its_seed():
+    run = Run(None, torch.device("cpu"), "32", 1, Path(), Path())
     document = ROWS["diffwave_label"].composed()
     expected = params.parse(registry.family("diffwave").train_params, document["diffwave"]["train"], "diffwave.train")
     model = Generating(expected, None, RATE, labels=LABELS)
-    drawn = model._conditions([Request(seed=seed) for seed in range(20)], RUN)
+    drawn = model._conditions([Request(seed=seed) for seed in range(20)], run)
     assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
-    assert model._conditions([Request(LABELS), Request(("rain",))], RUN).tolist() == [[0.5, 0.5], [0.0, 1.0]]
+    assert model._conditions([Request(LABELS), Request(("rain",))], run).tolist() == [[0.5, 0.5], [0.0, 1.0]]
 
 
 def test_its_vocoder_alone_makes_what_it_reconstructs(tmp_path, trainings):

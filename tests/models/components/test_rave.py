@@ -10,34 +10,17 @@ import torch.nn.functional as F
 
 from soundmill import params
 from soundmill.errors import UserError
+from soundmill.models.components import rave
 from soundmill.models.components.pca import components
-from soundmill.models.components.rave import (
-    AugmentationParams,
-    FeaturesParams,
-    KlParams,
-    NetworkParams,
-    NoiseParams,
-    RaveParams,
-    network,
-)
+from soundmill.models.components.rave import AugmentationParams, FeaturesParams, KlParams, NoiseParams, RaveParams, network, phases
 from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
 from soundmill.models.components.rave.network import Pqmf, RaveNet, parts_of_noise
-from soundmill.models.components.rave.phases import (
-    AugmentedCrops,
-    Discriminators,
-    RaveModule,
-    distance,
-    draw_crops,
-    features_loss,
-    kl_divergence,
-    magnitudes,
-    phase_mangled,
-)
+from soundmill.models.components.rave.phases import Discriminators, RaveModule, distance, draw_crops, features_loss, kl_divergence
 from soundmill.models.components.waves.source import WaveCrops
 from soundmill.training.loader import Described, crop_places, gather
 from tests.imports import ROOT
 
-SMALL = NetworkParams(
+SMALL = rave.NetworkParams(
     version="v2", bands=4, channels=4, ratios=[4, 2], dilations=[[1, 3], [1]], latent_channels=6, noise=None, causal=False
 )
 STARTED = SMALL.model_copy(update={"noise": NoiseParams(ratios=[2, 2], filters=3), "pca": True})
@@ -50,7 +33,7 @@ def chosen(*choices: str) -> RaveParams:
     return params.parse(RaveParams, params.compose(ROOT / "conf", ["model=rave", *changes])["rave"]["autoencoder"], "")
 
 
-def net(sizes: NetworkParams) -> RaveNet:
+def net(sizes: rave.NetworkParams) -> RaveNet:
     torch.manual_seed(0)
     return RaveNet(sizes).eval()
 
@@ -213,7 +196,7 @@ def test_a_spectral_distance_has_its_known_values():
 
 def test_magnitudes_are_not_normalised():
     """A constant 1 is the sum of the window at 0 Hz; and what is added before the logarithm is as loud as published."""
-    assert magnitudes(torch.ones(1, 1, 1024), 256)[0, 0].tolist() == pytest.approx([128.0] * 17)
+    assert phases.magnitudes(torch.ones(1, 1, 1024), 256)[0, 0].tolist() == pytest.approx([128.0] * 17)
     faint = torch.full((1, 1, 1024), 1e-7 / 128)
     expected = float(distance(2 * faint, faint, [256], 1e-7) - distance(faint, faint, [256], 1e-7))
     assert expected == pytest.approx(_logarithms(faint, 2 * faint), rel=1e-3)
@@ -410,13 +393,13 @@ def test_the_laptops_codec_keeps_enough_and_is_regularised_little():
     assert codec.weights.augmentation.dequantise_bits is not None
 
 
-def crops_of(path: Path, augmentation: AugmentationParams | None) -> AugmentedCrops:
+def crops_of(path: Path, augmentation: AugmentationParams | None) -> phases.AugmentedCrops:
     """Of waves of noise."""
     rng = np.random.default_rng(0)
     sounds = {str(length): (0.1 * rng.standard_normal(length)).astype("<f2") for length in (6000, 5000, 4000)}
     described = [Described(name, sound.shape, name) for name, sound in sounds.items()]
     arrays = gather(lambda: described, lambda: sounds.items(), list(sounds), path / "waves", "noise")
-    return AugmentedCrops(WaveCrops(arrays, 4096), 44_100, augmentation)
+    return phases.AugmentedCrops(WaveCrops(arrays, 4096), 44_100, augmentation)
 
 
 def test_what_is_drawn_for_a_crop_follows_from_seed_and_step():
@@ -451,7 +434,7 @@ def test_a_phase_filter_passes_all_magnitudes_and_turns_phases_most_at_its_frequ
     impulse = np.zeros((1, 1 << 16), np.float32)
     impulse[0, 0] = 1
     for hertz in (20.0, 440.0, 2000.0):
-        spectrum = np.fft.rfft(phase_mangled(impulse, hertz, 44_100)[0])
+        spectrum = np.fft.rfft(phases.phase_mangled(impulse, hertz, 44_100)[0])
         np.testing.assert_allclose(np.abs(spectrum), 1, atol=1e-6)
         phase = -np.unwrap(np.angle(spectrum)) / (2 * np.pi)
         assert phase[-1] == pytest.approx(1, abs=1e-3)

@@ -14,7 +14,7 @@ import torch
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
-from soundmill.models.components import vocoding
+from soundmill.models.components import vocoder_trainer, vocoding
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
@@ -22,14 +22,7 @@ from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.log_mels.source import gather_log_mels
 from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGanNet
-from soundmill.models.components.vocoder_trainer import (
-    PERIODS,
-    Discriminators,
-    LogMel,
-    PeriodDiscriminator,
-    with_norms,
-    without_norms,
-)
+from soundmill.models.components.vocoder_trainer import PERIODS, Discriminators, LogMel, with_norms, without_norms
 from soundmill.models.components.waves.source import Pairs, gather_waves, wave_deviation, wave_deviation_per_frequency
 from soundmill.params import compose, parse
 from soundmill.training.loader import Arrays, Described, gather
@@ -64,7 +57,7 @@ def test_every_discriminator_judges_every_wave():
 @pytest.mark.parametrize("period", [2, 7])
 def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
     torch.manual_seed(0)
-    discriminator, wave = PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
+    discriminator, wave = vocoder_trainer.PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
     changed = wave.clone()
     changed[..., 1::period] += 1
     for one, other in zip(discriminator(wave)[1], discriminator(changed)[1], strict=True):
@@ -97,14 +90,12 @@ def test_norms_change_how_a_net_is_trained_and_not_what_it_says():
     torch.testing.assert_close(model.vocode(log_mel), normed)
 
 
-LENGTHS = {"a": 8000, "b": 3000}
-
-
 @pytest.fixture
 def pairs(tmp_path) -> Pairs:
     """Crops of ten frames of two clips of noise, the second shorter than that twice."""
+    lengths = {"a": 8000, "b": 3000}
     rng, clips, rows = np.random.default_rng(0), [], []
-    for clip_id, length in LENGTHS.items():
+    for clip_id, length in lengths.items():
         wave = (0.02 * rng.standard_normal(length)).astype(np.float32)
         clips.append(prepared.sound(clip_id, wave, SPEC.sample_rate))
         values = mel.log_mel(flac.decode_mono(clips[-1]["audio"]["bytes"]), SPEC).astype("<f2")
