@@ -46,6 +46,7 @@ SAME = (
 )  # fmt: skip
 PLACES = ("models", "attribution", "generated", "codec", "report", "spectrograms/clips")
 OTHERS = ("audiocaps", "tango", *(f"{place}/tango" for place in PLACES))
+RATE = PLAN["sample_rate"]
 
 
 def run_here(checkout: Path, *stages: str) -> None:
@@ -174,9 +175,6 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     here, there = outputs(graph_copy), outputs(other)
     assert [name for name in here if there.get(name) != here[name]] == []
     assert set(here) == set(there)
-
-
-RATE = PLAN["sample_rate"]
 
 
 @pytest.fixture(autouse=True)
@@ -322,14 +320,10 @@ def looped(tmp_path, monkeypatch) -> Path:
     document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'mine'}", "loops=one_bar"])
     settle(tmp_path, **document)
     monkeypatch.chdir(tmp_path)
-    make_loops()
-    return tmp_path
-
-
-def make_loops() -> None:
     call(scan, "--name", "scan", "--corpus", "data/corpus", "--forgotten", "forgotten.yaml", section="corpus")
     call(loops, *LOOPS, "--forgotten", "forgotten.yaml")
     clips_of(default="data/corpus", one_bar="data/loops/one_bar")
+    return tmp_path
 
 
 def test_a_clip_of_a_loop_is_forgotten_by_the_seconds_of_its_recording(looped):

@@ -91,20 +91,15 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def source_type(data: bytes) -> str:
-    (packet,) = [content for name, content in chunks(data) if name == b"_PMX"]
-    (described,) = ElementTree.fromstring(packet.decode().split("?>", 1)[1].rsplit("<?", 1)[0]).iter(
-        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
-    )
-    return described.attrib[IPTC]
-
-
 @pytest.mark.parametrize("kind", [GENERATED, CHANGED])
 def test_a_generated_wav_names_its_checkpoint_and_that_a_model_made_it(tmp_path, kind):
     maker = MadeBy('<odd> & "ddpm_mel" checkpoint 00ff', kind)
     flac.write_wav(tmp_path / "made.wav", WAVE, 16_000, "a comment", (120.0, 4), maker)
     data = (tmp_path / "made.wav").read_bytes()
-    assert source_type(data) == f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
+    (packet,) = [content for name, content in chunks(data) if name == b"_PMX"]
+    tree = ElementTree.fromstring(packet.decode().split("?>", 1)[1].rsplit("<?", 1)[0])
+    (described,) = tree.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    assert described.attrib[IPTC] == f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
     assert [name for name, _ in chunks(data)] == [b"fmt ", b"LIST", b"data", b"acid", b"_PMX"]
     with soundfile.SoundFile(tmp_path / "made.wav") as sound:
         assert (sound.comment, sound.software) == ("a comment", f"Soundmill, {maker.weights} (libsndfile)")

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tracemalloc
 from collections import Counter, defaultdict
-from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
@@ -260,14 +259,12 @@ def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dic
     return sound(clip_id, wave, RATE, recording_id=recording_id, start=start, digest=hashing.digest(clip_id, wave.tobytes()))
 
 
-GROUPS = pa.schema([manifest.RECORDINGS.field(name) for name in ("recording_id", "group", "start_time")])
-
-
 def recording(recording_id: str, group: str | None = None, start_time: float = 0.0) -> dict:
     return {"recording_id": recording_id, "group": group, "start_time": start_time}
 
 
 def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> duplicates.Duplicates:
+    groups = pa.schema([manifest.RECORDINGS.field(name) for name in ("recording_id", "group", "start_time")])
     clips, scratch = root / "clips", root / "scratch"
     root.mkdir(exist_ok=True)
     for number in range(2):
@@ -277,7 +274,7 @@ def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> dup
         return shards.map_shards(function, jobs, output, workers=1, **options)
 
     scratch.mkdir(exist_ok=True)
-    return duplicates.find(clips, pa.Table.from_pylist(recordings, GROUPS), map_shards, scratch)
+    return duplicates.find(clips, pa.Table.from_pylist(recordings, groups), map_shards, scratch)
 
 
 def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, monkeypatch):
@@ -319,7 +316,10 @@ def test_windows_of_one_video_are_paired_where_they_overlap(tmp_path):
 def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
     rows = [clip(f"clip{number}", f"r{number}", 0, noise(number)) for number in range(6)]
     clips, prints = tmp_path / "clips.parquet", [tmp_path / f"{name}.parquet" for name in ("first", "second", "afresh")]
-    keep = partial(_write_with_report, source=clips)
+
+    def keep(output: Path, previous: Path | None) -> None:
+        shards.write_report(output, duplicates.fingerprint_shard(clips, output, previous))
+
     shards.write_rows(rows, clips, manifest.CLIPS)
     keep(prints[0], None)
     rows[2] = clip("clip2", "r2", 0, noise(77))
@@ -331,11 +331,6 @@ def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
     keep(prints[1], prints[0])
     assert len(seen) == 1
     assert prints[1].read_bytes() == prints[2].read_bytes()
-
-
-def _write_with_report(output: Path, previous: Path | None, source: Path) -> None:
-    report = duplicates.fingerprint_shard(source, output, previous)
-    shards.write_report(output, report)
 
 
 def test_copies_in_a_parquet_table_are_found(tmp_path):

@@ -29,15 +29,6 @@ def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tu
     return sounds(0.8, 0.2 + effect), sounds(0.8, 0.2), sounds(0.5, 0.0)
 
 
-def beside_and_collapsed(seed: int) -> list[EmbeddingSet]:
-    """Two models and a reference: the first beside it, two thirds of the second's rows one point."""
-    a, b, reference = np.random.default_rng(seed).standard_normal((3, 60, 3, 8))
-    a[..., 0] += 1
-    b[:, 0, 0] -= 0.5
-    b[:, 1:] = 0
-    return [EmbeddingSet.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
-
-
 @pytest.mark.parametrize("metric", ["fad", "is", "mmd"])
 def test_models_that_are_alike_are_told_apart_one_time_in_twenty(metric):
     """Of 200 pairs: five per cent, by three binomial deviations; with 19 exchanges the least p is 0.05."""
@@ -80,7 +71,12 @@ def test_what_partners_both_reach_hides_no_difference_and_makes_none(metric):
 @pytest.mark.parametrize(("seed", "real"), [(7, True), (6, False), (9, False)])
 def test_the_test_is_of_the_difference_itself(seed, real):
     """By what each clip adds to the FAD of a and b together, p is 0.002 and 0.005 of the last two, whose FADs are equal."""
-    result = compare("fad", *beside_and_collapsed(seed), seed=0, replicates=199)
+    a, b, reference = np.random.default_rng(seed).standard_normal((3, 60, 3, 8))
+    a[..., 0] += 1  # beside the reference
+    b[:, 0, 0] -= 0.5
+    b[:, 1:] = 0  # two thirds of its rows are one point
+    sets = [EmbeddingSet.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
+    result = compare("fad", *sets, seed=0, replicates=199)
     assert (result["p"] < 0.05) == real
     assert result["better"] == ("a" if real else "neither")
 

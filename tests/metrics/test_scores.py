@@ -22,12 +22,6 @@ def side(seed: int, clips: int = 40, patches: int = 3, size: int = 4, shift: flo
     return EmbeddingSet.of(frames, {clip_id: random.standard_normal(classes).astype(np.float32) for clip_id in ids})
 
 
-def two_sides() -> tuple[EmbeddingSet, EmbeddingSet, list[np.ndarray]]:
-    """Generated and reference, and the rows of each."""
-    sides = side(0, shift=0.5), side(1)
-    return *sides, [np.concatenate(part.clips(), dtype=np.float64) for part in sides]
-
-
 def other_for(metric: str, reference: EmbeddingSet) -> EmbeddingSet:
     """Prompts, for the score of those."""
     return side(9, len(reference.ids), patches=1) if metric == "clap_score" else reference
@@ -79,7 +73,8 @@ def test_identical_sets():
 
 
 def test_values_are_those_of_their_definitions():
-    generated, reference, rows = two_sides()
+    generated, reference = side(0, shift=0.5), side(1)
+    rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
 
     def value(metric: str) -> float:
         return compute(metric, generated, reference, seed=0, replicates=0)["value"]
@@ -88,9 +83,7 @@ def test_values_are_those_of_their_definitions():
     bandwidth = compute("mmd", generated, reference, seed=0, replicates=0)["bandwidth"]
     assert value("mmd") == pytest.approx(pairwise.discrepancy(*rows, pairwise.gaussian(bandwidth)), rel=1e-9)
     assert value("kid") == pairwise.in_subsets(*rows, 0)[0]
-    expected = [
-        kl_divergence(softmax(reference.logits[clip_id]), softmax(generated.logits[clip_id]), EPSILON) for clip_id in generated.ids
-    ]
+    expected = [kl_divergence(softmax(reference.logits[one]), softmax(generated.logits[one]), EPSILON) for one in generated.ids]
     assert value("kl") == pytest.approx(np.mean(expected), rel=1e-12)
     per_clip = compute("fad_per_clip", generated, reference, seed=0, replicates=0)
     first = dict(generated.frames())[generated.ids[0]]
@@ -195,9 +188,7 @@ def test_constant_embeddings():
 
 def test_few_embeddings_are_warned_of_with_the_bias_measured():
     random = np.random.default_rng(0)
-    sets = [
-        EmbeddingSet.of({f"c{number}": rows for number, rows in enumerate(random.standard_normal((500, 1, 128)))}) for _ in range(2)
-    ]
+    sets = [EmbeddingSet.of({f"c{n}": rows for n, rows in enumerate(random.standard_normal((500, 1, 128)))}) for _ in range(2)]
     result = compute("fad", *sets, seed=0, replicates=0)
     assert result["bias"] == pytest.approx(16.9, rel=0.15)  # by the reference's eigenvalues, which are spread by chance
     assert result["value"] == pytest.approx(result["bias"], rel=0.15)
@@ -306,12 +297,10 @@ def test_a_replicate_depends_on_its_number_and_the_seed_alone():
 def test_what_two_sets_share_cancels_out_in_their_difference():
     random = np.random.default_rng(2)
     hard = random.standard_normal(50) * 10
-    first, second = (
-        Influence(SetInfluence.of(hard + random.standard_normal(50) * 0.1), SetInfluence.of(hard[:20])) for _ in range(2)
-    )
-    assert first.shifts(0, 200).std() > 1
-    assert (first - second).shifts(0, 200).std() < 0.1
-    np.testing.assert_allclose((first - first).shifts(0, 9), 0, atol=1e-12)
+    one, two = (Influence(SetInfluence.of(hard + random.standard_normal(50) * 0.1), SetInfluence.of(hard[:20])) for _ in range(2))
+    assert one.shifts(0, 200).std() > 1
+    assert (one - two).shifts(0, 200).std() < 0.1
+    np.testing.assert_allclose((one - one).shifts(0, 9), 0, atol=1e-12)
 
 
 def test_interval_stays_within_what_the_metric_can_be_and_knows_another_error():
