@@ -19,9 +19,7 @@ START_SECONDS = 120.0
 
 def binaries() -> Path:
     """The directory of `initdb` and `postgres`; skips the test without them."""
-    found = [
-        Path(path).parent for path in [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))] if path
-    ]
+    found = [Path(one).parent for one in [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))] if one]
     if not found:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
     return found[-1]

@@ -192,9 +192,7 @@ class Command:
 def lines(text: str) -> Iterator[tuple[str, bool]]:
     """The lines of fenced blocks of shell commands, continued ones joined; and the spans in backticks that begin as commands do."""
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
-        if language not in ("csv", "python", "yaml", "mermaid") and not block.startswith(
-            "#!"
-        ):  # a whole script has a test of its own
+        if language not in ("csv", "python", "yaml", "mermaid") and not block.startswith("#!"):  # a whole script has its own test
             yield from ((line, False) for line in re.sub(r"\\\n", " ", block).splitlines() if line.split("#")[0].strip())
     for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         program, _, rest = re.sub(r"^(?:[A-Z_]+=\S* |time )*", "", span).partition(" ")

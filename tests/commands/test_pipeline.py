@@ -91,9 +91,7 @@ def runs(monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     monkeypatch.setattr(cost, "steps_in", lambda *_: (700, 60.0))
     monkeypatch.setattr(cost, "fastest_hardware", lambda *_: [])
-    monkeypatch.setattr(
-        checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
-    )
+    monkeypatch.setattr(checkout, "workspace", lambda _, name, document: begun.append((name, document)) or tmp_path / "workspace")
     monkeypatch.setattr(checkout, "run_pipeline", lambda workspace, push: 0)
     return begun
 
@@ -163,9 +161,7 @@ def put_sounds(folder: Path, seconds: float, labels: tuple[str, ...]) -> Path:
         (4.0, ("dog", "rain"), 15, "audio_dit", "label", 5.0),
     ],
 )
-def test_what_is_trained_follows_from_recordings_and_minutes(
-    root, tmp_path, runs, seconds, labels, minutes, family, condition, clip
-):
+def test_what_is_trained_follows_from_sounds_and_minutes(root, tmp_path, runs, seconds, labels, minutes, family, condition, clip):
     folder = str(put_sounds(tmp_path / "sounds", seconds, labels))
     done = works("run", folder, "evaluate.bootstrap=7", "--minutes", str(minutes), "--project", str(root), cwd=tmp_path)
     ((_, document),) = runs

@@ -41,9 +41,8 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
 
 def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
     unfinished = "b.wav.part c.wav~ a.pkf d.m4a.ytdl"  # halves of downloads, and what editors leave
-    for (
-        name
-    ) in f"README.txt LICENSE CITATION.cff.md meta/a.CSV cover.jpg .DS_Store ._x.wav .git/x.wav x.txt.wav {unfinished}".split():
+    others = "README.txt LICENSE CITATION.cff.md meta/a.CSV cover.jpg .DS_Store ._x.wav .git/x.wav x.txt.wav"
+    for name in f"{others} {unfinished}".split():
         put(tmp_path, name)
     put(tmp_path, "license_to_kill.wav")
     result = inventory.list_files(tmp_path)

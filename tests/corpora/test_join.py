@@ -94,9 +94,7 @@ ROWS = st.sampled_from([*KEYS, *((VIDEO, start) for start in (30.0, 60.0, 65.0))
 
 @given(st.sets(NAMES, min_size=1), st.lists(ROWS, max_size=7), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng):
-    rows = [
-        row(key, f"caption {n}", at=n, start_time=start, number="7" if start == 30 else "") for n, (key, start) in enumerate(keys)
-    ]
+    rows = [row(key, f"text {n}", at=n, start_time=start, number="7" if start == 30 else "") for n, (key, start) in enumerate(keys)]
     first = joined(names, list(rows))
     rng.shuffle(rows)
     again = joined(names, rows)

@@ -123,10 +123,9 @@ def test_adapters_read_files_by_the_inventory_alone():
 def test_detection_opens_no_recording(lay, monkeypatch):
     result = lay(f"{VIDEO}.wav", **MANIFESTS["audiocaps"])
     opened = []
-    real = open
     for module in (inventory, metadata.buckets):
         monkeypatch.setattr(
-            module, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
+            module, "open", lambda path, *rest, **more: opened.append(path) or open(path, *rest, **more), raising=False
         )
     assert registry.detect(result) == "audiocaps"
     assert opened

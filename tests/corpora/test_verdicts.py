@@ -38,9 +38,7 @@ def write_clips(directory: Path, *by_shard: list[dict | None]) -> Path:
     return directory
 
 
-def verdicts_of(
-    tmp_path: Path, *by_shard: list[dict | None], limits: list[Limit] = LIMITS
-) -> tuple[ClipQuality, list[dict], list[dict]]:
+def verdicts_of(tmp_path: Path, *by_shard: list[dict | None], limits: list[Limit] = LIMITS) -> tuple[ClipQuality, list, list]:
     clips = write_clips(tmp_path / "clips", *by_shard)
     recordings = pa.table({"recording_id": [f"r{number}" for number in range(100)], "corpus": ["even", "odd"] * 50})
     quality, rejected = apply_rules(clips, recordings, limits, tmp_path / "verdicts.parquet")

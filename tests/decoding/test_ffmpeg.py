@@ -70,15 +70,13 @@ def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(media, tmp_path, mo
 
 
 def test_ffmpeg_ends_when_its_reader_stops(media, monkeypatch):
-    children = []
+    begun = []
     popen = subprocess.Popen
-    monkeypatch.setattr(
-        ffmpeg_module.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1]
-    )
+    monkeypatch.setattr(ffmpeg_module.subprocess, "Popen", lambda *args, **more: begun.append(popen(*args, **more)) or begun[-1])
     _, blocks = decode.decode_blocks(media / "surround.m4a", MAX_SECONDS)
     next(blocks)
     blocks.close()
-    assert [child.poll() is not None for child in children] == [True]
+    assert [child.poll() is not None for child in begun] == [True]
 
 
 @pytest.mark.parametrize("named", ["/nowhere/ffmpeg", None])

@@ -90,10 +90,8 @@ def test_a_perfect_net_has_no_error_and_its_answer_is_the_sound(name):
     for item, t in enumerate(times[:7]):  # at the end, dividing by alpha loses digits in float32
         one, alpha, sigma = slice(item, item + 1), *path.alpha_sigma(t.item())
         assert error(path, perfect(path, x0[one]), x0[one], times[one], noise[one]).abs().max() < 1e-3
-        answer = path.target(x0[one], noise[one], alpha, sigma)
-        torch.testing.assert_close(
-            path.x0(answer, alpha * x0[one] + sigma * noise[one], alpha, sigma), x0[one], atol=1e-3, rtol=1e-3
-        )
+        goal = path.target(x0[one], noise[one], alpha, sigma)
+        torch.testing.assert_close(path.x0(goal, alpha * x0[one] + sigma * noise[one], alpha, sigma), x0[one], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("velocity", 0.625), ("flow", 1.25), ("eps linear", 1), ("x0 linear", 0.25)])

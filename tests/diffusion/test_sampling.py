@@ -83,9 +83,7 @@ def test_an_inpainting_s_noise_has_the_level_s_strength():
         assert output == pytest.approx(sigma, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"), [("velocity", solvers.velocity), ("euler", lambda n, start: solvers.flow(n, start=start))]
-)
+@pytest.mark.parametrize(("name", "steps"), [("velocity", solvers.velocity), ("euler", lambda n, at: solvers.flow(n, start=at))])
 def test_restyling_goes_from_nothing_to_everything(name, steps):
     net = perfect(WAYS[name][0], -X0)
     assert torch.equal(restyle(steps(4, 0.0), net, X0, NOISE), X0)

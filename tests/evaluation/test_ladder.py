@@ -180,9 +180,8 @@ def test_random_phases_keep_the_spectrum_and_pitch_leaves_events_where_they_are(
 
 def test_a_low_pass_removes_what_is_above_it_and_8_bits_have_few_values():
     assert level(spoilings.spoil("low_pass_4khz", tone(6_000), RATE, "a", 0)) < level(tone(6_000)) - 30
-    np.testing.assert_allclose(
-        spoilings.spoil("low_pass_4khz", tone(1_000), RATE, "a", 0)[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3
-    )
+    spoiled = spoilings.spoil("low_pass_4khz", tone(1_000), RATE, "a", 0)
+    np.testing.assert_allclose(spoiled[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3)
     np.testing.assert_array_equal(spoilings.spoil("low_pass_4khz", tone(1_000), 8_000, "a", 0), tone(1_000))
     spoiled = spoilings.spoil("bits_8", tone(440), RATE, "a", 0)
     assert len(np.unique(spoiled)) < 80

@@ -228,9 +228,7 @@ def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path):
         trials.read_file(bakeoff.BakeOff, file)
 
 
-def test_the_speed_is_that_of_the_run_that_made_the_sounds_and_scores_are_by_all_embedders_there_are(
-    workspace, tmp_path, monkeypatch
-):
+def test_the_speed_is_that_of_the_run_that_made_the_sounds_and_scores_are_by_all_embedders(workspace, tmp_path, monkeypatch):
     directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
@@ -299,9 +297,7 @@ def test_sounds_of_earlier_corpora_are_removed(tmp_path):
 
 
 @pytest.mark.attack
-def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_row_only(
-    graph_copy, tracked, tmp_path, prefect_server
-):
+def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_row(graph_copy, tracked, tmp_path, prefect_server):
     project = graph_copy
     (project / "conf" / "bakeoff.yaml").write_text(
         'title: Three families\noverrides: ["{family}.generate.count=4", "{family}.generate.codec_count=2"]\nfamilies: {}\n'

@@ -30,10 +30,8 @@ from tests.processes import assert_nothing_is_left, contents, end_process, marke
 from tests.tracking.reading import client
 
 
-def pipeline(
-    project: Path, tmp_path: Path, server: str | None, *arguments: str, status: int = 0
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.run", *arguments]
+def pipeline(project: Path, tmp_path: Path, server: str | None, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.run", *words]
     done = subprocess.run(command, cwd=project, env=environment(tmp_path, server), capture_output=True, text=True, timeout=300)
     assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (status, False), done.stdout + done.stderr
     return done

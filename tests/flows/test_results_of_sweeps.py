@@ -63,9 +63,8 @@ def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
     assert lines["memorised_fingerprint"].tolist()[:2] == ["–", "0.0 % (0.0 % … 4.6 %)"]
     assert rows[1].scores["fad_yamnet"].difference == Estimate(-8.0)
     assert "memorised_…: share of near-copies" in table(rows).markdown()
-    assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in list(
-        csv.reader(io.StringIO(results_table.csv_of_seeds(rows)))
-    )
+    lines = list(csv.reader(io.StringIO(results_table.csv_of_seeds(rows))))
+    assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in lines
     assert not [axes for axes in publishing.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
 
 

@@ -24,9 +24,7 @@ from tests import recorded
 from tests.commands.running import soundmill, works
 from tests.models.components import test_rave
 
-V2, V1, STARTED = (
-    sizes.model_copy(update={"latent_channels": 8}) for sizes in (test_rave.SMALL, test_rave.FIRST, test_rave.STARTED)
-)
+V2, V1, STARTED = (one.model_copy(update={"latent_channels": 8}) for one in (test_rave.SMALL, test_rave.FIRST, test_rave.STARTED))
 RATIO, RATE = 32, 16_000
 
 

@@ -119,9 +119,7 @@ def flat(path: Path, arrays: list[np.ndarray]) -> Arrays:
 def test_an_item_is_told_one_of_its_captions_or_nothing(tmp_path):
     """Captions 0 and 1 are the first item's, none the second's; the chance drawn says which, and below the share, none."""
     posteriors = flat(tmp_path / "latents", [np.full((2, 4, 2, 2), number) for number in range(2)])
-    texts = conditions.Texts(
-        flat(tmp_path / "texts", [np.full((number + 1, 3), number + 1) for number in range(2)]), np.full((1, 3), 9)
-    )
+    texts = conditions.Texts(flat(tmp_path / "texts", [np.full((n + 1, 3), n + 1) for n in range(2)]), np.full((1, 3), 9))
     source = Captioned(Posteriors(posteriors), [[0, 1], []], texts.padded, dropout=0.1)
     drawn = np.array([[0, 0.0, 0.5], [0, 0.49, 0.1], [0, 0.5, 0.9], [0, 0.99, 0.5], [0, 0.99, 0.0999], [0, 0.5, 0.5]])
     latents, states, mask = source.batch(np.array([0, 0, 0, 0, 0, 1]), drawn)

@@ -206,11 +206,9 @@ class Cluster:
         # Two paths: to find the tests' modules here, and under the names that pytest gives them.
         paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
         log = (self.directory / "log").open("ab")
-        command = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
+        words = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
         env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(self.directory)}  # it is killed, and takes nothing away
-        self.processes.append(
-            subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True)
-        )
+        self.processes.append(subprocess.Popen(words, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True))
 
     @property
     def address(self) -> str:

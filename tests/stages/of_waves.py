@@ -23,15 +23,13 @@ from stages import encode_text, latents
 from tests import prepared
 from tests.imports import ROOT
 
-RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
+RATE = 16_000
 LABELS = ("bell", "rain")
 SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
 ONE = "{accelerator: cpu, devices: 1, precision: '32', threads: 1}"  # hardware
 
 
-def write(
-    home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECONDS, short: float = SHORT, level: float = 0.1
-) -> None:
+def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = 0.1, short: float = 0.05, level: float = 0.1) -> None:
     """Clips of noise, and their catalogs."""
     rng = np.random.default_rng(0)
     lengths = [round(rate * (short if number == 4 else seconds)) for number in range(len(SPLITS))]

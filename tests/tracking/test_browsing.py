@@ -166,9 +166,7 @@ def test_every_part_of_mlflows_server_is_served_or_refused_by_decision() -> None
     """A new version of MLflow that serves more fails here: judge it, and name it in SERVED or in REFUSED."""
     parts = {BELOW_API.sub("/", path).split("/")[1] for path in served_by_mlflow()}
     assert parts - set(browser_app.REFUSED) == SERVED
-    assert not any(
-        browser_app.is_refused(f"/ajax-api/2.0/mlflow/{part}/x") or browser_app.is_refused(f"/{part}") for part in SERVED
-    )
+    assert not any(browser_app.is_refused(f"/ajax-api/2.0/mlflow/{one}/x") or browser_app.is_refused(f"/{one}") for one in SERVED)
 
 
 def answer(base: str, path: str, method: str = "GET", content: bytes | None = None, **headers: str) -> tuple[int, str]:

@@ -232,11 +232,9 @@ def means(wave: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values.mean(axis=0) for name, values in kinds.items()}
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "count"), [(1, 1), (31_999, 1), (32_000, 1), (47_999, 1), (48_000, 2), (80_000, 4), (160_000, 9)]
-)
-def test_statistics_are_of_whole_windows_and_a_short_wave_is_padded(num_samples, count):
-    result = texture.statistics(noise()[:1].repeat(num_samples))
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (31_999, 1), (32_000, 1), (47_999, 1), (48_000, 2), (80_000, 4), (160_000, 9)])
+def test_statistics_are_of_whole_windows_and_a_short_wave_is_padded(size, count):
+    result = texture.statistics(noise()[:1].repeat(size))
     assert result.shape == (count, texture.SIZE)
     assert result.dtype == np.float32
     assert np.isfinite(result).all()

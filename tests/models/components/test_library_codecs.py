@@ -22,9 +22,7 @@ from soundmill.models.components.oobleck.codec import build as build_oobleck
 from soundmill.models.components.oobleck.codec import load_published as load_oobleck
 from tests.imports import ROOT
 
-OOBLECK = oobleck.NetworkParams(
-    channels=4, ratios=[2, 4], multiples=[1, 2], latent_channels=3, audio_channels=2, sample_rate=44_100
-)
+OOBLECK = oobleck.NetworkParams(channels=4, ratios=[2, 4], multiples=[1, 2], latent_channels=3, audio_channels=2, sample_rate=44100)
 ENCODEC = encodec.NetworkParams(
     channels=4, ratios=[4, 2], latent_channels=8, codebook_size=16, bandwidths=[4.0, 8.0], causal=False, conv_shortcut=False,
     audio_channels=1, sample_rate=8000,
