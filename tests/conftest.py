@@ -203,19 +203,17 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     return graph.copy(built_graph, tmp_path / f"{HARD_NAME} built")
 
 
-SLOW_FIXTURES = {"built_graph", "graph_copy", "prefect_server"}
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out attacks unless -m names them. What needs the graph or a Prefect server is slow, as these are to build. The slowest
     tests come first: one of minutes that began last would leave the other workers without work."""
+    slow_fixtures = {"built_graph", "graph_copy", "prefect_server"}
     if "attack" not in config.getoption("markexpr"):
         attacks = [item for item in items if item.get_closest_marker("attack")]
         config.hook.pytest_deselected(items=attacks)
         items[:] = [item for item in items if item not in attacks]
     for item in items:
-        if SLOW_FIXTURES & set(item.fixturenames) and not item.get_closest_marker("slow"):
+        if slow_fixtures & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.slow(minutes=0.1))
     items.sort(key=lambda item: slow.kwargs.get("minutes", 0.2) if (slow := item.get_closest_marker("slow")) else 0, reverse=True)
 

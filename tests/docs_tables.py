@@ -23,6 +23,11 @@ NAMES |= dict.fromkeys(("item.clips", "item.trained_on", "rename.clips", "mixup.
 KEYS = {"spectrogram": "SPEC", "mixed": "mixed", **dict.fromkeys(("clips", "compared.clips", "loops"), "VARIANT")}
 # Prefixes of deps that are not code.
 DATA = ("data/", "${compared.scores}", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")
+LICENCES = ROOT / "docs" / "licences.md"
+KNOWN = params.read_yaml(ROOT / "tests/licences.yaml")
+PERMISSIVE = re.compile(
+    r"0BSD|Apache-2\.0( WITH LLVM-exception)?|BSD(-[23]-Clause)?|CC0-1\.0|CNRI-Python|ISC|MIT(-0|-CMU)?|PSF-2\.0|ZPL-2\.1|Zlib"
+)
 
 
 def spans(cell: str) -> list[str]:
@@ -83,13 +88,6 @@ def _replaced(page: str, heading: str, rows: list[list[str]]) -> str:
     lines = "".join("|" + "|".join(f" {cell} " if cell else "  " for cell in row) + "|\n" for row in rows)
     start, end = _section(page, heading).span(1)
     return page[:start] + lines + page[end:]
-
-
-LICENCES = ROOT / "docs" / "licences.md"
-KNOWN = params.read_yaml(ROOT / "tests/licences.yaml")
-PERMISSIVE = re.compile(
-    r"0BSD|Apache-2\.0( WITH LLVM-exception)?|BSD(-[23]-Clause)?|CC0-1\.0|CNRI-Python|ISC|MIT(-0|-CMU)?|PSF-2\.0|ZPL-2\.1|Zlib"
-)
 
 
 def packages(extras: Sequence[str] = ()) -> set[str]:

@@ -235,12 +235,10 @@ def test_a_trained_model_is_credited_to_exactly_the_recordings_it_was_trained_on
         assert f"licence CC0-1.0: {hours:.2f} h" in done.stdout
 
 
-PORTS = ("--family", "tiny", "--model", "data/model", "--corpus", "data/corpus", "--table", "data/a/ATTRIBUTION.csv")
-
-
 def credit(**terms) -> tuple[list[attribution.Credit], str]:
+    ports = ("--family", "tiny", "--model", "data/model", "--corpus", "data/corpus", "--table", "data/a/ATTRIBUTION.csv")
     recordings(Path("data/corpus/recordings.parquet"), **terms)
-    call(stage, *PORTS, "--summary", "data/a/summary.json")
+    call(stage, *ports, "--summary", "data/a/summary.json")
     return attribution.read(Path("data/a/ATTRIBUTION.csv")), Path("data/a/summary.json").read_text()
 
 

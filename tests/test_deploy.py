@@ -27,6 +27,9 @@ from tests.postgres import Postgres
 
 DEPLOY = ROOT / "deploy"
 CODE = {"conf", "flows", "soundmill", "stages"}
+PREFECT = Path(sys.executable).with_name("prefect")
+LOGIN = "team:a secret"
+FLOW = "from prefect import flow\n\n@flow\ndef counted():\n    return 1\n\ncounted()\n"
 
 
 def steps() -> list[dict[str, Any]]:
@@ -134,11 +137,6 @@ def test_every_flow_is_offered_to_processes_docker_and_kubernetes() -> None:
     image = next(step["value"] for step in steps() if step["instruction"] == "WORKDIR")
     pulled = {json.dumps(deployment["pull"]) for deployment in deployments() if "pull" in deployment}
     assert pulled == {json.dumps([{"prefect.deployments.steps.set_working_directory": {"directory": image}}])}
-
-
-PREFECT = Path(sys.executable).with_name("prefect")
-LOGIN = "team:a secret"
-FLOW = "from prefect import flow\n\n@flow\ndef counted():\n    return 1\n\ncounted()\n"
 
 
 @pytest.fixture

@@ -289,9 +289,6 @@ def test_weights_are_found_wherever_params_name_them():
     assert embedders.named_in({"openl3_env": {"path": "openl3_env.wav"}}) == []
 
 
-FILES = ("net/config.json", "net/*.safetensors")
-
-
 def write(directory: Path, content: str) -> Path:
     (directory / "net").mkdir(parents=True)
     (directory / "net" / "config.json").write_text("{}")
@@ -300,13 +297,14 @@ def write(directory: Path, content: str) -> Path:
 
 
 def test_a_model_is_told_by_its_files_and_what_a_directory_lacks_is_said(tmp_path):
+    files = ("net/config.json", "net/*.safetensors")
     first, same, other = (write(tmp_path / name, text) for name, text in (("a", "1"), ("b", "1"), ("c", "2")))
     (same / "README.md").write_text("not one of its files")
-    assert hub.digest(first, FILES) == hub.digest(same, FILES) != hub.digest(other, FILES)
+    assert hub.digest(first, files) == hub.digest(same, files) != hub.digest(other, files)
     (same / "net" / "weights.safetensors").rename(same / "net" / "more.safetensors")
-    assert hub.digest(first, FILES) != hub.digest(same, FILES)
-    assert hub.find("a", "0" * 40, tmp_path, FILES, lambda directory: None, "do this") == (first, None)
+    assert hub.digest(first, files) != hub.digest(same, files)
+    assert hub.find("a", "0" * 40, tmp_path, files, lambda directory: None, "do this") == (first, None)
     with pytest.raises(UserError, match=r"a: .*a has no.*do this"):
-        hub.find("a", None, tmp_path, FILES, lambda directory: "weights", "do this")
+        hub.find("a", None, tmp_path, files, lambda directory: "weights", "do this")
     with pytest.raises(UserError, match=r"\./other: no such directory .*; do this"):
-        hub.find("./other", None, tmp_path, FILES, lambda directory: None, "do this")
+        hub.find("./other", None, tmp_path, files, lambda directory: None, "do this")

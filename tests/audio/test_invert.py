@@ -20,6 +20,7 @@ from tests.imports import ROOT
 from tests.mels import spec_with
 
 SPEC = spec_with(hop_length=313, n_mels=128, mel_scale="htk", power=2.0, floor=1e-10)
+RISE = 1350.0  # Hz per second
 
 
 def log_mel(waves: torch.Tensor, spec: MelSpec) -> torch.Tensor:
@@ -193,9 +194,6 @@ def test_a_tone_stays_one(name, down, where):
     assert max(plain[-1], speckled[-1]) < -down
     for without, with_it in zip(plain, speckled, strict=True):
         assert with_it < without + 1.5
-
-
-RISE = 1350.0  # Hz per second
 
 
 def chirp() -> torch.Tensor:

@@ -17,6 +17,7 @@ from tests.commands.running import refused, soundmill, works
 from tests.stages.of_waves import LABELS
 
 RATE = 44_100
+GENERATE = ("generate", "--family", "ddpm_mel", "-n", "1", "--set", "num_steps=1")
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +172,6 @@ def test_families_are_listed_with_their_sizes_and_written(root, tmp_path):
     assert list(described) == sorted(registry.FAMILIES)
     assert described["ddpm_mel"]["paper"] == {"unet": 23_331_457}
     assert described["ddpm_mel"]["laptop"]["unet"] > 0
-
-
-GENERATE = ("generate", "--family", "ddpm_mel", "-n", "1", "--set", "num_steps=1")
 
 
 def test_a_sentence_that_names_a_label_is_taken_for_it(built_graph, tmp_path):

@@ -27,6 +27,7 @@ more"
 6,GONEgoneGON,12,lost again
 7,bad id,3,x
 """
+REST = {"embedded": [], "external": ["union"], "shards": 4, **BOUNDS}  # of the section `corpus`
 
 
 @pytest.fixture
@@ -195,9 +196,6 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
         ((corpus, "--json", corpus / "metadata.json"), "write it elsewhere"),
     ):
         assert message in refused("corpus", "check", *map(str, arguments), cwd=root).replace("\n", " ")
-
-
-REST = {"embedded": [], "external": ["union"], "shards": 4, **BOUNDS}  # of the section `corpus`
 
 
 def union_of(tmp_path: Path) -> Path:

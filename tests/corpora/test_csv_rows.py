@@ -13,6 +13,14 @@ from soundmill.errors import UserError
 from tests.corpora.tiny import captions, detected, put, recordings, scan, write
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
+CLOTHO = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+DEVELOPMENT = [f"development/{name}.wav" for name in ("Distorted AM Radio noise", "rain, then 'wind'", "door")]
+LINES = (
+    "LJ001-0001|Printing, in the only sense|Printing, in the only sense\n"
+    'LJ001-0002|says "20" times|says "twenty times\n'
+    "LJ001-0003|only this|\n"
+)
+WAVS = ("wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "wavs/LJ001-0003.wav")
 
 
 def audiocaps(root, files=(), **tables):
@@ -120,10 +128,6 @@ def test_a_list_of_failed_downloads_beside_captions_is_let_be_and_numbers_may_be
     assert tables.recordings[0]["recording_id"] == "r1nicOVtvkQ"
 
 
-CLOTHO = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
-DEVELOPMENT = [f"development/{name}.wav" for name in ("Distorted AM Radio noise", "rain, then 'wind'", "door")]
-
-
 @pytest.fixture
 def clotho(tmp_path):
     put(tmp_path, *DEVELOPMENT, "validation/door.wav", "evaluation/Ünder water.wav")
@@ -195,14 +199,12 @@ def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
     assert splits | found | {"extra/d.wav": None, "e.wav": None} == splits
 
 
-URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
-
-
 def test_urbansound8k(tmp_path):
+    urban = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
     put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
     rows = "100032-3-0-0.wav,100032.0,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
     bad = "x.wav,1,0,1,1,five,3,dog_bark\ny.wav,1,0,1,1,2,3,\ngone.wav,2,0,1,1,3,8,siren\n../../../etc/passwd,2,0,1,1,3,8,siren\n"
-    write(tmp_path, "metadata/UrbanSound8K.csv", URBAN + rows + bad)
+    write(tmp_path, "metadata/UrbanSound8K.csv", urban + rows + bad)
     tables = scan(tmp_path)
     assert recordings(tables, "labels", "fold", "group", "split") == {
         "audio/fold1/9-1-0-0.wav": ([], None, None, None),
@@ -284,21 +286,19 @@ def test_a_list_whose_names_match_no_file_names_the_nearest(tmp_path, table, nam
     assert [named in remark for remark in remarks] == ([True] if named else [])
 
 
-MUSICCAPS = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"
-MUSICCAPS_ROWS = (
-    '-0Gj8-vB1q4,30,40,"/m/0140xf,/m/02cjck","[\'low quality\', \'sad\']","A low voice,\nsings.",4,False,True\n'
-    "-0vPFx-wRRI,30,40,/m/02cjck,\"['x']\",Drums.,4,False,False\n"
-    "../../../ab,30,40,/m/02cjck,[],Bad.,4,False,False\n"
-    "'-0vPFx-wRRJ,soon,40,/m/02cjck,[],Bad.,4,False,False\n"
-)
-
-
 def test_musiccaps(lay, tmp_path):
+    musiccaps = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"
+    musiccaps_rows = (
+        '-0Gj8-vB1q4,30,40,"/m/0140xf,/m/02cjck","[\'low quality\', \'sad\']","A low voice,\nsings.",4,False,True\n'
+        "-0vPFx-wRRI,30,40,/m/02cjck,\"['x']\",Drums.,4,False,False\n"
+        "../../../ab,30,40,/m/02cjck,[],Bad.,4,False,False\n"
+        "'-0vPFx-wRRJ,soon,40,/m/02cjck,[],Bad.,4,False,False\n"
+    )
     classes = 'index,mid,display_name\n0,/m/02cjck,Song\n1,/m/0140xf,"Singing bowl"\n'
     result = lay(
         "-0Gj8-vB1q4.wav",
         "Y-0vPFx-wRRI_30.mp3",
-        **{"musiccaps-public.csv": MUSICCAPS + MUSICCAPS_ROWS, "class_labels_indices.csv": classes},
+        **{"musiccaps-public.csv": musiccaps + musiccaps_rows, "class_labels_indices.csv": classes},
     )
     tables = registry.read("auto", result, 4)
     assert captions(tables) == {"-0Gj8-vB1q4.wav": ["A low voice, sings."], "Y-0vPFx-wRRI_30.mp3": ["Drums."]}
@@ -309,14 +309,6 @@ def test_musiccaps(lay, tmp_path):
     tables = registry.read("musiccaps", inventory.list_files(tmp_path), 4)
     assert not any(row["labels"] for row in tables.captions + tables.recordings)
     assert any("machine ids of AudioSet classes" in remark for remark in tables.remarks)
-
-
-LINES = (
-    "LJ001-0001|Printing, in the only sense|Printing, in the only sense\n"
-    'LJ001-0002|says "20" times|says "twenty times\n'
-    "LJ001-0003|only this|\n"
-)
-WAVS = ("wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "wavs/LJ001-0003.wav")
 
 
 def test_ljspeech(tmp_path):

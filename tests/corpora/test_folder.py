@@ -36,16 +36,14 @@ def test_labels_are_cleaned_names_and_never_empty(folder, label):
     assert class_label(folder.encode()) == label
 
 
-SPLIT_TREE = ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
-SPLIT_ROWS = {"train/dog/a.wav": ("train", ["dog"]), "train/cat/b.wav": ("train", ["cat"]), "test/dog/c.wav": ("test", ["dog"])}
-
-
 @pytest.mark.parametrize("above", ["", "data/", "audio/", "clips/", "mycorpus/", "mycorpus/audio/"])
 @pytest.mark.parametrize("beside", ["", "stray.wav", "unlabeled/x/u.wav", "data/u.wav", "train.wav"])
 def test_split_folders_wherever_they_lie(lay, above, beside):
-    result = lay(*(above + name for name in SPLIT_TREE), *filter(None, [beside]))
+    split_tree = ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
+    split_rows = {"train/dog/a.wav": ("train", ["dog"]), "train/cat/b.wav": ("train", ["cat"]), "test/dog/c.wav": ("test", ["dog"])}
+    result = lay(*(above + name for name in split_tree), *filter(None, [beside]))
     tables = registry.read("folder", result, 1)
-    expected = {above + name: outcome for name, outcome in SPLIT_ROWS.items()}
+    expected = {above + name: outcome for name, outcome in split_rows.items()}
     assert recordings(tables, "split", "labels") == expected | ({beside: (None, [])} if beside else {})
     assert [remark.partition(" are")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
 

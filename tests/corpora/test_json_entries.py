@@ -43,11 +43,9 @@ def test_bad_entries_are_quarantined_and_a_broken_line_is_an_error_with_its_numb
         registry.read("tango_json", lay("x.wav", **{"test.json": lines(entry("x.wav")) + "{\n"}), 4)
 
 
-CSV = 'file_name,caption_1,caption_2\r\nYr1nicOVtvkQ.wav,a dog barks,"rain, and wind"\r\nYYYYYYYYYYYY.wav,y,\r\n'
-
-
 def test_panns_csv(lay):
-    result = lay("Yr1nicOVtvkQ.wav", "YYYYYYYYYYYY.flac", **{"train.csv": CSV})
+    csv = 'file_name,caption_1,caption_2\r\nYr1nicOVtvkQ.wav,a dog barks,"rain, and wind"\r\nYYYYYYYYYYYY.wav,y,\r\n'
+    result = lay("Yr1nicOVtvkQ.wav", "YYYYYYYYYYYY.flac", **{"train.csv": csv})
     tables = registry.read("auto", result, 4)
     assert captions(tables) == {"Yr1nicOVtvkQ.wav": ["a dog barks", "rain, and wind"], "YYYYYYYYYYYY.flac": ["y"]}
     assert {row["recording_id"]: row["split"] for row in tables.recordings} == {"r1nicOVtvkQ": "train", "YYYYYYYYYYY": "train"}

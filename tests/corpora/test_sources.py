@@ -293,9 +293,6 @@ def repeated(text: str, times: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), [text])
 
 
-LONG = "x" * (5 << 20)
-
-
 @pytest.mark.parametrize(
     ("column", "footer", "problem"),
     [
@@ -307,13 +304,14 @@ LONG = "x" * (5 << 20)
 )
 @pytest.mark.parametrize("where", ["a folder", "a bucket"])
 def test_a_few_bytes_that_stand_for_more_than_memory_are_refused_unread(tmp_path, request, column, footer, problem, where):
+    long = "x" * (5 << 20)
     table, rows = tmp_path / "a.parquet", 64
     columns = {
         "path": pa.array(["x"] * rows),
-        "labels": pa.ListArray.from_arrays(pa.array([0] * rows + [100], pa.int32()), repeated(LONG, 100)),
+        "labels": pa.ListArray.from_arrays(pa.array([0] * rows + [100], pa.int32()), repeated(long, 100)),
         "label": pa.ListArray.from_arrays(pa.array([0] * rows + [5 << 20], pa.int32()), np.zeros(5 << 20, np.int64)),
     }
-    paths = repeated(LONG, rows) if column == "path" else repeated("a.wav", rows)
+    paths = repeated(long, rows) if column == "path" else repeated("a.wav", rows)
     audio = pa.StructArray.from_arrays([pa.array([sound(1)] * rows), paths], ["bytes", "path"])
     written = {"audio": audio} if column == "path" else {"audio": audio, column: columns[column]}
     pq.write_table(pa.table(written), table, compression="zstd")

@@ -17,6 +17,11 @@ SECONDS, RATE = 3, 16_000
 COUNT = SECONDS * RATE
 RNG = np.random.default_rng(0)
 NOISE = RNG.bytes(4000)
+PLACEHOLDERS = [0, *(2**bits - below for bits in (31, 32) for below in (1, 2, 37, 45, 4096, 4060)), 2**31, 0x7F000000, 0xFFFF0000]
+PCM = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+AIFF_FORM = struct.pack(">hIh", 1, COUNT, 16) + bytes.fromhex("400cfa00000000000000")
+CAF_FORM = struct.pack(">d4s5I", RATE, b"lpcm", 0, 2, 1, 1, 16)
 
 
 @pytest.fixture(scope="module")
@@ -71,24 +76,15 @@ def test_every_case_is_read_right(shared, pattern):
             assert loud[loud > 3][0] == pytest.approx(5, abs=0.01)
 
 
-PLACEHOLDERS = [0, *(2**bits - below for bits in (31, 32) for below in (1, 2, 37, 45, 4096, 4060)), 2**31, 0x7F000000, 0xFFFF0000]
-PCM = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
-GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")
-AIFF_FORM = struct.pack(">hIh", 1, COUNT, 16) + bytes.fromhex("400cfa00000000000000")
-CAF_FORM = struct.pack(">d4s5I", RATE, b"lpcm", 0, 2, 1, 1, 16)
-
-
 def headers(form: str, size: int, data: bytes, after: bytes = b"") -> bytes:
     """A file whose header gives its data this size; the sound is little-endian PCM of 16 bits."""
     big = np.frombuffer(data, "<i2").astype(">i2").tobytes()
     known = 2 * COUNT
     if form in ("RIFF", "RIFX"):
-        order = "<" if form == "RIFF" else ">"
+        word = ("<" if form == "RIFF" else ">") + "I"
         fmt = PCM if form == "RIFF" else struct.pack(">HHIIHH", *struct.unpack("<HHIIHH", PCM))
-        head = (
-            form.encode() + struct.pack(order + "I", min(size + 36, 2**32 - 1)) + b"WAVEfmt " + struct.pack(order + "I", 16) + fmt
-        )
-        return head + b"data" + struct.pack(order + "I", size) + (data if form == "RIFF" else big) + after
+        head = form.encode() + struct.pack(word, min(size + 36, 2**32 - 1)) + b"WAVEfmt " + struct.pack(word, 16) + fmt
+        return head + b"data" + struct.pack(word, size) + (data if form == "RIFF" else big) + after
     if form in ("RF64", "BW64"):  # the second with a size in `data` alone
         long, short = (size, 2**32 - 1) if form == "RF64" else (0, size)
         head = form.encode() + b"\xff\xff\xff\xffWAVEds64" + struct.pack("<I3QI", 28, 2**64 - 1, long, 0, 0)

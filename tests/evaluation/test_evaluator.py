@@ -22,6 +22,7 @@ from tests import clap_weights, recorded
 from tests.lost_bits import lose_a_bit
 
 RATE = 16_000
+TOOL_RATE = 44_100
 
 
 def wave(seed: int, seconds: float = 1.6) -> np.ndarray:
@@ -323,9 +324,6 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     assert result.metrics["baselines"]["clap_score"].keys() == {"silence", "noise"}
     with pytest.raises(UserError, match=r"clap_score: no prompts are given \(--captions\)"):
         evaluator.evaluate(setup, output, real)
-
-
-TOOL_RATE = 44_100
 
 
 def waves_of(kind: str) -> dict[str, np.ndarray]:

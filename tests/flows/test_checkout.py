@@ -253,9 +253,6 @@ def test_a_diff_that_leaves_the_checkout_is_refused(recorded, tmp_path, diff, sa
     assert says in recorded.refusal(tmp_path / "back")
 
 
-LOCKED = "schema: '2.0'\nstages: {bad: {cmd: 'true', outs: [{path: %s, hash: md5, md5: %s, size: 15}]}}\n"
-
-
 @pytest.mark.parametrize(
     ("files", "says"),
     [
@@ -275,13 +272,14 @@ LOCKED = "schema: '2.0'\nstages: {bad: {cmd: 'true', outs: [{path: %s, hash: md5
     ],
 )
 def test_outputs_that_leave_the_checkout_are_refused(recorded, tmp_path, files, says):
+    locked = "schema: '2.0'\nstages: {bad: {cmd: 'true', outs: [{path: %s, hash: md5, md5: %s, size: 15}]}}\n"
     where = {"outside": recorded.outside, "digest": recorded.digest}
     for name, content in files.items():
         content = content % where
         if name == "dvc.yaml":
             (recorded.project / name).write_text(f"stages: {{bad: {{cmd: 'touch {recorded.outside}/ran', {content[1:-1]}}}}}\n")
         elif name == "dvc.lock":
-            recorded.write(dvc_lock=LOCKED % (content, recorded.digest))
+            recorded.write(dvc_lock=locked % (content, recorded.digest))
         elif name == "params.yaml":
             recorded.write(params_yaml=content)
         else:

@@ -24,6 +24,8 @@ from tests.prepared import sound, write_sounds
 SECONDS = 6.0
 MAKER = MadeBy("soft checkpoint 0123abcd", GENERATED)
 HERTZ = {"beep/1": 500.0, "beep/2": 700.0, "hiss/1": 1100.0, "hiss/2": 1300.0}
+RATE = 16_000
+BRIEF = 0.5
 
 
 def tone(hertz: float, rate: int, level: float = 0.2, seconds: float = SECONDS) -> np.ndarray:
@@ -50,9 +52,6 @@ def write_report(directory: Path, kl: dict[str, float]) -> Path:
     rows = "".join(f"{name},{value}\n" for name, value in kl.items())
     (directory / "sounds.csv").write_text(f"id,kl_yamnet\n{rows}", encoding="utf-8")
     return directory
-
-
-RATE = 16_000
 
 
 def folder(root, name: str) -> Model:
@@ -126,9 +125,6 @@ def test_sounds_that_cannot_be_opened_are_all_named(tmp_path):
         material.open_folder(tmp_path / "soft")
     assert "empty.wav: empty" in str(error.value)
     assert "gone.wav: dangling link" in str(error.value)
-
-
-BRIEF = 0.5
 
 
 def gathered(root, names=("soft", "wide"), captions=None) -> material.Material:

@@ -15,6 +15,7 @@ from tests.listening.test_answers import answered, make_key, write
 
 T2 = 4.302653  # 97.5 % of Student's t with two degrees of freedom, from its table
 LIKED = {"a": [5, 4, 4], "b": [2, 2, 3], "real": [5, 5, 5], "bad": [1, 1, 1]}
+MODELS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 
 def rated(key, raters, tmp_path, rate):
@@ -213,9 +214,6 @@ def test_any_name_is_shown_as_it_is(capsys):
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*names, "[/test]", "[run] − [/run]"))
     assert shown.count("[/run]") == 3
-
-
-MODELS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 
 def by_model(values) -> dict:

@@ -34,6 +34,7 @@ from tests.prepared import edit
 RATE, FRAMES, CHANNELS = 8000, 16, 4
 SECONDS = 0.01  # 80 of 128 samples
 CARD = "---\nlicense: other\nlicense_name: only-for-tests\n---\nA model.\n"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def scheduler():
@@ -252,9 +253,6 @@ def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
     index.write_text(json.dumps({"weight_map": name and {"proj_in.weight": name}}))
     with pytest.raises(UserError, match=rf"{part}/{index.name}: weight_map (names .*which is no |is None, not a list)"):
         import_published(tmp_path / "other", tmp_path / "output", conf)
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager

@@ -36,6 +36,9 @@ from tests.models.components.test_vocoders import VOICE
 
 NETWORK = NetworkParams(layers=2, channels=4, dilation_cycle=2)
 NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
+MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
+FRAMES = IstftSizes(head="wave", layers=2, width=8, hidden=16)
+LEVELS = SMALL.model_copy(update={"attention": [False, False], "text_attention": [False, False]})
 
 
 @pytest.fixture
@@ -92,11 +95,6 @@ def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
     assert timing.real_time_factor == timing.work / timing.sound > 0
     for samples, _ in output:
         assert np.abs(samples).max() > 0.01
-
-
-MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
-FRAMES = IstftSizes(head="wave", layers=2, width=8, hidden=16)
-LEVELS = SMALL.model_copy(update={"attention": [False, False], "text_attention": [False, False]})
 
 
 def voices() -> dict[str, tuple[Any, str, int]]:

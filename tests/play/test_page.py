@@ -425,12 +425,10 @@ def test_no_file_of_elsewhere_is_taken_for_an_upload(served, path):
         urllib.request.urlopen(urllib.request.Request(f"{served.url}gradio_api/run/predict", data.encode(), headers))
 
 
-HOSTILES = params.read_yaml(Path(__file__).with_name("hostile_uploads.yaml"))  # contents by file name
-
-
 def test_hostile_uploads_are_only_errors(served, tmp_path):
+    hostiles = params.read_yaml(Path(__file__).with_name("hostile_uploads.yaml"))  # contents by file name
     visitor = gr.Request(session_hash="hostile")
-    for name, content in HOSTILES.items():
+    for name, content in hostiles.items():
         (tmp_path / name).write_bytes(content.encode("latin-1"))
     (tmp_path / "link.wav").symlink_to("/etc/passwd")
     for path in tmp_path.iterdir():
@@ -448,9 +446,6 @@ def test_hostile_uploads_are_only_errors(served, tmp_path):
     for name in ("../odd", "/etc/passwd", "%2e%2e", "001-bell-7\0", HOSTILE):
         with pytest.raises(gr.Error, match="gone"):
             served.play.keep(gr.EventData(None, {"name": name}), visitor)
-
-
-EMPTY = {"checkpoint": MEL, "recording": None, "second": None}
 
 
 @pytest.mark.parametrize(
@@ -475,9 +470,10 @@ EMPTY = {"checkpoint": MEL, "recording": None, "second": None}
     ],
 )
 def test_a_fault_is_said_at_its_field(served, tmp_path, monkeypatch, tab, values, field):
+    empty = {"checkpoint": MEL, "recording": None, "second": None}
     monkeypatch.chdir(tmp_path)
     soundfile.write("tone.wav", wave_of(1), 44_100)
-    given = {gr.Textbox(elem_id=f"x-{name}"): value for name, value in (EMPTY | values).items()}
+    given = {gr.Textbox(elem_id=f"x-{name}"): value for name, value in (empty | values).items()}
     more = [gr.Request(session_hash="asks")] if tab == "change" else []
     told = getattr(served.play, f"check_{tab}")(given, *more)
     assert [component.elem_id for component, said in told.items() if not said["is_valid"]] == [f"x-{field}"] * bool(field)

@@ -26,11 +26,7 @@ CORPUS = {
     "min_seconds": 1.0,
     "seed": 7,
 }
-
-
 SPLITS = {"valid_fraction": 0.1, "test_fraction": 0.1, "duplicates": "fail", "seed": 0}
-
-
 CATALOG = {
     "caption_templates": ["the sound of {label}"],
     "min_tag_score": 0.2,
@@ -38,16 +34,12 @@ CATALOG = {
     "only": [],
     "report": {"examples": 8, "megabytes": 10.0},
 }
-
-
 NAMING = {
     "clips": {"default": PLAN},
     "splits": SPLITS,
     "catalog": CATALOG,
     "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio", "naming": "start"},
 }
-
-
 RATE = 16_000
 
 

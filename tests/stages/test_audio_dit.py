@@ -30,6 +30,7 @@ from tests.stages.of_waves import ONE
 
 TRAINED = "audio_dit"  # of the fixtures
 ROW, SHORT = ROWS[TRAINED], tango_inputs.SHORT  # samples of the sound in test-0's clip of 4,000
+LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
 
 
 def train(home: Path, data: Path, *changes: str, catalog: str = "catalog.parquet") -> dict:
@@ -178,9 +179,6 @@ def test_adapters_of_the_transformer_are_heard_and_merge(tmp_path, trainings, tr
     assert registry.family("audio_dit").load(tmp_path / "all/model").layout.scaling_factor == 0.5  # of the codec it is with
     with pytest.raises(SystemExit, match=r"lora: the autoencoder is not that of .*weights\.steps to 0"):
         of_waves.train("audio_dit", tmp_path / "other", data, ROWS["audio_dit_lora"].composed(start))
-
-
-LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
 
 
 def composed(base: Path, lora: dict | None) -> dict:

@@ -30,6 +30,9 @@ from tests.stages.components import CODECS
 
 LENGTHS = [3200, 3200, 2400, 3200, 3200, 3200]  # samples of each clip
 SPLITS = ["train", "train", "train", "train", "valid", "test"]
+LATENTS = {"num_samples": 3840, "batch_size": 2, "accelerator": "cpu", "precision": "32"}  # 24 frames
+OF_CLIPS = {"audio": "sounds", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
+OF_MIXES = {"audio": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
 
 
 def sound(number: int) -> np.ndarray:
@@ -59,11 +62,6 @@ def save_autoencoder(directory: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
     return save_codec(model, directory, {"kind": "train"})["digest"]
-
-
-LATENTS = {"num_samples": 3840, "batch_size": 2, "accelerator": "cpu", "precision": "32"}  # 24 frames
-OF_CLIPS = {"audio": "sounds", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
-OF_MIXES = {"audio": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
 
 
 def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> dict:

@@ -107,9 +107,6 @@ def test_only_some_objects_are_on_disk_at_once(tmp_path, folder, bucket, monkeyp
     assert not list(tmp_path.glob("objects-*"))
 
 
-ACCOUNT, KEY = "account", base64.b64encode(buckets.KEY.encode()).decode()
-
-
 @contextmanager
 def emulated(command: list[str], port: int, environment: dict[str, str]) -> Iterator[Store]:
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -135,15 +132,16 @@ def google(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @contextmanager
 def azure(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    account, key = "account", base64.b64encode(buckets.key.encode()).decode()
     pytest.importorskip("adlfs")
     if not (azurite := shutil.which("azurite-blob")):
         pytest.skip("azurite-blob is not on the PATH")
     port = free_port()
     silent = ("--silent", "--disableTelemetry", "--skipApiVersionCheck")
     command = [azurite, *silent, "--location", str(scratch), "--blobPort", str(port)]
-    with emulated(command, port, {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}) as store:
-        endpoint = f"DefaultEndpointsProtocol=http;BlobEndpoint={store.url}/{ACCOUNT}"
-        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{endpoint};AccountName={ACCOUNT};AccountKey={KEY}")
+    with emulated(command, port, {"AZURITE_ACCOUNTS": f"{account}:{key}"}) as store:
+        endpoint = f"DefaultEndpointsProtocol=http;BlobEndpoint={store.url}/{account}"
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{endpoint};AccountName={account};AccountKey={key}")
         yield store
 
 

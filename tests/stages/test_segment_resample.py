@@ -29,6 +29,7 @@ from tests.stages.handling import PLANNED
 
 PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
 STAGES = {"segment": (segment, PLANNED), "resample": (resample, (*PLANNED, "--name", "resample", "--clips", "data/clips"))}
+SHARDS = 10
 
 
 def run(project: Path, stage: str) -> None:
@@ -200,9 +201,6 @@ def test_clips_are_measured_before_padding_and_as_they_are_stored(everything):
     assert clips["pair.wav"][0]["quality"]["channel_correlation"] == 1.0
     assert all(7000 < clip["quality"]["bandwidth_hz"] <= 8000 for clip in clips["whole.wav"])
     assert abs(clips["\\xe9.m4a"][0]["quality"]["level_db"] - clips["film.mp4"][0]["quality"]["level_db"]) < 0.5
-
-
-SHARDS = 10
 
 
 def project_over(audio: Path, directory: Path, workers: int) -> Path:

@@ -34,6 +34,7 @@ ROW = ROWS[TRAINED]
 GUIDED = ["num_steps=3", "guidance_scale=2"]
 
 generate = partial(of_waves.generate, "tango")
+LORA = ROWS["tango_lora"]
 
 
 def train(home: Path, data: Path, *changes: str) -> dict:
@@ -187,9 +188,6 @@ def test_clips_without_any_caption_are_trained_on_without_mixes(tmp_path, inputs
     write_latents(mixes, {}, about)
     metrics = train(tmp_path, inputs, ".steps=1")
     assert (metrics["mixes"], metrics["captions"]) == (0, 0)
-
-
-LORA = ROWS["tango_lora"]
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ WHOLE = ["best.safetensors", "config.json", "model.safetensors", manifest.TRAINE
 LONG = (".steps=12", ".log_every_steps=2", ".validate_every_steps=4", ".samples_every_steps=5", ".keep_every_steps=4", ".keep=1")
 SCORED = (".score_every_steps=5", ".score_requests=4", ".score_share=null")
 train, generate = partial(of_waves.train, "ddpm_mel"), partial(of_waves.generate, "ddpm_mel")
+STRANGE = (r"$\frac{$", "rain", "[/b]\nbell", "🐶", "$x^$", "_^}{%#& " * 1250)
+OFTEN = (".samples_every_steps=3", ".grid={columns: 3, rows: 2}")
 
 
 def metrics_of(home: Path) -> dict:
@@ -218,9 +220,6 @@ def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, capfd):
     assert soundfile.info(path).frames == 4800
 
 
-STRANGE = (r"$\frac{$", "rain", "[/b]\nbell", "🐶", "$x^$", "_^}{%#& " * 1250)
-
-
 @pytest.fixture(scope="module")
 def strange(tmp_path_factory, data) -> Path:
     """The same clips and log-mels under labels that people do write."""
@@ -231,9 +230,6 @@ def strange(tmp_path_factory, data) -> Path:
     for name in ("clips", "inputs"):
         (home / name).symlink_to(data / name)
     return home
-
-
-OFTEN = (".samples_every_steps=3", ".grid={columns: 3, rows: 2}")
 
 
 def test_a_label_may_be_any_text(tmp_path, strange, capfd, recwarn):

@@ -24,6 +24,7 @@ from tests.listening.test_answers import answered, make_key, write
 from tests.tracking.reading import client, files, runs, text
 
 HEARD = {"clip_id": "dog_5", "recording_id": "dog", "source": "dog.wav", "start": 5.0, "seconds": 5.0, "digest": "d"}
+LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
 
 
 def register(home: Path, bring: Callable[[Path], None]) -> Path:
@@ -258,9 +259,6 @@ def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(home, monkeypatch, 
         other.executescript("CREATE TABLE one (two); BEGIN EXCLUSIVE")
         works, said = tracking.status(home)
     assert (works, why in said) == (False, True), said
-
-
-LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
 
 
 def test_a_listening_test_stands_beside_the_scores(home: Path, bring: Callable[[Path], None]) -> None:

@@ -183,26 +183,24 @@ def test_a_net_that_fits_has_the_weights_and_leaves_the_generator_alone(tmp_path
     assert nn.Linear(1, 1).weight.device.type == "cpu"
 
 
-VALUES = {
-    "guidance_scale": [1e30, -1.0, float("nan"), float("inf"), 101.0],
-    "num_steps": [0, -1, 10**9],
-    "griffin_lim_iterations": [0, 10**9],
-    "seed": [-1, 2**63, 2**64],
-    "steps": [0, 10**9],
-    "batch_size": [0, 10**9],
-}
-
-
 @pytest.mark.parametrize("name", sorted(registry.FAMILIES))
 def test_numbers_without_sense_are_refused_by_their_key(name):
     """In each family's sections `train` and `generate`, whatever is in them."""
+    values = {
+        "guidance_scale": [1e30, -1.0, float("nan"), float("inf"), 101.0],
+        "num_steps": [0, -1, 10**9],
+        "griffin_lim_iterations": [0, 10**9],
+        "seed": [-1, 2**63, 2**64],
+        "steps": [0, 10**9],
+        "batch_size": [0, 10**9],
+    }
     document, kind = params.compose(ROOT / "conf", [f"model={name}"])[name], registry.family(name)
     tried = 0
     for part, model in (("train", kind.train_params), ("generate", kind.generate_params)):
         for where in (document[part], document[part].get("sampling") or {}):
-            for key in VALUES.keys() & where.keys():
+            for key in values.keys() & where.keys():
                 own = where[key]
-                for value in VALUES[key]:
+                for value in values[key]:
                     where[key], tried = value, tried + 1
                     with pytest.raises(UserError, match=rf"\b{key}\b"):
                         params.parse(model, document[part], f"{name}.{part}")

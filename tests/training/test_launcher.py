@@ -45,13 +45,11 @@ def start(tmp_path):
     """Starts machines: each a process group of its own, with a log."""
     started = []
 
-    def start(name, *command, cwd=ROOT, **variables):
+    def start(name, *words, cwd=ROOT, **variables):
         log = (tmp_path / f"{name}.log").open("wb")
         (tmp_path / "temporary").mkdir(exist_ok=True)  # a machine that is killed leaves its files
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary"), **variables}
-        started.append(
-            subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, stdout=log, stderr=log, start_new_session=True)
-        )
+        started.append(subprocess.Popen([sys.executable, *words], cwd=cwd, env=env, stdout=log, stderr=log, start_new_session=True))
         return started[-1]
 
     yield start
@@ -344,12 +342,10 @@ def cluster(directory: Path, ports: list[int]):
             daemon.wait()
 
 
-SCRIPT = re.search(r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", (ROOT / "docs/orchestration.md").read_text("utf-8"), re.DOTALL)
-
-
 @pytest.mark.slow(minutes=2)
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: slurm-wlm, munge)")
 def test_the_job_script_of_the_docs_trains_on_two_nodes(tmp_path):
+    script = re.search(r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", (ROOT / "docs/orchestration.md").read_text("utf-8"), re.DOTALL)
     project, port = tmp_path / "project", free_port()
     hardware = {"devices": 1, "nodes": 2, "min_nodes": 2, "port": port, "listen": "0.0.0.0"}
     programs = {  # a training, as a stage of `dvc repro` would run it
@@ -366,7 +362,7 @@ def test_the_job_script_of_the_docs_trains_on_two_nodes(tmp_path):
         path.write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH='{ROOT}' TMPDIR='{tmp_path}'\nexec {quoted} {given}\n")
         path.chmod(0o755)
     # No GPUs here; the port is a free one.
-    text = SCRIPT[1].replace("#SBATCH --gpus-per-node=8\n", "").replace("29400", str(port))
+    text = script[1].replace("#SBATCH --gpus-per-node=8\n", "").replace("29400", str(port))
     (project / "train.sh").write_text(text)
     with cluster(tmp_path / "slurm", [free_port() for _ in range(3)]) as environment:
         job = ["sbatch", "--wait", "--output=job.log", "--open-mode=append", "train.sh"]

@@ -29,6 +29,7 @@ from tests.lost_bits import lose_a_bit
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, BANDS, FILL = 8, 4, -23.0
+WEIGHTS = {"twice": 2.0, "never": 0.0, "once": 1.0, "seldom": 0.25, "often": 2.6}
 
 
 def log_mel_of(item: int, frames: int) -> np.ndarray:
@@ -178,9 +179,6 @@ def test_every_clip_comes_once_in_every_epoch(seed, batch_size, count):
     seen = np.concatenate([order.batch(step) for step in range(order.steps(3))])
     for epoch in range(3):
         assert sorted(seen[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
-
-
-WEIGHTS = {"twice": 2.0, "never": 0.0, "once": 1.0, "seldom": 0.25, "often": 2.6}
 
 
 def test_a_weight_is_how_often_a_clip_is_drawn():

@@ -13,6 +13,7 @@ from soundmill.evaluation.embedders import audiobox, clap, msclap, openl3
 from tests import clap_weights, recorded
 
 TOO_SHORT = {"vggish": 15_599, "passt": 4_800}  # samples; of others, none are
+C, O, T = "panns_cnn14_16k", "openl3_env", "clap_music_speech"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,16 +100,11 @@ def test_silence_after_a_short_sound_and_a_constant_change_nothing(ours):
     """Other tools subtract the mean, which makes no difference."""
     wave = recorded.sound("noise", 1.0, ours.sample_rate)
     longer = np.pad(wave, (0, ours.sample_rate))
-    short, padded, shifted, long, other = ours.embed(
-        [wave, longer, longer + np.float32(0.1), np.tile(wave, 3), np.tile(wave, 3)]
-    ).frames
+    short, padded, shifted, long, other = ours.embed([wave, longer, longer + np.float32(0.1), *[np.tile(wave, 3)] * 2]).frames
     np.testing.assert_array_equal(short, padded)
     np.testing.assert_allclose(shifted, padded, atol=1e-4)
     np.testing.assert_array_equal(long, other)
     assert not np.allclose(long, short, atol=0.01)
-
-
-C, O, T = "panns_cnn14_16k", "openl3_env", "clap_music_speech"
 
 
 def without(state: dict, part: str) -> dict:

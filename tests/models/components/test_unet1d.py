@@ -45,6 +45,11 @@ LARGE = {
     "modulation": 1024,
 }
 XT, LEVEL = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.9])
+SPEC = spec_with(n_fft=256, win_length=256, hop_length=64, n_mels=12, peak=None)
+SIZES = (
+    "items: [1, 1], attention: [false, false], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
+)
+SIGMA = 0.2
 
 
 def net(*, sizes: UNet1dParams = SMALL, transform: TransformParams = NO_TRANSFORM, channels: int = 2, **conditions: int) -> UNet1d:
@@ -174,13 +179,6 @@ def test_parts_of_a_longer_sound_share_the_noise_of_their_place():
     assert not torch.equal(part, noise_of([Request(seed=2, start=3000)], 2, 7000))
     alone, together = noise_of([Request(seed=5)], 2, 100), noise_of([Request(seed=4), Request(seed=5)], 2, 100)
     assert torch.equal(alone[0], together[1])
-
-
-SPEC = spec_with(n_fft=256, win_length=256, hop_length=64, n_mels=12, peak=None)
-SIZES = (
-    "items: [1, 1], attention: [false, false], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
-)
-SIGMA = 0.2
 
 
 def chosen(*changes: str) -> AutoencoderParams:
