@@ -1,13 +1,14 @@
-"""Held-out loss of one family's training under several optimisers, and the processor time of a step.
+"""Held-out loss of one family's training under several optimisers and augmentations, and the processor time of a step.
 
-python -m bench.optimisers ddpm_mel 200 'as set' 'rate 3e-3: learning_rate=3.0e-3' 'batch 8: batch_size=8'
+python -m bench.optimisers ddpm_mel 200 'as set' 'rate 3e-3: learning_rate=3.0e-3' 'batch 8: batch_size=8' 'pitch: augment=pitch:2'
 
 Reads what `dvc repro` made (`--project`). A variant is a name and the values to set: keys of the section `optimiser`, or of
-`FAMILY.train` (`ema.decay=0.98`). All variants start from the same weights and see the same noise; the loss is that of the
-averaged net on all clips of the validation and the test split.
+`FAMILY.train` (`ema.decay=0.98`), or `augment`, which changes the training clips beyond what the family does. All variants start
+from the same weights and see the same noise; the loss is the averaged net's on all clips of the validation and the test split.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -16,16 +17,69 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
 import yaml
+from torch import Tensor
 
 from soundmill import params
 from soundmill.models import registry
 from soundmill.training.curve import Curve, Progress
-from soundmill.training.loader import Loader
+from soundmill.training.loader import Loader, Source
 from soundmill.training.loop import fit
 from soundmill.training.monitoring import VALID, Validation
+
+
+def pitch(log_mels: Tensor, labels: Tensor, rng: torch.Generator, most: float) -> tuple[Tensor, Tensor]:
+    """Each clip up or down by at most `most` bands."""
+    moves = torch.randint(-int(most), int(most) + 1, (len(log_mels),), generator=rng).tolist()
+    bands = torch.arange(log_mels.shape[1])
+    moved = [clip[(bands - move).clamp(0, len(bands) - 1)] for clip, move in zip(log_mels, moves, strict=True)]
+    return torch.stack(moved), labels
+
+
+def tempo(log_mels: Tensor, labels: Tensor, rng: torch.Generator, most: float) -> tuple[Tensor, Tensor]:
+    """Each clip slower or faster by a share of at most `most`; what becomes shorter is repeated."""
+    frames, stretched = log_mels.shape[2], []
+    for clip, rate in zip(log_mels, (2 * torch.rand(len(log_mels), generator=rng) - 1) * most, strict=True):
+        resized = F.interpolate(clip[None], size=round(frames * math.exp(rate)), mode="linear", align_corners=False)[0]
+        stretched.append(resized.repeat(1, 2)[:, :frames])
+    return torch.stack(stretched), labels
+
+
+def colour(log_mels: Tensor, labels: Tensor, rng: torch.Generator, decibels: float) -> tuple[Tensor, Tensor]:
+    """A smooth random gain over the bands, of this deviation: three cosines."""
+    places = (torch.arange(log_mels.shape[1]) + 0.5) / log_mels.shape[1]
+    curve = sum(torch.randn(len(log_mels), 1, generator=rng) * torch.cos(math.pi * turns * places) for turns in (1, 2, 3))
+    return log_mels + (curve * decibels / math.sqrt(1.5) * math.log(10) / 10)[:, :, None], labels
+
+
+def mix(log_mels: Tensor, labels: Tensor, rng: torch.Generator, share: float) -> tuple[Tensor, Tensor]:
+    """A share of the clips together with another one of the batch at equal power, with the labels of both."""
+    power = log_mels.logsumexp((1, 2), keepdim=True)
+    other = (log_mels - power).roll(1, 0) + power
+    mixed = torch.rand(len(log_mels), generator=rng) < share
+    both = torch.logaddexp(log_mels, other) - math.log(2)
+    labels_of_both = (labels + labels.roll(1, 0)).clamp_max(1)
+    return torch.where(mixed[:, None, None], both, log_mels), torch.where(mixed[:, None], labels_of_both, labels)
+
+
+AUGMENTATIONS = {"pitch": pitch, "tempo": tempo, "colour": colour, "mix": mix}  # of log-mels of power
+
+
+class Augmented:
+    """A source of clips that are changed; `how`: NAME:AMOUNT."""
+
+    def __init__(self, source: Source, how: str):
+        name, _, amount = how.partition(":")
+        self.source, self.change, self.amount = source, AUGMENTATIONS[name], float(amount)
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        log_mels, labels = self.source.batch(items, drawn)
+        return self.change(log_mels.float(), labels, torch.Generator().manual_seed(int(drawn.sum() * 2**40)), self.amount)
 
 
 def main() -> None:
@@ -48,6 +102,7 @@ def trained(args: argparse.Namespace, settings: dict[str, str]) -> tuple[list[fl
     document = params.read_yaml(args.project / "params.yaml")
     section = document[args.family]["train"]
     section |= {"steps": args.steps, "validate_batches": 1000}
+    augment = settings.pop("augment", None)
     for key, value in settings.items():
         *outer, last = key.split(".")
         place = section["optimiser"] if key in section["optimiser"] else section
@@ -66,7 +121,8 @@ def trained(args: argparse.Namespace, settings: dict[str, str]) -> tuple[list[fl
         prepared = kind.prepare(train, ctx, inputs, inputs, data / "tagger", catalog, None)
         held_out, batch = prepared.held_out, prepared.order.batch_size
         validation = Validation(held_out, prepared.draw, batch, batches=-(-held_out.num_items // batch), every=args.every)
-        loader = Loader(prepared.source, prepared.order, prepared.draw, steps=args.steps, workers=0, pinned=False)
+        source = Augmented(prepared.source, augment) if augment else prepared.source
+        loader = Loader(source, prepared.order, prepared.draw, steps=args.steps, workers=0, pinned=False)
         clock = Clock(args.family, prepared.item_seconds)
         fit(
             prepared.module,

@@ -110,7 +110,6 @@ class PictureDiffusionParams(DiffusionParams):
 class AugmentationParams(StageParams):
     time_roll: bool = Field(description="rotate every clip in time by a random amount")
     gain_db: Decibels = Field(ge=0, description="random gain within ± this")
-    bands: int = Field(0, ge=0, description="shift training clips up or down by at most this many mel bands, as their pitch would")
     label_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
 
 

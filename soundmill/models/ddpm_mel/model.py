@@ -330,7 +330,6 @@ class Draws(NamedTuple):
     places: Tensor  # [B] relative start of the crop, in [0, 1)
     shifts: Tensor  # [B] frames rolled
     gains: Tensor  # [B, 1, 1] dB
-    bands: Tensor  # [B] mel bands shifted up
     kept: Tensor  # [B, 1] whether the label is kept
     times: Tensor  # [B] in [0, 1), which `Discrete.times` makes timesteps
 
@@ -346,12 +345,11 @@ def draws(params: TrainParams, frames: int, step: int) -> Draws:
         time = (torch.arange(count) + torch.rand((), generator=rng)) / count
     else:
         time = torch.rand(count, generator=rng)
-    bands = torch.randint(-augmentation.bands, augmentation.bands + 1, (count,), generator=rng)
-    return Draws(places, shifts, gains, bands, kept, time)
+    return Draws(places, shifts, gains, kept, time)
 
 
 class DdpmModule(TrainingModule):
-    """A batch: clips, augmented by rotation, gain and pitch, encoded as pictures, noised, and denoised by the network."""
+    """A batch: clips, augmented by rotation and gain, encoded as pictures, noised, and denoised by the network."""
 
     def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
@@ -376,19 +374,11 @@ class DdpmModule(TrainingModule):
         return scheduled_loss(path, diffusion, lambda xt, t: self.net(xt, t, condition), x0, t, noise, importance)
 
     def _augment(self, log_mel: Tensor, draw: Draws) -> Tensor:
-        """log_mel [b, n_mels, frames], rotated in time, shifted in pitch and with a random gain."""
+        """log_mel [b, n_mels, frames], rotated in time and with a random gain."""
         if self.params.augmentation.time_roll:
             log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, draw.shifts.tolist(), strict=True)])
-        if self.params.augmentation.bands and self.net.training:
-            log_mel = torch.stack([_shifted(one, move) for one, move in zip(log_mel, draw.bands.tolist(), strict=True)])
         louder = log_mel + draw.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.mel_spec.power)
         return louder.clamp_min(self.picture.silence)
-
-
-def _shifted(log_mel: Tensor, bands: int) -> Tensor:
-    """log_mel [n_mels, frames] up by `bands`, with the outermost band repeated where nothing is known."""
-    num_mels = len(log_mel)
-    return log_mel[torch.arange(-bands, num_mels - bands, device=log_mel.device).clamp(0, num_mels - 1)]
 
 
 def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
