@@ -346,13 +346,17 @@ def forget_users(root: Path, gone: Collection[Path]) -> None:
     """Take checkouts that were deleted off the list of the cache; UserError if one is not on it, or is there."""
     cache = dvc.cache_directory(root)
     with disk.exclusive(cache):
-        listed = _listed(cache)
-        for place in gone:
-            if place not in listed or _is_checkout(place):
-                raise UserError(
-                    f"--gone {place}: is not a deleted checkout of {cache / USERS}; it lists {', '.join(map(str, listed))}"
-                )
-        _list(cache, [place for place in listed if place not in gone])
+        check_gone(root, gone)
+        _list(cache, [place for place in _listed(cache) if place not in gone])
+
+
+def check_gone(root: Path, gone: Collection[Path]) -> None:
+    """UserError if a checkout is not on the list of the cache, or is there."""
+    cache = dvc.cache_directory(root)
+    listed = _listed(cache)
+    for place in gone:
+        if place not in listed or _is_checkout(place):
+            raise UserError(f"--gone {place}: is not a deleted checkout of {cache / USERS}; it lists {', '.join(map(str, listed))}")
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
@@ -381,6 +385,7 @@ def away(root: Path) -> list[Path]:
 @contextmanager
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = (), gone: Sequence[Path] = ()) -> Iterator[list[Path]]:
     """Hold all that share the cache, after up to `seconds` each; UserError at once if one is away and not `gone`, or dvc runs."""
+    check_gone(root, gone)
     if missing := [place for place in away(root) if place not in gone]:  # what it needs is not known
         named, option = ", ".join(map(str, missing)), shlex.join(["--gone", str(missing[0])])
         raise UserError(f"{named}: uses this cache and is not there; mount its disk, or if it was deleted, give `{option}`")

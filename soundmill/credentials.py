@@ -17,7 +17,7 @@ _SECRET_NAME = re.compile(
 )
 _KNOWN = re.compile(  # tokens that services name in their documentation
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}"
-    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|pypi-[\w-]{16,}|npm_[A-Za-z0-9]{36}|dop_v1_[0-9a-f]{64}"
+    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|pypi-AgE[\w-]{13,}|npm_[A-Za-z0-9]{36}|dop_v1_[0-9a-f]{64}"
     r"|(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*"
     r"|hooks\.(?:slack(?:-gov)?|zapier)\.com/\S+|(?:Account|SharedAccess)Key=[\w+/]{20,}=*)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"

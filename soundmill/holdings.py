@@ -7,7 +7,7 @@ provenance is reported, not guessed. Cuts of several variants overlap: one stret
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -309,11 +309,12 @@ class Project:
         )
 
 
-def named(ids: Iterable[str], paths: Iterable[str] = ()) -> re.Pattern[str]:
+def named(ids: Iterable[str], paths: Collection[str] = ()) -> re.Pattern[str]:
     """A pattern that finds any of these ids and whole paths in a text as whole words, also as HTML, CSV and JSON write them."""
-    groups = []
-    for before, names in ((r"[\w-]", ids), (r"[\w/-]", paths)):
-        written = {form for name in names for form in (name, str(escape(name)), name.replace('"', '""'), json.dumps(name)[1:-1])}
+    groups, bare = [], {path for path in paths if "/" not in path}  # in another folder it is another recording
+    for before, names in ((r"[\w-]", {*ids, *paths} - bare), (r"[\w/-]", bare)):
+        written = {*names, *(str(escape(name)) for name in names), *(name.replace('"', '""') for name in names)}
+        written |= {json.dumps(name, ensure_ascii=ascii_alone)[1:-1] for name in names for ascii_alone in (True, False)}
         if escaped := "|".join(map(re.escape, sorted(written, key=len, reverse=True))):
             groups.append(f"(?<!{before})(?:{escaped})")
     return re.compile(rf"(?:{'|'.join(groups)})(?![\w-]|\.\d)" if groups else "(?!)")

@@ -28,7 +28,7 @@ def check_corpus(
         ),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
-    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the whole report to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
     missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header to find damage.")] = False,
     follow_links: FollowLinks = False,
@@ -63,7 +63,7 @@ def corpus_duplicates(
     path: Annotated[
         Path, typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included.")
     ],
-    json: Annotated[Path | None, typer.Option(callback=project.writable_file, help="Write the pairs (a, b, score) here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the pairs (a, b, score) here.")] = None,
     threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
     follow_links: FollowLinks = False,
@@ -73,6 +73,7 @@ def corpus_duplicates(
 
     if json:
         check.check_outside(json, [path])
+        project.writable_file(json)
     with project.progress_bar(None, "fingerprints", "file") as tick:
         result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, tick, follow_links)
     for pair in result.pairs:

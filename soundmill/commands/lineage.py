@@ -172,8 +172,7 @@ def forget(
     elif erase:
         with checkout.held(root, 60 * wait_minutes, _say, gone=gone or []) as checkouts:
             _erase(root, checkouts, yes)
-            if gone:
-                checkout.forget_users(root, gone)
+            checkout.forget_users(root, gone or [])
         _check(root, [])
     else:
         with locks.only_one(root, 60 * wait_minutes, _say):
@@ -210,13 +209,13 @@ def clean(
     """
     from flows import checkout
 
-    if gone and yes:
-        checkout.forget_users(root, gone)
     if yes:
-        with checkout.held(root, 0, _say, checkouts or []) as held:
+        with checkout.held(root, 0, _say, checkouts or [], gone or []) as held:
             unused = checkout.unused(root, held)
             checkout.remove(unused.objects)
+            checkout.forget_users(root, gone or [])
     else:
+        checkout.check_gone(root, gone or [])
         unused = checkout.unused(root, checkout.users(root, checkouts or []))
     for place in unused.users:
         terminal.say(f"kept: what {place} needs")
@@ -227,7 +226,9 @@ def clean(
         terminal.say(f"kept: {unused.unknown} objects that none of these made; they may be another project's")
     _show_outputs(unused)
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
-    terminal.say(f"removed: {amount}" if yes else f"not needed: {amount}; `soundmill clean --yes` removes them")
+    others = [*(word for place in gone or [] for word in ("--gone", str(place))), *map(str, checkouts or [])]
+    command = shlex.join(["soundmill", "clean", "--yes", *others])
+    terminal.say(f"removed: {amount}" if yes else f"not needed: {amount}; `{command}` removes them")
 
 
 def _show_outputs(unused: Unused) -> None:

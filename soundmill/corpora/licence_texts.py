@@ -29,10 +29,12 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _RESERVED = re.compile(r"(?<!no )(?<!some )\brights reserved\b|\bproprietary\b", re.IGNORECASE)
+# The end of a licence's name: elsewhere NC, SA and ND are places, companies, other languages.
+_AFTER = r"(?:\b(?:cc\W?by|attribution|international|unported|generic|nc|sa|nd)|\d\.\d)[^\w.]{1,4}"
 _CONDITIONS = {
-    "-NC": re.compile(r"\b(nc|non\W?commercial(ly)?)\b", re.IGNORECASE),
-    "-SA": re.compile(r"\b(sa|share\W{0,3}alike)\b", re.IGNORECASE),
-    "-ND": re.compile(r"\b(nd|no\W{0,3}deriv\w*)\b", re.IGNORECASE),
+    "-NC": re.compile(rf"{_AFTER}nc\b|\bnon\W?commercial(ly)?\b", re.IGNORECASE),
+    "-SA": re.compile(rf"{_AFTER}sa\b|\bshare\W{{0,3}}alike\b", re.IGNORECASE),
+    "-ND": re.compile(rf"{_AFTER}nd\b|\bno\W{{0,3}}deriv\w*", re.IGNORECASE),
 }
 _FOR_AI = re.compile(
     r"\b(AI|artificial intelligence|machine[- ]learning|generative)\b"
@@ -118,9 +120,9 @@ def named_by_licence(text: str) -> list[str]:
 
 
 def _adds_conditions(text: str, licence: str) -> bool:
-    """Whether a text has conditions beside the names of its licence: those of other licences, no training of models."""
-    rest = statements.without_names(text)
-    return bool(_FOR_AI.search(rest)) or any(part not in licence and word.search(rest) for part, word in _CONDITIONS.items())
+    """Whether a text has conditions beside those of its licence: of other licences, no training of models."""
+    others = any(part not in licence and words.search(text) for part, words in _CONDITIONS.items())
+    return others or bool(_FOR_AI.search(statements.without_names(text)))
 
 
 def _of_card(text: str) -> list[str] | None:

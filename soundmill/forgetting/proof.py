@@ -128,7 +128,9 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
     for entry, path in listing.files_like(project.root, paths, listed.entries, progress):
         found.append(f"{path}: sounds like {entry}, by fingerprint{_remedy(path)}")
     proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
-    traces = Traces.of(listed.entries, traces.pieces, [row["clip_id"] for rows in held.clips.values() for row in rows])
+    traces = Traces.of(
+        listed.entries, traces.pieces, [*held.mixes, *(row["clip_id"] for rows in held.clips.values() for row in rows)]
+    )
     if traces:
         for path, why in listing.kept(project.root, traces):
             proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")

@@ -222,7 +222,9 @@ def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
                 attribution.write(credits, directory / f"ATTRIBUTION {found.name.replace('/', ' ')}.csv")
             else:
                 with (directory / "ATTRIBUTION MISSING.txt").open("a", encoding="utf-8") as file:
-                    file.write(f"{asked.checkpoint}, checkpoint {asked.digest}: is gone, so its attribution is unknown\n")
+                    file.write(
+                        f"{asked.checkpoint}, checkpoint {asked.digest}: is no longer there, so its attribution is unknown\n"
+                    )
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
 
@@ -241,7 +243,7 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
     with disk.exclusive(folder):
         path, key_path = folder / f"answers-{test}-1.json", folder / "key.json"
         sounds, trials, earlier = {}, [], []
-        if key_path.is_file() and path.is_file():
+        if key_path.is_file() and (path.is_file() or len(answers.read_key(key_path).orders[0]) > 1):
             key, earlier = answers.read_key(key_path), params.read_json(path, "restore it beside its key.json")["answers"]
             trials = key.orders[0][: len(earlier)]  # a vote that could not be stored leaves the key ahead
             sounds = {name: key.sounds[name] for trial in trials for name in trial}

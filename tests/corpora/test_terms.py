@@ -208,6 +208,7 @@ def test_check_counts_recordings_by_licence(lay, tmp_path):
         ("Licensed under CC BY\u2013NC\u2013ND 4.0.", ["CC-BY-NC-ND-4.0"]),
         ("Licensed under CC Attribution\u2013NoDerivatives.", ["CC-BY-ND"]),
         ("Licensed under Creative Commons Attribution\u2013ShareAlike.", ["CC-BY-SA"]),
+        ("Licensed under CC BY 4.0. Recorded by NC State in Raleigh, NC, and Adelaide, SA.", ["CC-BY-4.0"]),
         *((f"Licensed under {one}.", []) for one in ("CC BY (NC)", "CC BY + SA", "CC BY:ND", "CC BY 4.0, no-derivatives")),
         ("All audio is released under CC0. No AI training.", []),
         ("---\nx: !!bool foo\n---\n", []),
