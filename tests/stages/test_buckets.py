@@ -132,7 +132,7 @@ def google(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @contextmanager
 def azure(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    account, key = "account", base64.b64encode(buckets.key.encode()).decode()
+    account, key = "account", base64.b64encode(buckets.KEY.encode()).decode()
     pytest.importorskip("adlfs")
     if not (azurite := shutil.which("azurite-blob")):
         pytest.skip("azurite-blob is not on the PATH")
