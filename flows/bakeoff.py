@@ -269,7 +269,7 @@ class Contest(trials.Trials):
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
         comparable = [name for name in scored if variants[name] == variant]
         data = (self.places[comparable[0]] if comparable else workspaces[0]) / "data"
-        tables = clips.Tables(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+        tables = clips.Tables.of(data, variant)
         sounds = {name: directory / "runs" / f"{name}-{self.seeds[0]}" for name in scored}
         comparison = _compare(data, tables, {name: sounds[name] for name in comparable}, self.seeds[0], self.extra)
         seconds, training = total_seconds(directory, rows, self.seeds)

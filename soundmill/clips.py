@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from soundmill import manifest, params, shards
 from soundmill.errors import UserError
@@ -18,15 +18,19 @@ class Tables:
     clips: Path  # shards with audio
     catalog: Path  # names, captions, labels, splits
 
+    @classmethod
+    def of(cls, data: Path, variant: str) -> Self:
+        return cls(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+
 
 def of_family(root: Path, family: str) -> Tables:
     """The clips of a family's section in params.yaml; those of the variant `default` if it has none."""
-    path, data = root / "params.yaml", root / "data"
+    path = root / "params.yaml"
     try:
         variant = ((params.read_yaml(path).get("families") or {}).get(family) or {}).get("clips", "default")
     except AttributeError:
         raise UserError(f"{path}: families.{family}: expected a section of parameters; compose it with `make params`") from None
-    return Tables(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+    return Tables.of(root / "data", variant)
 
 
 def find(tables: Tables, *, split: str | None = None, label: str | None = None, text: str | None = None) -> list[dict[str, Any]]:

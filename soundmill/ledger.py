@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, params, provenance
-from soundmill.corpora import forgotten
 from soundmill.errors import UserError, first_of
 
 FILE = "forgotten.yaml"
@@ -32,7 +31,9 @@ def read(path: Path) -> Entries:
     entries = params.read_yaml(path).get("forgotten")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: `forgotten` must be a list of entries; `git log -p {FILE}` shows earlier versions")
-    forgotten.parse({"forgotten": entries}, str(path))  # a mistake that were copied could not be corrected in the checkout
+    from soundmill.corpora import forgotten  # loads decoders: not for every command
+
+    forgotten.parse({"forgotten": entries}, str(path))  # a mistake, once copied, could not be corrected in the checkout
     return entries
 
 

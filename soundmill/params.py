@@ -100,9 +100,8 @@ def _check_grammar(conf: Path, overrides: Sequence[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    chosen = {
-        group for choice in read_yaml(conf / "config.yaml").get("defaults", []) if isinstance(choice, dict) for group in choice
-    }
+    defaults = read_yaml(conf / "config.yaml").get("defaults", [])
+    groups = {group for choice in defaults if isinstance(choice, dict) for group in choice}
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -113,7 +112,7 @@ def _check_grammar(conf: Path, overrides: Sequence[str]) -> None:
             raise UserError(
                 f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
             )
-        if (name := override.key_or_group) in chosen and not text.startswith(name):
+        if (name := override.key_or_group) in groups and not text.startswith(name):
             raise UserError(f"{text!r}: write {name}=CHOICE, or leave it out")
         if re.match(r"hydra(?:[./]|$)", name):
             raise UserError(f"{text!r}: a setting of Hydra, which has no effect here; leave it out")

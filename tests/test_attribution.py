@@ -12,7 +12,7 @@ import pytest
 from soundmill import attribution, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.shards.code import ROOT
-from soundmill.training.checkpoint import write_trained_on
+from soundmill.training.checkpoint import UNKNOWN_START, write_trained_on
 from stages import attribution as stage
 from tests.commands.running import soundmill, works
 from tests.stages.handling import call, settle
@@ -264,3 +264,8 @@ def test_only_what_names_or_shows_terms_depends_on_them():
     readers = {name: {dep for dep in entry["deps"] if "data/attribution" in dep} for name, entry in stages.items()}
     assert {name: deps for name, deps in readers.items() if deps} == {"evaluate": {"data/attribution/${key}/summary.json"}}
     assert not any("data/corpus" in dep for name in ("train", "generate", "evaluate") for dep in stages[name]["deps"])
+
+
+def test_a_start_that_says_nothing_is_a_table_like_all_others(tmp_path):
+    (tmp_path / "a.csv").write_text(UNKNOWN_START)
+    assert attribution.text(attribution.read(tmp_path / "a.csv")) == UNKNOWN_START

@@ -40,12 +40,13 @@ def check_corpus(
     from_params = isinstance(place, Path) and place.is_file() and place.suffix.lower() in (".yaml", ".yml")
     if from_params and (format != "auto" or follow_links):
         raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
-    if from_params and place.resolve() in [output.resolve() for output in (json, missing) if output]:
+    outputs = [output for output in (json, missing) if output]
+    if from_params and place.resolve() in [output.resolve() for output in outputs]:
         raise UserError(f"{path}: would be overwritten; choose another file")
-    for output in (json, missing):
-        if output:
-            check.check_outside(output, [part.root for part in check.directories_of(place)] if from_params else [place])
-            project.writable_file(output)
+    places = [part.root for part in check.directories_of(place)] if from_params and outputs else [place]
+    for output in outputs:
+        check.check_outside(output, places)
+        project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)

@@ -172,7 +172,8 @@ def forget(
     elif erase:
         with checkout.held(root, 60 * wait_minutes, _say, gone=gone or []) as checkouts:
             _erase(root, checkouts, yes)
-            checkout.forget_users(root, gone or [])
+            if gone:
+                checkout.forget_users(root, gone)
         _check(root, [])
     else:
         with locks.only_one(root, 60 * wait_minutes, _say):
@@ -209,24 +210,26 @@ def clean(
     """
     from flows import checkout
 
+    gone, checkouts = gone or [], checkouts or []
     if yes:
-        with checkout.held(root, 0, _say, checkouts or [], gone or []) as held:
+        with checkout.held(root, 0, _say, checkouts, gone) as held:
             unused = checkout.unused(root, held)
             checkout.remove(unused.objects)
-            checkout.forget_users(root, gone or [])
+            if gone:
+                checkout.forget_users(root, gone)
     else:
-        checkout.check_gone(root, gone or [])
-        unused = checkout.unused(root, checkout.users(root, checkouts or []))
+        checkout.check_gone(root, gone)
+        unused = checkout.unused(root, checkout.users(root, checkouts))
     for place in unused.users:
         terminal.say(f"kept: what {place} needs")
-    for place in (one for one in checkout.away(root) if one not in (gone or [])):
+    for place in (one for one in checkout.away(root) if one not in gone):
         option = shlex.join(["--gone", str(place)])
         terminal.say(f"not there, so `--yes` would refuse: {place}; mount its disk, or if it was deleted, give `{option}`")
     if unused.unknown:
         terminal.say(f"kept: {unused.unknown} objects that none of these made; they may be another project's")
     _show_outputs(unused)
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
-    others = [*(word for place in gone or [] for word in ("--gone", str(place))), *map(str, checkouts or [])]
+    others = [*(word for place in gone for word in ("--gone", str(place))), *map(str, checkouts)]
     command = shlex.join(["soundmill", "clean", "--yes", *others])
     terminal.say(f"removed: {amount}" if yes else f"not needed: {amount}; `{command}` removes them")
 

@@ -62,7 +62,7 @@ def tables(root: Path, variant: str):
     from soundmill import clips
 
     params.section(params.read_yaml(root / "params.yaml"), f"clips.{variant}", "params.yaml")
-    return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")
+    return clips.Tables.of(root / "data", variant)
 
 
 def sample_rate_of(root: Path, variant: str) -> int:

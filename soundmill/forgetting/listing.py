@@ -268,7 +268,8 @@ class Traces:
             for row in table.to_pylist() if tells else ():
                 of_mix = {row.get("first"), row.get("second"), *(row.get(manifest.MIXED) or ())}
                 mix, parts = (row["mix"], {row["clip_id"]}) if row.get("mix") else (row.get("clip_id"), of_mix)
-                mixes |= {mix} if not self.ids.isdisjoint(parts) else set()
+                if not self.ids.isdisjoint(parts):
+                    mixes.add(mix)
         return replace(self, ids=self.ids | mixes)
 
     def in_text(self, text: str) -> bool:
@@ -318,12 +319,17 @@ def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
     objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
     found: dict[Path, str] = {}
-    tables = [path for path in objects if path.suffix != ".dir" and _start(path).startswith(b"PAR1")]
+    tables, texts = [], []
+    for path in (path for path in objects if path.suffix != ".dir"):
+        with path.open("rb") as file:
+            start = file.read(1024)
+        if start.startswith(b"PAR1"):
+            tables.append(path)
+        elif b"\0" not in start:
+            texts.append(path)
     traces = traces.with_mixes(tables)
     found |= {path: f"{rows} rows of it" for path in tables if (rows := traces.in_table(path))}
-    for path in sorted(set(objects) - set(tables)):
-        if path.suffix != ".dir" and b"\0" not in _start(path) and traces.in_text(path.read_text("utf-8", errors="replace")):
-            found[path] = "names it"
+    found |= {path: "names it" for path in sorted(texts) if traces.in_text(path.read_text("utf-8", errors="replace"))}
     for path in (path for path in objects if path.suffix == ".dir"):
         entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
         weights = {name.parent for target, name in entries if name.name == manifest.TRAINED_ON_FILE and target in found}
@@ -335,11 +341,6 @@ def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
             elif name.suffix == ".safetensors" and weights & {name.parent, *name.parents}:
                 found[target] = "weights trained on it"
     return found
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(1024)
 
 
 def _listed(path: Path) -> list[tuple[str, Path]]:

@@ -4,7 +4,6 @@ A package is imported only when it is used; it defines a `FAMILY`.
 """
 
 import importlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from soundmill import manifest, params, text
+from soundmill import hub, manifest, params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -199,7 +198,7 @@ def _taken_codec(weights: Any, home: Path) -> Path | None:
     """The codec of this project that is taken as it is; None if it is trained, or converted from published weights."""
     if weights.kind != "load":
         return None if weights.steps else home / weights.start_from
-    where = home / os.path.expanduser(weights.name)
+    where = hub.place(weights.name, home)
     saved = (where / checkpoint.CONFIG).is_file() and "kind" in checkpoint.read(where, "autoencoder")
     return where if saved else None
 

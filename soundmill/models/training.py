@@ -176,7 +176,8 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
     terminal.say(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""))
     prepared.module.start_from(weights, start.where)
     chosen = {"chosen_by": start.chosen_by} if start.chosen_by else {}
-    imported = {key: value for key, value in checkpoint.read(Path(start.where)).items() if key == "imported"}
+    config = checkpoint.read(Path(start.where))
+    imported = {"imported": config["imported"]} if "imported" in config else {}
     return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}, **imported}
 
 
@@ -312,10 +313,10 @@ def write_whole(directory: Path, output: Path) -> None:
     base = adapted.base_of(directory)
     parts = {**_components(base), **_components(directory)}
     checkpoint.save(output, config, model.net.state_dict(), weights=family.weights, parts=list(parts.values()))
-    names = (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION)
-    for path in (*base.glob("LICENSE*"), *base.glob("NOTICE*"), *(directory / name for name in names)):
-        if path.is_file():
-            shutil.copyfile(path, output / path.name)
+    checkpoint.copy_terms(base, output)
+    for name in (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION):
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, output / name)
 
 
 def _components(directory: Path) -> dict[str, Path]:

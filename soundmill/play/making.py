@@ -15,7 +15,7 @@ from soundmill import attribution, disk, hashing, params, tracking
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.listening import answers
-from soundmill.models.family import Model, can, family_of, is_checkpoint, origin
+from soundmill.models.family import Model, can, family_of, is_checkpoint
 from soundmill.params import Probability, Seconds, Seed, StageParams
 from soundmill.play.checkpoints import Found
 
@@ -77,7 +77,7 @@ def read(wav: Path) -> Asked:
 
 def is_here(asked: Asked, found: Found) -> bool:
     """Whether the checkpoint that made a sound is still at its path."""
-    return is_checkpoint(found.directory) and origin(found.directory)["checkpoint"] == asked.digest
+    return is_checkpoint(found.directory) and hashing.tree_digest(found.directory) == asked.digest
 
 
 def check_here(asked: Asked, found: Found) -> None:
@@ -216,15 +216,17 @@ def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         directory = Path(place) / "kept"
         shutil.copytree(home / KEPT, directory, ignore=shutil.ignore_patterns(VOTES.name))
+        missing = []
         for asked in {(asked.checkpoint, asked.digest): asked for asked in map(read, kept)}.values():
             if (found := checkpoints.get(asked.checkpoint)) and is_here(asked, found):
                 credits = attribution.credits_of(found.directory, found.home / "data" / "corpus" / "recordings.parquet")
                 attribution.write(credits, directory / f"ATTRIBUTION {found.name.replace('/', ' ')}.csv")
             else:
-                with (directory / "ATTRIBUTION MISSING.txt").open("a", encoding="utf-8") as file:
-                    file.write(
-                        f"{asked.checkpoint}, checkpoint {asked.digest}: is no longer there, so its attribution is unknown\n"
-                    )
+                missing.append(
+                    f"{asked.checkpoint}, checkpoint {asked.digest}: is no longer there, so its attribution is unknown\n"
+                )
+        if missing:
+            disk.write_text(directory / "ATTRIBUTION MISSING.txt", "".join(missing))
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
 
@@ -243,8 +245,9 @@ def vote(home: Path, shown: tuple[Found | None, Found | None], given: Mapping[st
     with disk.exclusive(folder):
         path, key_path = folder / f"answers-{test}-1.json", folder / "key.json"
         sounds, trials, earlier = {}, [], []
-        if key_path.is_file() and (path.is_file() or len(answers.read_key(key_path).orders[0]) > 1):
-            key, earlier = answers.read_key(key_path), params.read_json(path, "restore it beside its key.json")["answers"]
+        key = answers.read_key(key_path) if key_path.is_file() else None
+        if key and (path.is_file() or len(key.orders[0]) > 1):
+            earlier = params.read_json(path, "restore it beside its key.json")["answers"]
             trials = key.orders[0][: len(earlier)]  # a vote that could not be stored leaves the key ahead
             sounds = {name: key.sounds[name] for trial in trials for name in trial}
         trial = [f"s{2 * len(trials) + place:05d}" for place in (1, 2)]

@@ -77,7 +77,7 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
     trained = family.load(directory / CHECKPOINT)
     generated, metrics = root / "data/generated" / source["family"], root / "data/metrics/evaluate" / f"{source['family']}.json"
     samples, picture = _samples(root, source, directory, generated)
-    command = 'generate --prompt "a dog barks"' if trained.condition == "caption" else "generate"
+    command = 'generate "a dog barks"' if trained.condition == "caption" else "generate"
     changing = "upsample" if "factor" in type(trained.params).model_fields else "reconstruct"
     return card.of_model(
         name=name,
@@ -104,7 +104,10 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
 def _write_component(checkpoint: Path, directory: Path, found: list[attribution.Credit], name: str, root: Path) -> str:
     """Write a codec or vocoder; returns its card. UserError if the checkpoint is neither."""
     what, kind = components.kind_in(checkpoint)
-    _ = components.load_codec(checkpoint) if what == "codec" else components.load_vocoder(checkpoint, None)  # are they whole?
+    if what == "codec":  # refused if it is not whole
+        components.load_codec(checkpoint)
+    else:
+        components.load_vocoder(checkpoint, None)
     ignore = shutil.ignore_patterns(".gitignore")
     shutil.copytree(checkpoint, directory / CHECKPOINT, ignore=ignore, copy_function=shutil.copyfile)
     exported = write_codec(checkpoint, directory)

@@ -220,9 +220,14 @@ def write_trained_on(
             shutil.copyfile(known, directory / manifest.EARLIER_ATTRIBUTION)
         elif not (start / manifest.TRAINED_ON_FILE).is_file():
             disk.write_text(directory / manifest.EARLIER_ATTRIBUTION, UNKNOWN_START)
-        for path in (*start.glob("LICENSE*"), *start.glob("NOTICE*")):  # came with published weights
-            if path.is_file():
-                shutil.copyfile(path, directory / path.name)
+        copy_terms(start, directory)
+
+
+def copy_terms(source: Path, directory: Path) -> None:
+    """Copy the licences that came with published weights."""
+    for path in (*source.glob("LICENSE*"), *source.glob("NOTICE*")):
+        if path.is_file():
+            shutil.copyfile(path, directory / path.name)
 
 
 def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from safetensors only.
 """
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +207,7 @@ def find_saved(
 
     UserError if it is of another kind than `config`, or another architecture than `network`.
     """
-    directory = home / os.path.expanduser(weights.name)
+    directory = hub.place(weights.name, home)
     try:
         if "kind" not in checkpoint.read(directory, "autoencoder"):
             return None
