@@ -1,6 +1,5 @@
 """ffmpeg decodes many files at once as it decodes one; it never hangs, outlives nobody and reads no other file."""
 
-import gc
 import os
 import random
 import re
@@ -241,10 +240,9 @@ def test_a_file_that_lies_about_its_length_bursts_its_batch_and_no_other_file(me
 
 
 def test_what_was_opened_is_closed(mixed):
-    gc.collect()  # closes what other tests left
     before = set(os.listdir("/proc/self/fd"))
     outcomes(list(mixed))
     some = decode.open_all((decode.open_regular(path) for path in mixed), MAX_SECONDS)
     next(some)
     some.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # fewer, where Python collected what other tests left open
