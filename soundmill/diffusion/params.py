@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from soundmill.params import StageParams
+from soundmill.params import Probability, StageParams
 
 
 class DiffusionParams(StageParams):
@@ -23,7 +23,11 @@ class DiffusionParams(StageParams):
     stratified: bool = Field(description="spread the timesteps of a batch evenly instead of drawing them independently")
 
 
-class SamplerParams(StageParams):
+class RestylingParams(StageParams):
+    amount: Probability = Field(0.5, description="of noise that `soundmill restyle`, which sets this, adds to a recording first")
+
+
+class SamplerParams(RestylingParams):
     sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
     num_steps: int = Field(ge=1, le=10_000)
     guidance_scale: float = Field(ge=0, le=100, description="1: no guidance")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -40,6 +40,10 @@ class Steps:
     step: Callable[[Net, Tensor, float, float, Draw], Tensor]  # xt of one level → xt of the next
     scale: float = 1.0  # of the initial noise
 
+    def last(self, amount: float) -> "Steps":
+        """The last share of the steps, 0 to 1: for restyling from a level of noise that a scheduler visits."""
+        return replace(self, levels=self.levels[round((1 - amount) * (len(self.levels) - 1)) :])
+
 
 def sample(steps: Steps, net: Net, noise: Tensor, draw: Draw = Draw()) -> Tensor:
     """Sounds of `noise` [B, …], of the deviation of sounds; `draw` is for solvers that add noise."""
@@ -47,9 +51,9 @@ def sample(steps: Steps, net: Net, noise: Tensor, draw: Draw = Draw()) -> Tensor
 
 
 def restyle(steps: Steps, net: Net, sounds: Tensor, noise: Tensor, draw: Draw = Draw()) -> Tensor:
-    """Add noise to sounds [B, …] up to the first level of `steps`, and denoise them (Meng et al. 2022)."""
+    """Add noise to sounds [B, …] up to the first level of `steps`, and denoise them (Meng et al. 2022); no step changes nothing."""
     alpha, sigma = steps.alpha_sigma(steps.levels[0])
-    return _denoised(steps, net, alpha * sounds + sigma * noise, draw) if sigma else sounds
+    return _denoised(steps, net, alpha * sounds + sigma * noise, draw) if sigma and len(steps.levels) > 1 else sounds
 
 
 def inpaint(steps: Steps, net: Net, sounds: Tensor, keep: Tensor, draw: Draw, resamples: int = 1) -> Tensor:

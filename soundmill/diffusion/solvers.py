@@ -81,10 +81,10 @@ def stable_audio(num_steps: int, device: torch.device) -> Steps:
 
     def step(net: Net, xt: Tensor, now: float, after: float, draw: Draw) -> Tensor:
         v = _output(net, xt / math.sqrt(now**2 + 1), 2 / math.pi * math.atan(now))
-        timestep = scheduler.timesteps[scheduler.step_index or 0]
-        return scheduler.step(v, timestep, xt, generator=list(draw.rngs)).prev_sample
+        return scheduler.step(v, scheduler.timesteps[levels.index(now)], xt, generator=list(draw.rngs)).prev_sample
 
-    return Steps(scheduler.sigmas.tolist(), lambda sigma: (1.0, sigma), step, scheduler.init_noise_sigma)
+    levels = scheduler.sigmas.tolist()
+    return Steps(levels, lambda sigma: (1.0, sigma), step, scheduler.init_noise_sigma)
 
 
 def scheduled(

@@ -93,6 +93,16 @@ def test_restyling_goes_from_nothing_to_everything(name, steps):
     torch.testing.assert_close(restyle(steps(1, 0.5), blind, X0, torch.zeros_like(X0)), X0 / 2)
 
 
+@pytest.mark.parametrize("name", WAYS)
+def test_the_last_steps_of_any_way_restyle(name):
+    path, steps = WAYS[name]
+    assert torch.equal(restyle(steps(5).last(0.0), perfect(path, -X0), X0, NOISE, draw()), X0)
+    assert len(steps(5).last(0.4).levels) == 3
+    for amount in (0.4, 1.0):
+        found = restyle(steps(5).last(amount), perfect(path, -X0), X0, NOISE, draw())
+        assert (found + X0).abs().max() < near(name)
+
+
 def net_of_x0(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     return xt.tanh() * level.reshape(-1, 1, 1) - 0.1
 

@@ -159,6 +159,24 @@ def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trai
         assert f"the family '{row.family}' cannot reconstruct; it can generate" in done.stderr.replace("\n", " ")
 
 
+@pytest.mark.parametrize("name", rows(*(name for name, row in ROWS.items() if row.family in ("audio_dit", "ddpm_mel", "tango"))))
+def test_restyling_starts_from_the_recording(tmp_path, trainings: Trainings, name):
+    model = load(trainings.trained(name), name)
+    waves = 0.1 * torch.randn(2, model.channels, 1500, generator=torch.Generator().manual_seed(0))
+
+    def restyled(amount: float, **window: int) -> torch.Tensor:
+        with generation.running(model, tmp_path, [f"amount={amount}"]) as run:
+            return model.transform(waves, [Request(seed=1, **window), Request(seed=2)], run)
+
+    with generation.running(model, tmp_path) as run:
+        rebuilt = model.reconstruct(waves, run)
+    torch.testing.assert_close(restyled(0.0), rebuilt, rtol=0, atol=1e-3)
+    first, second = restyled(0.5), restyled(0.5, start=1000)
+    assert (first - rebuilt).abs().amax((1, 2)).min() > 1e-3
+    assert not torch.equal(first[0], second[0])  # another window of the sound: other noise
+    assert torch.equal(first[1], second[1])
+
+
 @pytest.mark.parametrize("name", rows(*(name for name, row in ROWS.items() if not row.base and row.killed_before)))
 def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd):
     """At a rate of nearly zero its weights stay; labels that are new get rows of their own."""

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from soundmill.diffusion.params import RestylingParams
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import TransformerParams
 from soundmill.models.family import Family
@@ -38,7 +39,7 @@ class DropoutParams(StageParams):
     all: Probability = Field(description="without any condition in the attention, as guidance asks for; the length stays known")
 
 
-class SamplingParams(GriffinLimParams):
+class SamplingParams(RestylingParams, GriffinLimParams):
     """From noise and a request to sound."""
 
     solver: Literal["euler", "midpoint", "pingpong", "dpm++_sde"] = Field(

@@ -32,7 +32,7 @@ from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
-from soundmill.models.sounds import in_precision
+from soundmill.models.sounds import in_precision, of_windows
 from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating
@@ -159,6 +159,17 @@ class AudioDiT(OfLatents, TrainedModel):
             run.progress(len(latents))
         return waves
 
+    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
+        given, seeds = self.layout.fold(latents), of_windows(requests)
+        requests = [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]
+        made = []
+        self.net.to(run.device)
+        with torch.no_grad(), evaluating(self.net):
+            for start in range(0, len(requests), run.batch_size):
+                part = slice(start, start + run.batch_size)
+                made.append(_window(self, requests[part], [length] * len(requests[part]), None, 0, run, given[part]))
+        return self.layout.unfold(torch.cat(made))
+
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
         network = self.params.network
@@ -225,9 +236,18 @@ def window_starts(length: int, model: AudioDiT, overlap: float) -> list[int]:
 
 
 def _window(
-    model: AudioDiT, requests: Sequence[Request], lengths: Sequence[int], before: Sequence[Tensor] | None, number: int, run: Run
+    model: AudioDiT,
+    requests: Sequence[Request],
+    lengths: Sequence[int],
+    before: Sequence[Tensor] | None,
+    number: int,
+    run: Run,
+    given: Tensor | None = None,
 ) -> Tensor:
-    """One window [N, channels, frames] of each sound, which is told to last `lengths` samples; `before` are its first frames."""
+    """One window [N, channels, frames] of each sound, which is told to last `lengths` samples; `before` are its first frames.
+
+    `given` are latents to restyle by `amount`.
+    """
     sampling, flow = run.sampling, model.params.flow
     try:
         check_solver(flow, sampling)  # settings of this call may differ from the training's
@@ -244,6 +264,9 @@ def _window(
         steps = solvers.velocity(sampling.num_steps)
     else:
         steps = solvers.flow(sampling.num_steps, sampling.solver, shift_of(flow, shape[1]))
+    if given is not None:
+        noise = draw.noise(shape).to(run.device)
+        return diffusion.restyle(steps.last(sampling.amount), denoise, given.to(run.device), noise, draw).cpu()
     if before is None:
         return diffusion.sample(steps, denoise, draw.noise(shape).to(run.device), draw).cpu()
     given, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)

@@ -127,6 +127,11 @@ class OfLatents:
         codec = self.codec(run)
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
+    def transform(self, waves: Tensor, requests: Sequence[Any], run: Any) -> Tensor:
+        """Wave → latent → noised and denoised latent → wave."""
+        codec = self.codec(run)
+        return codec.decode(self.restyled(codec.encode(waves), requests, waves.shape[2], run))[..., : waves.shape[2]]
+
     def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
         """Wave → latent → log-mel."""
         codec = self.codec(run)

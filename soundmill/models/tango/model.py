@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from soundmill import manifest, shards
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, guided, sample
+from soundmill.diffusion.sampling import Draw, guided, restyle, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -31,7 +31,7 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.sounds import in_precision, of_windows, sampled
 from soundmill.models.tango import SamplingParams, TrainParams, UNetParams
 from soundmill.models.trained import TrainedModel
 from soundmill.training.loader import Batch, Joined, Order, Source
@@ -121,17 +121,30 @@ class Tango(OfLatents, TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and a text → latents → waves, through log-mels if the codec has them."""
-        *states, empty = self.states([*(request.caption for request in requests), ""], run)
-        null, seeds = text_states.null_of(self.params.null_text, empty), [request.seed for request in requests]
-        return self.codec(run).decode(sample_latents(self, states, null, seeds, run), seeds)
+        seeds = [request.seed for request in requests]
+        return self.codec(run).decode(sample_latents(self, *conditions(self, requests, run), seeds, run), seeds)
+
+    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
+        return sample_latents(self, *conditions(self, requests, run), of_windows(requests), run, latents)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
         return registry.latent_components(config.params.sampling, directory, whole)
 
 
-def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
-    """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
+def conditions(model: Tango, requests: Sequence[Request], run: Run) -> tuple[list[np.ndarray], np.ndarray]:
+    """Text states [tokens, width] of each request, and those of the null text."""
+    *states, empty = model.states([*(request.caption for request in requests), ""], run)
+    return states, text_states.null_of(model.params.null_text, empty)
+
+
+def sample_latents(
+    model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run, given: Tensor | None = None
+) -> Tensor:
+    """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`.
+
+    `given` are latents to restyle by `amount`.
+    """
     sampling, path = run.sampling, discrete(model.params.diffusion)
 
     def work(items: slice) -> Tensor:
@@ -142,7 +155,10 @@ def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray,
         denoise = in_precision(guided(model.net, condition, unconditional, sampling.guidance_scale), run)
         options = {"spacing": sampling.spacing, "variance": sampling.variance}
         steps, draw = scheduled(path, sampling.sampler, sampling.num_steps, run.device, **options), Draw.of_seeds(seeds[items])
-        return sample(steps, denoise, draw.noise(model.latent_shape).to(run.device), draw)
+        noise = draw.noise(model.latent_shape).to(run.device)
+        if given is None:
+            return sample(steps, denoise, noise, draw)
+        return restyle(steps.last(sampling.amount), denoise, given[items].to(run.device), noise, draw)
 
     return sampled(model.net, len(seeds), run, work)
 

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from soundmill.diffusion.params import RestylingParams
 from soundmill.models.components.unet1d.params import PathName, TransformParams, UNet1dParams
 from soundmill.models.family import Family
 from soundmill.models.params import ConditionedTrainParams
@@ -17,12 +18,11 @@ class TextParams(StageParams):
     null_tokens: int = Field(ge=1, description="length of the learned null text")
 
 
-class SamplingParams(StageParams):
+class SamplingParams(RestylingParams):
     """Sampling from noise, or from a recording and noise."""
 
     num_steps: int = Field(ge=1, le=10_000, description="evenly spaced noise levels; 10 to 100")
     guidance_scale: float = Field(ge=0, le=100, description="1: none")
-    amount: Probability = Field(description="amount of noise added to a recording to restyle it; 0 changes nothing, 1 everything")
     keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
         description="samples [start, stop) of a recording to keep while the rest is regenerated; null: restyle"
     )
