@@ -47,18 +47,19 @@ def _small(num_labels: int) -> UNet:
 
 def _residual(shape: tuple[int, int, int], num_labels: int, **changes) -> ResidualUNet:
     torch.manual_seed(0)
-    return ResidualUNet(shape, [8, 16, 24], [1, 2], 2, 16, num_labels, **({"blocks": 1, "dropout": 0.0} | changes))
+    return ResidualUNet(shape, [8, 16, 24], [1, 2], 2, 16, num_labels, **({"blocks": 1, "dropout": 0.0, "gated": False} | changes))
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 4, 12)])
 def test_keeps_the_shape(shape):
     xt = torch.randn(3, *shape)
-    for net in (_small(0), _residual(shape, 0), _residual(shape, 0, blocks=2)):
+    for net in (_small(0), _residual(shape, 0), _residual(shape, 0, blocks=2), _residual(shape, 0, gated=True)):
         assert net(xt, torch.tensor([0, 5, 999]), torch.zeros(3, 0)).shape == xt.shape
 
 
-def test_residual_net_begins_at_zero_and_every_weight_learns():
-    net = _residual((4, 8, 8), 3)
+@pytest.mark.parametrize("gated", [False, True])
+def test_residual_net_begins_at_zero_and_every_weight_learns(gated):
+    net = _residual((4, 8, 8), 3, gated=gated)
     xt, t, condition = torch.randn(2, 4, 8, 8), torch.tensor([1, 500]), torch.eye(3)[:2]
     assert net(xt, t, condition).abs().max() == 0
     for weight in net.parameters():
@@ -66,6 +67,22 @@ def test_residual_net_begins_at_zero_and_every_weight_learns():
     net(xt, t, condition).square().mean().backward()
     still = [name for name, weight in net.named_parameters() if weight.grad is None or weight.grad.abs().max() == 0]
     assert not still
+
+
+def test_a_gate_passes_on_more_coefficients_than_the_net_has_channels():
+    """Each of 64 channels times its own factor, by features of 8 channels: a linear map of these leaves 7/8."""
+    factors, xt = torch.linspace(-1, 1, 64)[:, None, None], torch.randn(8, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    errors = {}
+    for gated in (False, True):
+        net = _residual((64, 8, 8), 0, gated=gated).train()
+        optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+        for _ in range(60):
+            error = (net(xt, torch.zeros(8), torch.zeros(8, 0)) - factors * xt).square().mean() / (factors * xt).square().mean()
+            optimiser.zero_grad()
+            error.backward()
+            optimiser.step()
+        errors[gated] = float(error)
+    assert errors[True] < 0.01 < 0.5 < errors[False]
 
 
 def test_residual_net_tells_rows_and_labels_apart():

@@ -83,6 +83,7 @@ class ResidualUNetParams(_NetworkParams):
     kind: Literal["residual"]
     blocks: int = Field(ge=1, description="residual blocks per level")
     dropout: Probability
+    gated: bool = Field(False, description="also predict a factor of each input; for patches with more coefficients than channels")
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:

@@ -16,7 +16,7 @@ from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, log_mel, num_frames
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, guided, sample
+from soundmill.diffusion.sampling import Draw, guided, restyle, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
@@ -30,7 +30,7 @@ from soundmill.models.ddpm_mel import DiTParams, PictureParams, SamplingParams, 
 from soundmill.models.ddpm_mel.unet import ResidualUNet, UNet
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Clips, Labelled, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.sounds import in_precision, of_windows, sampled
 from soundmill.models.trained import TrainedModel
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare
@@ -236,15 +236,23 @@ class DdpmMel(TrainedModel):
         """Wave → log-mel → picture → log-mel → wave."""
         return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
 
+    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
+        """Wave → picture → noised and denoised picture of the same level → wave."""
+        log_mels = sample_log_mels(self, self.vectors(requests, run), of_windows(requests), run, self.encoded(waves))
+        return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, waves.shape[2])
+
     def vocoder_for(self, run: Run) -> Vocoder:
         return vocoder_of(run.sampling, self.vocoder, self.mel_spec)
 
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
-        length = waves.shape[2]
-        fitted = torch.nn.functional.pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
-        picture = self.picture.cpu()
         with torch.no_grad():
-            return picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.mel_spec))))
+            return self.picture.decode(*self.encoded(waves))
+
+    def encoded(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents of waves of any length, padded with silence or cut, and their levels; on the CPU."""
+        fitted = F.pad(waves.mean(1), (0, max(0, self.num_samples - waves.shape[2])))[:, : self.num_samples]
+        with torch.no_grad():
+            return self.picture.cpu().encode(torch.from_numpy(log_mel(fitted.numpy(), self.mel_spec)))
 
     def tensors(self) -> dict[str, Tensor]:
         return {**_nets(self.net, self.picture).state_dict(), "levels": self.levels, "level_labels": self.level_labels}
@@ -265,8 +273,13 @@ class DdpmMel(TrainedModel):
         return cls(params, nets["net"], spec, nets["picture"], *drawn, vocoder, labels=labels, text=config.text)
 
 
-def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:
-    """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device."""
+def sample_log_mels(
+    model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run, given: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device.
+
+    `given` are latents to restyle by `amount`, and the levels that their pictures keep.
+    """
     sampling, picture, diffusion = run.sampling, model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval
     path = discrete(diffusion, diffusion.first_timestep)
@@ -277,6 +290,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
         outside = guided(model.net, (condition,), (null,), 1.0)
         inside = guided(model.net, (condition,), (null,), sampling.guidance_scale) if model.condition != "none" else outside
         steps = scheduled(path, sampling.sampler, sampling.num_steps, run.device, clip=sampling.clip)
+        steps = steps.last(sampling.amount) if given else steps
         visited = iter(steps.levels)  # in order: reading them from `t` would synchronise with the GPU at each step
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
@@ -285,13 +299,18 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
                 xt = xt.contiguous(memory_format=torch.channels_last)
             return answer(xt, t)
 
-        return sample(steps, in_precision(denoise, run), draw.noise(picture.shape).to(run.device), draw)
+        noise = draw.noise(picture.shape).to(run.device)
+        if given is None:
+            return sample(steps, in_precision(denoise, run), noise, draw)
+        return restyle(steps, in_precision(denoise, run), given[0][items].to(run.device), noise, draw)
 
     latents = sampled(model.net, len(seeds), run, work)
     with torch.no_grad():
         pictures = picture.from_latent(latents)
         if sampling.rescale:
             pictures = rescaled(pictures, picture.params.polarity)
+        if given:
+            return picture.from_picture(pictures, given[1])
         levels = []  # of a random training clip among those whose labels match the condition best, drawn by the item's seed
         for condition, seed in zip(conditions, seeds, strict=True):
             similarity, rng = model.level_labels @ condition, torch.Generator().manual_seed(seed_of(seed, "level"))
@@ -312,7 +331,8 @@ def build_net(params: TrainParams, channels: int, num_labels: int) -> nn.Module:
     if network.kind == "unet":
         net = UNet(channels, *sizes)
     else:
-        net = ResidualUNet((channels, rows, columns), *sizes, blocks=network.blocks, dropout=network.dropout)
+        options = network.model_dump(include={"blocks", "dropout", "gated"})
+        net = ResidualUNet((channels, rows, columns), *sizes, **options)
     return net.to(memory_format=torch.channels_last) if network.channels_last else net
 
 

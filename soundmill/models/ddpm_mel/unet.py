@@ -189,7 +189,8 @@ class ResidualUNet(nn.Module):
     """Predicts from (xt, t, condition): [B, *shape], [B] timesteps, [B, num_labels] label weights (all zero: no label).
 
     `shape` is (channels, rows, columns); rows and columns are halved between levels, of which there are len(widths). Untrained, it
-    predicts 0.
+    predicts 0. If `gated`, it also sees |xt|, and predicts shift + gain · xt: a Wiener filter of each channel of the input, which
+    features of fewer channels cannot pass on.
     """
 
     def __init__(
@@ -203,12 +204,13 @@ class ResidualUNet(nn.Module):
         *,
         blocks: int,
         dropout: float,
+        gated: bool,
     ):
         super().__init__()
         channels, rows, columns = shape
         self.labels = nn.Embedding(num_labels, embedding_size) if num_labels else None
         self.time = nn.Sequential(nn.Linear(TIME_FEATURES, embedding_size), nn.SiLU(), nn.Linear(embedding_size, embedding_size))
-        self.inlet = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.gated, self.inlet = gated, nn.Conv2d(channels * (1 + gated), widths[0], 3, padding=1)
         self.rows = nn.Parameter(torch.zeros(1, widths[0], rows, 1))
 
         def stack(channels_in: int, level: int, attends: bool) -> Stack:
@@ -238,14 +240,14 @@ class ResidualUNet(nn.Module):
             if level:
                 self.grow.append(nn.Conv2d(current, current, 3, padding=1))
         self.norm = _norm(current)
-        self.outlet = _zeroed(nn.Conv2d(current, channels, 3, padding=1))
+        self.outlet = _zeroed(nn.Conv2d(current, channels * (1 + gated), 3, padding=1))
 
     def forward(self, xt: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         embedding = self.time(timestep_embedding(t, TIME_FEATURES))
         if self.labels is not None:
             embedding = embedding + condition.to(embedding) @ self.labels.weight.to(embedding)
         embedding = F.silu(embedding)
-        x = self.inlet(xt) + self.rows
+        x = self.inlet(torch.cat([xt, xt.abs()], dim=1) if self.gated else xt) + self.rows
         skips = [x]
         for level, stacks in enumerate(self.down):
             for layer in stacks:
@@ -261,7 +263,11 @@ class ResidualUNet(nn.Module):
                 x = layer(torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.grow):
                 x = self.grow[level](F.interpolate(x, scale_factor=2, mode="nearest"))
-        return self.outlet(F.silu(self.norm(x)))
+        predicted = self.outlet(F.silu(self.norm(x)))
+        if not self.gated:
+            return predicted
+        shift, gain = predicted.chunk(2, dim=1)
+        return torch.addcmul(shift, gain, xt)
 
 
 def _norm(channels: int) -> nn.GroupNorm:
