@@ -1,6 +1,7 @@
 """The whole graph, made once by `dvc repro`: the real configuration over the embedded corpus, shrunk to what a test needs."""
 
 import fcntl
+import os
 import subprocess
 from pathlib import Path
 
@@ -43,5 +44,7 @@ def built(root: Path, directory: Path) -> Path:
 
 def copy(checkout: Path, target: Path) -> Path:
     """The same project elsewhere, its outputs linked to its cache as DVC linked them."""
-    subprocess.run(["cp", "--archive", checkout, target], check=True)
+    done = subprocess.run(["cp", "--archive", checkout, target], env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True)
+    said = done.stderr.splitlines()
+    assert all("No such file" in line for line in said), said  # what other tests' processes removed meanwhile, such as locks
     return target

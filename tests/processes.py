@@ -6,12 +6,12 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 MARK = "SOUNDMILL_TEST_MARK"
-GONE_SECONDS = 5.0  # after a kill, nothing of ours is left
+GONE_SECONDS = 30.0  # after a kill, nothing of ours is left
 
 
 def new_mark() -> dict[str, str]:
@@ -32,14 +32,14 @@ def marked(mark: dict[str, str]) -> dict[int, str]:
     return found
 
 
-def ports(pids: Iterator[int] | dict[int, str]) -> set[int]:
-    """TCP ports that these processes listen at."""
+def ports(pids: Iterable[int]) -> set[tuple[int, str]]:
+    """TCP ports that these processes listen at, each with the number of its socket, which no other process gets."""
     sockets = set()
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
             with contextlib.suppress(OSError):
                 sockets.add(os.readlink(link))
-    return {port for port, inode in _listening() if f"socket:[{inode}]" in sockets}
+    return {(port, inode) for port, inode in _listening() if f"socket:[{inode}]" in sockets}
 
 
 def still_open(ports: set[int]) -> set[int]:
@@ -74,25 +74,28 @@ def end_process(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
-def contents(directory: Path) -> dict[str, str]:
-    """Digest of every file below it."""
-    found = {}
-    for path in sorted(directory.rglob("*")):
+def files_below(directory: Path) -> Iterable[tuple[str, bytes]]:
+    """Path and content of every file below it, but those that vanish meanwhile."""
+    for path in sorted(Path(folder, name) for folder, _, names in os.walk(directory) for name in names):
         with contextlib.suppress(OSError):
             if path.is_file():
-                found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+                yield str(path.relative_to(directory)), path.read_bytes()
 
 
-def assert_nothing_is_left(mark: dict[str, str], listened: set[int]) -> None:
+def contents(directory: Path) -> dict[str, str]:
+    """Digest of every file below it."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files_below(directory)}
+
+
+def assert_nothing_is_left(mark: dict[str, str], listened: set[tuple[int, str]]) -> None:
     """After a kill: no process of the mark and none of its ports, within GONE_SECONDS.
 
     The uploader ends by itself, when MLflow has what was recorded until then.
     """
 
-    def rest() -> tuple[dict[int, str], set[int]]:
+    def rest() -> tuple[dict[int, str], set[tuple[int, str]]]:
         ours = {pid: command for pid, command in marked(mark).items() if "-m soundmill.tracking" not in command}
-        return ours, still_open(listened)
+        return ours, listened & set(_listening())
 
     deadline = time.monotonic() + GONE_SECONDS
     while (left := rest()) != ({}, set()) and time.monotonic() < deadline:

@@ -20,6 +20,7 @@ from tests import chromium
 from tests.checkouts import BIN, dvc, repro
 from tests.commands.running import works
 from tests.prepared import json_lines
+from tests.processes import marked, new_mark, wait_for
 from tests.stages.handling import tree
 from tests.test_code import installed
 
@@ -51,15 +52,14 @@ def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float
     """
     shutil.rmtree(checkout / "data/.work" / scratch, ignore_errors=True)
     command = ["repro", "--single-item", "--force", "--no-run-cache", stage]
-    process = subprocess.Popen([BIN / "dvc", *command], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not list((checkout / "data/.work" / scratch).glob(sign)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    mark, quiet = new_mark(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([BIN / "dvc", *command], cwd=checkout, env={**os.environ, **mark}, **quiet)
+    wait_for(lambda: list((checkout / "data/.work" / scratch).glob(sign)), pause=0.02, of=process)
     time.sleep(delay)
     assert process.poll() is None, f"{stage} ended before it was killed"
     process.kill()
     process.wait()
+    wait_for(lambda: not marked(mark))  # its stage ends a moment later
     for path in Path(tempfile.gettempdir()).glob("soundmill-evaluate-*"):  # what is killed cannot remove its own
         shutil.rmtree(path)
     for path in dvc_recovery.unreadable_locks(checkout):  # docs/orchestration.md
@@ -71,11 +71,6 @@ def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float
         done = dvc(checkout, *command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
-
-
-def outputs(checkout: Path) -> dict[str, bytes]:
-    """Everything that stages made: tables, sounds, models, metrics, reports."""
-    return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
 
 
 @pytest.mark.slow(minutes=1)
@@ -207,7 +202,7 @@ def test_killed_stages_and_two_workers_make_the_same_bytes(graph_copy, built_gra
     packages = installed(tmp_path / "packages", "unrelated", "9.9", "unrelated")
     said = {stage: run_killed(graph_copy, stage, *killed, packages) for stage, *killed in KILLED}
     assert "resuming at step" in said["train@ddpm_mel"]
-    whole, again = outputs(built_graph), outputs(graph_copy)
+    whole, again = tree(built_graph / "data"), tree(graph_copy / "data")  # tables, sounds, models, metrics, reports
     assert [name for name in whole if again.get(name) != whole[name]] == []
     assert set(again) == set(whole)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,10 @@ def repro(project: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
 def stage_begins(dvc: subprocess.Popen[bytes]) -> bool:
     """Whether the shell of the stage's command has been started."""
     assert dvc.poll() is None, dvc.stdout.read().decode()
-    children = Path(f"/proc/{dvc.pid}/task/{dvc.pid}/children").read_text().split()
-    return any(b"stages.resample" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children)
+    with suppress(OSError):  # of one that has just ended
+        children = Path(f"/proc/{dvc.pid}/task/{dvc.pid}/children").read_text().split()
+        return any(b"stages.resample" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children)
+    return False
 
 
 def kill(project: Path, dvc: subprocess.Popen[bytes], mark: dict[str, str]) -> None:

@@ -4,8 +4,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +14,7 @@ from soundmill import shards, stage
 from tests.flows.tiny import DVC
 from tests.imports import ROOT
 from tests.lost_bits import lose_a_bit
-from tests.processes import wait_for
+from tests.processes import files_below, marked, new_mark, wait_for
 from tests.test_code import installed
 
 EXECUTION = "execution: {workers: 2, devices: null, dask: null, lanes: {number: 1, gpus: 0}}\n"
@@ -95,10 +95,6 @@ def run(project: Path, **env: str) -> tuple[int, str, str]:
     process = start(project, **env)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
-
-
-def outputs(project: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(project)): p.read_bytes() for p in sorted((project / "out").rglob("*")) if p.is_file()}
 
 
 def test_outputs_metrics_and_quarantine_appear_scratch_goes_and_no_link_is_written_through(project):
@@ -187,11 +183,12 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     words = " ".join(f"slow{n}" for n in range(6))
     (project / "words").write_text(words)
     assert run(project)[0] == 0
-    unbroken = outputs(project)
-    process = start(project)
+    unbroken, mark = dict(files_below(project / "out")), new_mark()
+    process = start(project, **mark)
     wait_for(lambda: len(shards_done(project)) >= 2, pause=0.05, of=process)
     process.kill()
     process.wait()
+    wait_for(lambda: not marked(mark))  # its workers end a moment later
     stamps = {path: path.stat().st_mtime_ns for path in shards_done(project)}
     (project / "words").write_text("boom")
     assert run(project)[0] == 1
@@ -201,7 +198,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     wait_for(lambda: len(shards_done(project)) > len(stamps), pause=0.05, of=process)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert process.wait() == 0
-    assert outputs(project) == unbroken
+    assert dict(files_below(project / "out")) == unbroken
     assert {path.name for path in (project / "data/.work/copy").iterdir()} == {"lock", "cost.json"}
 
 
@@ -234,14 +231,14 @@ def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
         return subprocess.run([DVC, "repro"], cwd=project, env=environ, text=True, capture_output=True, check=True).stdout
 
     repro()
-    fresh = outputs(project)
+    fresh = dict(files_below(project / "out"))
     shard = project / "out/copies" / shards.shard_name(1)
     assert shard.stat().st_nlink == 3  # the output, DVC's cache and what is kept
     lose_a_bit(shard, 0.5)
-    assert outputs(project) != fresh
+    assert dict(files_below(project / "out")) != fresh
     (project / "words").write_text("one two bad three ")
     said = repro()
-    assert outputs(project) == fresh
+    assert dict(files_below(project / "out")) == fresh
     assert "1 damaged and rebuilt (shard-00001.parquet)" in said
 
 
@@ -253,14 +250,15 @@ def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
 
 
 def test_how_far_a_stage_is_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(stage, "PROGRESS_SECONDS", 0.05)
+    now = [0.0]
+    monkeypatch.setattr(stage, "time", SimpleNamespace(monotonic=lambda: now[0]))
     context = stage.Context.__new__(stage.Context)  # nothing of it is used
     with context.progress(4, "resample") as tick:
         for _ in range(3):
-            time.sleep(0.06)
+            now[0] += 31
             tick(1)
         tick(1)
     with context.progress(0, "scan", "file") as tick:
-        time.sleep(0.06)
+        now[0] += 31
         tick(7)
     assert capsys.readouterr().out.splitlines() == ["resample: 25%", "resample: 50%", "resample: 75%", "scan: 7 files"]

@@ -22,7 +22,7 @@ from flows import serve
 from flows.terminal import LOG
 from soundmill.errors import UserError
 from tests.flows.prefect_server import PrefectServer, ask, environment, proxy, request
-from tests.flows.tiny import dvc_command
+from tests.flows.tiny import dvc_command, hold
 from tests.processes import end_process, wait_for
 
 SCHEDULE = "* * * * * */10"  # with Prefect's sixth field, of seconds
@@ -60,9 +60,7 @@ def scheduled(server: PrefectServer) -> list[dict[str, Any]]:
 
 def test_a_schedule_fires_by_itself_and_runs_wait_for_each_other_even_if_the_server_restarts(tiny, server, tmp_path):
     """The first run works until the file `go` is there; until then the second is due, and the server was away."""
-    waiting = '__import__("pathlib").Path("go").exists() or time.sleep(0.1)'
-    code = (tiny / "first.py").read_text()
-    (tiny / "first.py").write_text(code.replace("time.sleep(params.seconds)", f"while not ({waiting}): pass"))
+    hold(tiny, "first")
     server.environment["PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS"] = "3"  # at a time, so that no more are late than needed
     server.start()
     variables = {**server.environment, "PREFECT_API_URL": server.address, "SOUNDMILL_TRACKING": "off", "TZ": "Asia/Kathmandu"}

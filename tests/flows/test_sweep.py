@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,7 @@ def test_a_sweep_that_is_killed_goes_on_and_names_the_point_that_fails(
     wait_for(lambda: log.exists() and "working on 5" in log.read_text(), seconds=120)
     killed.kill()
     killed.wait()
-    while locks.holders(project / "workspaces" / "sweep-numbers"):  # its stage dies with it, not at the same moment
-        time.sleep(0.1)
+    wait_for(lambda: not locks.holders(project / "workspaces" / "sweep-numbers"), 60)  # its stage dies a moment later
 
     dog = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None}
     dog |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}

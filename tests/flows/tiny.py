@@ -75,6 +75,13 @@ def dvc_command(root: Path, *arguments: str, **variables: str) -> subprocess.Com
     return subprocess.run([DVC, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=600)
 
 
+def hold(root: Path, stage: str) -> None:
+    """Have a stage of the tiny project work until the file `go` is there."""
+    code = (root / f"{stage}.py").read_text()
+    waiting = 'while not __import__("pathlib").Path("go").exists(): time.sleep(0.1)'
+    (root / f"{stage}.py").write_text(code.replace("time.sleep(params.seconds)", waiting))
+
+
 def make_tiny(root: Path) -> Path:
     root.mkdir()
     for section, ports, read in (("first", "", "''"), ("evaluate", "read: Input, ", "read.read_text()")):

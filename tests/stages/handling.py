@@ -12,6 +12,7 @@ from soundmill import manifest, params, shards, stage
 from stages import catalog, rename, resample, scan, segment, splits
 from tests import prepared
 from tests.prepared import PLAN, execution, json_lines
+from tests.processes import files_below
 
 CORPUS = {
     "format": "synthetic",
@@ -64,7 +65,8 @@ def failure(capsys, module, *argv: str, section: str | None = None) -> str:
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    """The content of every file below it, by its path, but of what stages have in `.work`."""
+    return {name: data for name, data in files_below(directory) if ".work" not in Path(name).parts}
 
 
 def table(path: str) -> list[dict]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -213,11 +213,11 @@ def shows(chrome: webdriver.Chrome, *words: str) -> str:
     def text() -> str:
         return chrome.find_element(By.TAG_NAME, "body").text
 
+    wait = WebDriverWait(chrome, 60, ignored_exceptions=[StaleElementReferenceException])  # of a page that is drawn anew
     try:
-        WebDriverWait(chrome, 60).until(lambda _: all(word in text() for word in words))
+        return wait.until(lambda _: (found := text()) and all(word in found for word in words) and found)
     except TimeoutException:
         pytest.fail(f"no {[word for word in words if word not in text()]} in {chrome.current_url}:\n{text()}")
-    return text()
 
 
 @pytest.mark.slow(minutes=1)

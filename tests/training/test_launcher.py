@@ -11,10 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,10 +229,9 @@ def test_a_training_that_has_ended_is_not_joined(project, monkeypatch):
     port = stores[0].port
     stores[0].set(launcher.STAGE, launcher.sign(b"", json.dumps({"label": "train/x", "directory": str(project)}).encode()))
     stores[0].set(launcher.END, "")
-    timer = threading.Timer(1.0, stores.clear)
-    timer.start()
+    monkeypatch.setattr(launcher, "time", SimpleNamespace(sleep=lambda _: stores.clear()))  # once it has seen the end
     launcher.take_part("127.0.0.1", port, project)
-    timer.join()
+    assert stores == []
 
 
 @pytest.mark.attack
@@ -328,12 +327,12 @@ def cluster(directory: Path, ports: list[int]):
 
     try:
         start("munged", "--foreground", "--force", *munge)
-        wait_for((directory / "munge").exists, 30, 0.1)
+        wait_for((directory / "munge").exists, pause=0.1)
         start("slurmctld", "-D")
         for node in ("n1", "n2"):
             start("slurmd", "-D", "-N", node)
         idle = ["sinfo", "--noheader", "--states=idle", "--format=%D"]
-        wait_for(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True).stdout.strip() == "2", 60, 0.5)
+        wait_for(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True).stdout.strip() == "2", pause=0.5)
         yield environment
     finally:
         for daemon in reversed(daemons):
