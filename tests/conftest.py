@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
         monkeypatch.setenv("TMPDIR", str(folder))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         yield seen
-    deadline = time.monotonic() + 10  # for a process that is just ending
+    deadline = time.monotonic() + 60  # for a process that is just ending
     while left() and time.monotonic() < deadline:
         time.sleep(0.1)
     if left():
@@ -51,6 +52,13 @@ def _noted(_temporary: dict[str, str], request: pytest.FixtureRequest) -> Iterat
     yield
     for name in os.listdir(os.environ["TMPDIR"]):
         _temporary.setdefault(name, request.node.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What torch draws in a test does not hang on the tests before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A real MLflow server on loopback that a test may kill and start again with the same store."""
 
+import itertools
 import os
 import signal
 import socket
@@ -13,11 +14,16 @@ from pathlib import Path
 from soundmill import tracking
 from tests.processes import wait_for
 
+# Below those that the system gives to whoever asks for any; each only once, and apart from those of the tests' other processes.
+PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 900)
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    for port in PORTS:
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
