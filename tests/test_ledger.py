@@ -132,5 +132,5 @@ def test_processes_that_add_at_the_same_time_lose_nothing(project):
     for process in started:
         process.stdin.write(b"x")
         process.stdin.close()
-    assert [process.wait(60) for process in started] == [0] * 8
+    assert [process.wait(300) for process in started] == [0] * 8
     assert sorted(names(project)) == [str(number) for number in range(8)]

@@ -22,7 +22,7 @@ def soundmill_alone(*arguments: str, cwd: Path) -> CompletedProcess[str]:
     """Run the command in a process of its own, as a person does."""
     command = [sys.executable, "-m", "soundmill", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def works(*arguments: str, cwd: Path) -> CompletedProcess[str]:

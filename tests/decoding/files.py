@@ -60,7 +60,7 @@ FILMS = ["film.mp4", "film.mkv", "film.avi", "film.webm", "film.mpg", "film.flv"
 
 def ffmpeg(*arguments: str | Path) -> bytes:
     command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, timeout=300).stdout
 
 
 def whole(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> tuple[int, np.ndarray]:

@@ -33,8 +33,8 @@ def program(folder: Path, script: str) -> Path:
 def test_ffmpeg_that_hangs_is_killed(media, tmp_path, monkeypatch):
     fake = program(tmp_path, f"echo $$ > {tmp_path}/pid\nexec sleep 100")
     monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
-    monkeypatch.setattr(ffmpeg_module, "STALL_SECONDS", 1.0)
-    assert reason_of(media / "a.m4a", max_seconds=1.5) == "timeout"
+    monkeypatch.setattr(ffmpeg_module, "STALL_SECONDS", 3.0)
+    assert reason_of(media / "a.m4a") == "timeout"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
