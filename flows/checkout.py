@@ -232,7 +232,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     names = _code_files(home)
     with locks.only_one(root, 0, print):
         _must(root, "init", "--quiet")  # again where it exists: it completes one that failed
-        _must(root, "fetch", "--quiet", "--no-tags", str(home), "HEAD")
+        _must(root, "fetch", "--quiet", "--no-tags", "--update-shallow", str(home), "HEAD")
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")
         _copy_code(home, root, names)
@@ -254,22 +254,22 @@ def with_absolute_paths(value: Any, home: Path) -> Any:
 
 def run_pipeline(root: Path, push: bool = False) -> int:
     """Run the pipeline flow in a workspace, with this Python; returns its exit status. `push`: then push to the default remote."""
-    home = root.resolve().parents[1]
-    settings = {"PREFECT_HOME": str(home / ".prefect")}
+    environment = dvc.environment({"PREFECT_HOME": str(root.resolve().parents[1] / ".prefect")})
     command = [sys.executable, "-m", "flows.run", *(["--push"] if push else [])]
-    return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=lifetime.with_this_process()).returncode
+    return subprocess.run(command, cwd=root, env=environment, preexec_fn=lifetime.with_this_process()).returncode
 
 
 def _code_files(home: Path) -> list[str]:
-    """Tracked and new files of the project, except NOT_COPIED."""
+    """Tracked and new files, except NOT_COPIED; no nested repositories, and no new links to directories, which may hold outputs."""
     if why := provenance.fault(home):
         raise UserError(f"{home}: git fails: {why}")
-    done = _git_output(home, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    done = _git_output(home, "ls-files", "-t", "--cached", "--others", "--exclude-standard", "-z")
     if done.returncode:
         remedy = "make it one there: `git init && git add -A && git commit -m start`"
         raise UserError(f"{home} is not a git repository, which DVC and workspaces need; {remedy}")
-    names = [os.fsdecode(raw) for raw in done.stdout.split(b"\0") if raw]
-    return sorted({name for name in names if not name.startswith(NOT_COPIED) and os.path.lexists(home / name)})
+    listed = [os.fsdecode(raw).split(" ", 1) for raw in done.stdout.split(b"\0") if raw]
+    listed = [(tag, name) for tag, name in listed if not f"{name}/".startswith(NOT_COPIED) and os.path.lexists(home / name)]
+    return sorted({name for tag, name in listed if not (path := home / name).is_dir() or (path.is_symlink() and tag != "?")})
 
 
 def _copy_code(home: Path, root: Path, names: list[str]) -> None:
@@ -279,15 +279,14 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
     gone = sorted({name for name in before if not name.startswith(NOT_COPIED)} - set(names))
     if names != before:
         _record(record, [*names, *gone])
-    for name in gone:  # first, as a file may have become a directory, or the reverse
+    # First, as a file may have become a directory, or the reverse; behind a link, a file elsewhere would be removed.
+    for name in [name for name in gone if not any((root / parent).is_symlink() for parent in Path(name).parents)]:
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             (root / name).unlink()
         with suppress(OSError):  # not empty
             os.removedirs((root / name).parent)
     for name in names:
         source, target = home / name, root / name
-        if source.is_dir():  # a nested repository is not code of the project
-            continue
         if source.is_symlink() or not target.is_file() or target.is_symlink() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)

@@ -114,6 +114,19 @@ def test_a_workspace_whose_making_failed_is_completed(tiny, monkeypatch):
     assert "brief.py" not in (root / checkout.COPIED).read_text()
 
 
+def test_a_shallow_clone_has_workspaces_with_its_tracked_links_to_directories(tiny, tmp_path):
+    (tiny / "linked").symlink_to(".dvc")
+    cloned = ["clone", "-q", "--depth=1", tiny.as_uri(), home := tmp_path / "shallow"]
+    for words in (["add", "linked"], ["commit", "-qm", "a link"], cloned):
+        git(tiny, *words)
+    (home / "data").symlink_to(tmp_path)  # outputs on another disk
+    root = checkout.workspace(home, "mine", params.read_yaml(home / "params.yaml"))
+    assert [(root / name).is_symlink() for name in ("linked", "data")] == [True, False]
+    (root / checkout.COPIED).write_text("linked/config")  # as if it had been a directory
+    checkout._copy_code(home, root, ["linked"])
+    assert (root / ".dvc/config").exists()
+
+
 def test_a_file_that_became_a_directory_is_copied_and_the_reverse(tmp_path):
     every = ["notes", "notes/a/b", "notes/c"]
     (tmp_path / checkout.COPIED).parent.mkdir(parents=True)
