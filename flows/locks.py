@@ -15,6 +15,7 @@ from soundmill import disk, dvc_recovery, lifetime
 from soundmill.errors import UserError
 
 POLL_SECONDS = 1.0
+MOST_MINUTES = 24 * 60  # that a pipeline may wait
 
 Say = Callable[[str], None]
 

@@ -201,7 +201,7 @@ def pipeline(
     stages: Annotated[list[StageName], Field(max_length=200)] = [],  # noqa: B006 - Prefect shows it as the form's default
     force: bool = False,
     retries: Annotated[int, Field(ge=0, le=3)] = 1,
-    wait_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 0,
+    wait_minutes: Annotated[float, Field(ge=0, le=locks.MOST_MINUTES)] = 0,
     push: bool = False,
     project: Path | None = None,
 ) -> State[Any]:

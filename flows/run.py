@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows import dvc, remote
+from flows import dvc, locks, remote
 from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
 from soundmill import ledger
@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wait-minutes", type=float, default=0, help="how long to wait for another `dvc repro`")
     parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     args = parser.parse_args(argv)
+    if not 0 <= args.wait_minutes <= locks.MOST_MINUTES:
+        parser.error(f"--wait-minutes {args.wait_minutes:g}: give 0 to {locks.MOST_MINUTES}")
     root = Path.cwd()
     try:
         dvc.check_here(root)
@@ -52,10 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from flows import pipeline
 
-    flow = pipeline.pipeline
-    return pipeline.run_to_end(
-        "pipeline", "stages", lambda: flow(args.stages, args.force, args.retries, args.wait_minutes, args.push, return_state=True)
-    )
+    chosen = (args.stages, args.force, args.retries, args.wait_minutes, args.push)
+    return pipeline.run_to_end("pipeline", "stages", lambda: pipeline.pipeline(*chosen, return_state=True))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows import dvc, server
+from flows import dvc, locks, server
 from flows.pipeline import pipeline
 from soundmill import terminal
 from soundmill.errors import UserError
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     parser.add_argument("--off", action="store_true", help="run only on demand; the server's page switches the schedule on")
     args = parser.parse_args(argv)
+    if not 0 <= args.wait_minutes <= locks.MOST_MINUTES:
+        parser.error(f"--wait-minutes {args.wait_minutes:g}: give 0 to {locks.MOST_MINUTES}")
     url = server.address() or LOCAL
     try:
         dvc.check_here(Path.cwd())

@@ -142,7 +142,7 @@ def run(
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
     if minutes is not None:
-        family = _family_for(minutes, document, contents, changes)
+        family = _family_for(document, contents, changes)
         chosen = [*chosen, *_hardware(root, folder, family, chosen, contents)]
         document = _composed(root, folder, chosen)
         document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, family, document, contents)])
@@ -335,8 +335,8 @@ def _chosen(kind: Kind, contents: Survey) -> list[str]:
     return [*kind.overrides, *short, *getattr(kind, condition)]
 
 
-def _family_for(minutes: float, document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:
-    """The one family that is trained for `minutes`; UserError if there are more, or something else sets its steps."""
+def _family_for(document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:
+    """The one family that `--minutes` is for; UserError if there are more, or something else sets its steps."""
     if len(document["families"]) > 1:
         raise UserError(
             f"--minutes is for one family, not {', '.join(document['families'])}; compare several by `soundmill bakeoff`"

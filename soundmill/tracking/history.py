@@ -74,9 +74,9 @@ def read_state(home: Path, run_id: str) -> RecordedState:
 
 
 def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
-    """(name and id of the run, path) of all files of runs in the store; UserError if it does not answer."""
+    """(name and id of the run, path) of all files of runs in the store, also of deleted ones; UserError if it does not answer."""
     client, _ = open_client(home)
-    for run in _runs(client):
+    for run in _runs(client, with_deleted=True):
         folders: list[str | None] = [None]
         while folders:
             for entry in client.list_artifacts(run.info.run_id, folders.pop()):
@@ -86,11 +86,14 @@ def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
                     yield f"{run.info.run_name} ({run.info.run_id})", Path(entry.path)
 
 
-def _runs(client: Any, page_size: int = 1000) -> Iterator[Any]:
+def _runs(client: Any, page_size: int = 1000, with_deleted: bool = False) -> Iterator[Any]:
     """All runs, newest first."""
-    experiments, token = [found.experiment_id for found in client.search_experiments()], None
+    from mlflow.entities import ViewType
+
+    view, token = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY, None
+    experiments = [found.experiment_id for found in client.search_experiments(view)]
     while True:
-        page = client.search_runs(experiments, max_results=page_size, page_token=token)
+        page = client.search_runs(experiments, run_view_type=view, max_results=page_size, page_token=token)
         yield from page
         if not (token := page.token):
             return

@@ -27,6 +27,13 @@ def test_the_order_does_not_depend_on_how_the_graph_lists_it():
     assert ordered[-1].needs == {"clips", "mels", "train"}
 
 
+def test_a_dvc_whose_python_was_moved_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dvc.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "dvc").write_text("#!/old/place/bin/python\n")
+    with pytest.raises(UserError, match=r"dvc needs /old/place/bin/python, which is gone; run `make clean-venv`"):
+        dvc.executable()
+
+
 def test_a_graph_that_dvc_refuses_is_told_in_its_words(tiny):
     (tiny / "dvc.yaml").write_text("stages:\n  first:\n    cmd: [1\n")
     with pytest.raises(UserError, match=r"`dvc dag --dot` failed.*"):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from flows import serve
+from flows import run, serve
 from flows.terminal import LOG
 from soundmill.errors import UserError
 from tests.flows.prefect_server import PrefectServer, ask, environment, proxy, request
@@ -98,10 +98,18 @@ def test_the_next_times_are_those_of_a_clock_in_the_time_zone(monkeypatch: pytes
         serve.next_times("0 3 * *", "UTC")
     with pytest.raises(UserError, match="--timezone 'Mars/Olympus'"):
         serve.next_times("0 3 * * *", "Mars/Olympus")
-    planned = serve.deployment(Path(), "0 3 * * *", "America/Los_Angeles", 0, 1)
-    assert [(plan.schedule.timezone, plan.active) for plan in planned.schedules] == [("America/Los_Angeles", True)]
-    off = serve.deployment(Path(), "0 3 * * *", "UTC", 0, 1, active=False)
-    assert [plan.active for plan in off.schedules] == [False]
+    for active in (True, False):
+        (plan,) = serve.deployment(Path(), "0 3 * * *", "America/Los_Angeles", 0, 1, active=active).schedules
+        assert (plan.schedule.timezone, plan.active) == ("America/Los_Angeles", active)
+
+
+@pytest.mark.parametrize("minutes", ["1441", "-1", "nan"])
+@pytest.mark.parametrize("command", [run, serve])
+def test_a_wait_that_every_run_would_refuse_is_refused_at_once(command, minutes, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command.main([f"--wait-minutes={minutes}"])
+    assert f"--wait-minutes {minutes}: give 0 to 1440" in capsys.readouterr().err
 
 
 ATTACKERS = {

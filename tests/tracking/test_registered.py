@@ -184,6 +184,9 @@ def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(home, bri
     assert model.directory
     assert model.directory.is_relative_to(there)
     assert text(there, run_id, "listen/another.wav") == ""
+    client(there).delete_run(run_id)  # in MLflow's page: its files stay
+    assert Path("listen/another.wav") in dict(map(reversed, tracking.files_of_runs(there)))
+    client(there).restore_run(run_id)
     with tracking.stage_run(there, "later", {}) as run:
         run.log_file(there / "params.yaml")
     bring(there)
