@@ -90,10 +90,10 @@ def result(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> Metric
     scored = {seed: metrics for seed, metrics in metrics_by_seed.items() if metrics.get(key) is not None}
     if not scored:
         return None
-    by_seed = {
-        seed: Estimate(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")) for seed, metrics in scored.items()
-    }
+    by_seed = {seed: Estimate(one[key], one.get(f"{key}_low"), one.get(f"{key}_high")) for seed, one in scored.items()}
     total = next(iter(by_seed.values())) if len(by_seed) == 1 else over_seeds([one.value for one in by_seed.values()])
+    if METRICS[kind_of(key)].is_share and total.has_interval:  # Student's knows no bounds
+        total = replace(total, low=max(total.low, 0.0), high=min(total.high, 1.0))
     of_first = next(iter(scored.values())).get("baselines", {}).get(key, {})
     baselines = {name: of_first[name] for name in BASELINES if name in of_first}
     if key.startswith(COPIES):
@@ -320,10 +320,11 @@ def slope(losses: Sequence[tuple[int, float]]) -> Estimate | None:
     """The expected relative change of the held-out loss from twice the steps; `losses` are (step, loss).
 
     The slope of a line through the last half of them over log2(step), divided by the last loss, with Student's 95 % interval.
-    None with fewer than MIN_LOSSES losses, or if the last one is not positive.
+    None with fewer than MIN_LOSSES losses, or if the last one is not positive, one is not finite, or all are of one step.
     """
     late = losses[len(losses) // 2 :]
-    if len(losses) < MIN_LOSSES or losses[-1][1] <= 0:
+    fits = len({step for step, _ in late}) > 1 and all(math.isfinite(loss) for _, loss in late)
+    if len(losses) < MIN_LOSSES or not fits or losses[-1][1] <= 0:
         return None
     import numpy as np
     from scipy.stats import t

@@ -91,7 +91,8 @@ def test_the_slope_of_a_loss_is_what_twice_the_steps_promise():
     flat = slope([(step, 1 + 0.01 * (-1) ** (step // 100)) for step in range(100, 2100, 100)])
     assert flat.low < 0 < flat.high
     assert slope(falling[:4]) is None
-    assert slope([(step, -1.0) for step in range(1, 10)]) is None
+    for unfit in ([(step, -1.0) for step in range(1, 10)], [*falling[:9], (1000, math.nan), falling[10]], [(100, 1.0)] * 9):
+        assert slope(unfit) is None
 
 
 def test_whether_more_minutes_help_has_three_answers_and_all_trainings_are_asked():

@@ -94,12 +94,14 @@ def test_one_seed_keeps_its_bootstrap_interval():
 def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_seed():
     # 10, 12, 14: mean 12, standard error 2/√3, t(0.975, 2) = 4.302653; the differences 3, 3, 3 have no spread
     rows = rows_of(
-        *(Outcome("pressure", seed, scored(10.0 + 2 * seed)) for seed in range(3)),
+        *(Outcome("pressure", seed, scored(10.0 + 2 * seed, accuracy=0.5 + 0.25 * seed)) for seed in range(3)),
         *(Outcome("none", seed, scored(13.0 + 2 * seed)) for seed in range(3)),
     )
     total = rows[0].scores["fad_yamnet"].total
     half = 4.302652729911275 * 2 / 3**0.5
     assert (total.value, total.low, total.high) == pytest.approx((12.0, 12.0 - half, 12.0 + half))
+    share = rows[0].scores["label_accuracy_yamnet"].total
+    assert (share.value, share.low, share.high) == (0.75, pytest.approx(0.75 - half / 8), 1.0)
     difference = rows[1].scores["fad_yamnet"].difference
     assert (difference.value, difference.low, difference.high) == pytest.approx((3.0, 3.0, 3.0))
     assert results_table.differences(rows)["fad_yamnet"].tolist() == ["+3 (+3 … +3)"]
