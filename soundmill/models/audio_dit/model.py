@@ -160,15 +160,11 @@ class AudioDiT(OfLatents, TrainedModel):
         return waves
 
     def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
-        given, seeds = self.layout.fold(latents), of_windows(requests)
-        requests = [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]
-        made = []
+        requests = [replace(request, seed=seed) for request, seed in zip(requests, of_windows(requests), strict=True)]
         self.net.to(run.device)
         with torch.no_grad(), evaluating(self.net):
-            for start in range(0, len(requests), run.batch_size):
-                part = slice(start, start + run.batch_size)
-                made.append(_window(self, requests[part], [length] * len(requests[part]), None, 0, run, given[part]))
-        return self.layout.unfold(torch.cat(made))
+            made = _window(self, requests, [length] * len(requests), None, 0, run, self.layout.fold(latents))
+        return self.layout.unfold(made)
 
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
