@@ -15,7 +15,7 @@ from soundmill import tracking
 from tests.processes import wait_for
 
 # Below those that the system gives to whoever asks for any; each only once, and apart from those of the tests' other processes.
-PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 900)
+PORTS = itertools.count(10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 900)
 
 
 def free_port() -> int:

@@ -95,7 +95,7 @@ def transfer(
 def restyle(
     files: Files,
     amount: Annotated[
-        float, typer.Option(min=0, max=1, help="Amount of noise added first: 0 none, 1 keeps nothing of the recording.")
+        float, typer.Option(min=0, max=1, help="Amount of noise added first: 0 none, 1 keeps little but its length.")
     ] = 0.5,
     prompt: Prompts = None,
     seed: RandomSeed = 0,

@@ -24,7 +24,9 @@ class DiffusionParams(StageParams):
 
 
 class RestylingParams(StageParams):
-    amount: Probability = Field(0.5, description="of noise that `soundmill restyle`, which sets this, adds to a recording first")
+    amount: Probability = Field(
+        0.5, description="of noise that `soundmill restyle`, which sets this, adds first: 2/π · atan(sigma / alpha)"
+    )
 
 
 class SamplerParams(RestylingParams):

@@ -41,8 +41,10 @@ class Steps:
     scale: float = 1.0  # of the initial noise
 
     def last(self, amount: float) -> "Steps":
-        """The last share of the steps, 0 to 1: for restyling from a level of noise that a scheduler visits."""
-        return replace(self, levels=self.levels[round((1 - amount) * (len(self.levels) - 1)) :])
+        """Those from the first level with at most this amount of noise, 2/π · atan(sigma / alpha), for restyling; 0: none."""
+        angles = [math.atan2(*reversed(self.alpha_sigma(level))) for level in self.levels[:-1]]
+        small = [start for start, angle in enumerate(angles) if angle <= amount * math.pi / 2 + 1e-6] or [len(angles) - 1]
+        return replace(self, levels=self.levels[small[0] if amount else -1 :])
 
 
 def sample(steps: Steps, net: Net, noise: Tensor, draw: Draw = Draw()) -> Tensor:

@@ -20,6 +20,7 @@ from soundmill.models.params import FamilyGenerateParams, read_clip_plan, read_s
 from soundmill.params import parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
+from soundmill.training.seeds import seed_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,11 @@ class Request:
     seed: int = 0
     start: int | None = None  # for a part of a longer sound: its first sample
     seconds: float | None = None  # length of the sound, for models that make any; None: the model's own
+
+    @property
+    def window_seed(self) -> int:
+        """Another seed for each part of a longer sound."""
+        return self.seed if self.start is None else seed_of(self.seed, self.start)
 
 
 @dataclass(frozen=True)

@@ -141,11 +141,6 @@ def in_precision(net: Net, run: Run) -> Net:
     return denoise
 
 
-def of_windows(requests: Sequence[Request]) -> list[int]:
-    """A seed for each request, another one for each window of a longer sound."""
-    return [request.seed if request.start is None else seed_of(request.seed, request.start) for request in requests]
-
-
 def noise_of(requests: Sequence[Request], channels: int, length: int) -> Tensor:
     """Noise [N, channels, length] from each request's seed, drawn on the CPU so that a GPU gives the same up to rounding.
 

@@ -1,5 +1,7 @@
 """Sampling, restyling and inpainting along every path: a perfect net, a net that knows nothing, and what is kept."""
 
+import math
+
 import pytest
 import torch
 
@@ -97,10 +99,22 @@ def test_restyling_goes_from_nothing_to_everything(name, steps):
 def test_the_last_steps_of_any_way_restyle(name):
     path, steps = WAYS[name]
     assert torch.equal(restyle(steps(5).last(0.0), perfect(path, -X0), X0, NOISE, draw()), X0)
-    assert len(steps(5).last(0.4).levels) == 3
+    counts, seen = [], []
+
+    def net(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        seen.append(xt)
+        return perfect(path, -X0)(xt, level)
+
     for amount in (0.4, 1.0):
-        found = restyle(steps(5).last(amount), perfect(path, -X0), X0, NOISE, draw())
+        seen.clear()
+        found = restyle(last := steps(5).last(amount), net, X0, NOISE, draw())
         assert (found + X0).abs().max() < near(name)
+        alpha, sigma = last.alpha_sigma(last.levels[0])
+        counts.append(len(last.levels))
+        assert amount == 1 or counts[0] == 2 or math.atan2(sigma, alpha) < 0.4 * math.pi / 2 + 1e-5
+        expected = alpha * X0 + sigma * NOISE
+        torch.testing.assert_close(seen[0] / seen[0].std(), (expected / expected.std()).to(seen[0]), rtol=0, atol=1e-3)
+    assert 2 <= counts[0] < counts[1]
 
 
 def net_of_x0(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,7 @@ def test_a_gate_passes_on_more_coefficients_than_the_net_has_channels():
             optimiser.zero_grad()
             error.backward()
             optimiser.step()
-        errors[gated] = float(error)
+        errors[gated] = error.item()
     assert errors[True] < 0.01 < 0.5 < errors[False]
 
 

@@ -20,7 +20,7 @@ from soundmill.training import checkpoint
 from tests.commands.running import soundmill, works
 from tests.stages import of_waves
 from tests.stages.components import REFUSALS, VOCODERS
-from tests.stages.families import ROWS, STEPS, Trainings
+from tests.stages.families import ROWS, STEPS, Trainings, mel_latents
 from tests.stages.of_waves import LABELS, config_of
 from tests.training.doubling import Killed, die_before
 
@@ -164,15 +164,14 @@ def test_restyling_starts_from_the_recording(tmp_path, trainings: Trainings, nam
     model = load(trainings.trained(name), name)
     waves = 0.1 * torch.randn(2, model.channels, 1500, generator=torch.Generator().manual_seed(0))
 
-    def restyled(amount: float, **window: int) -> torch.Tensor:
+    def restyled(amount: float, of: torch.Tensor = waves, **window: int) -> torch.Tensor:
         with generation.running(model, tmp_path, [f"amount={amount}"]) as run:
-            return model.transform(waves, [Request(seed=1, **window), Request(seed=2)], run)
+            return model.transform(of, [Request(seed=1, **window), Request(seed=2)], run)
 
-    with generation.running(model, tmp_path) as run:
-        rebuilt = model.reconstruct(waves, run)
-    torch.testing.assert_close(restyled(0.0), rebuilt, rtol=0, atol=1e-3)
+    if ROWS[name].write is mel_latents:  # of log-mels whose peak is set
+        torch.testing.assert_close(100 * restyled(0.0, of=waves / 100), restyled(0.0), rtol=0, atol=1e-3)
     first, second = restyled(0.5), restyled(0.5, start=1000)
-    assert (first - rebuilt).abs().amax((1, 2)).min() > 1e-3
+    assert not torch.equal(first, restyled(0.5, of=waves.flip(2)))
     assert not torch.equal(first[0], second[0])  # another window of the sound: other noise
     assert torch.equal(first[1], second[1])
 

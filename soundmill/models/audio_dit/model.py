@@ -32,7 +32,7 @@ from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
-from soundmill.models.sounds import in_precision, of_windows
+from soundmill.models.sounds import in_precision
 from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating
@@ -159,8 +159,8 @@ class AudioDiT(OfLatents, TrainedModel):
             run.progress(len(latents))
         return waves
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
-        requests = [replace(request, seed=seed) for request, seed in zip(requests, of_windows(requests), strict=True)]
+    def restyled(self, latents: Tensor, requests: Sequence[Request], seeds: Sequence[int], length: int, run: Run) -> Tensor:
+        requests = [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]
         self.net.to(run.device)
         with torch.no_grad(), evaluating(self.net):
             made = _window(self, requests, [length] * len(requests), None, 0, run, self.layout.fold(latents))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.audio.mel import MelSpec, gain_of, log_mel
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Codec, LatentCodec, Saved, Vocoder
@@ -81,6 +81,11 @@ def vocoder_of(sampling: Any, trained: Vocoder | None, spec: MelSpec | None) -> 
     return trained
 
 
+def gains_of(waves: Tensor, spec: MelSpec | None) -> Tensor:
+    """[N, 1, 1]: by what log-mels are louder than their waves [N, C, T]."""
+    return torch.tensor([gain_of(wave.mean(0).numpy(), spec) if spec else 1.0 for wave in waves])[:, None, None]
+
+
 class ByLogMels:
     """What models share that reconstruct a sound from log-mels of `params.mel` by their own net; `run` is of models/family.py."""
 
@@ -128,9 +133,11 @@ class OfLatents:
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
     def transform(self, waves: Tensor, requests: Sequence[Any], run: Any) -> Tensor:
-        """Wave → latent → noised and denoised latent → wave."""
-        codec = self.codec(run)
-        return codec.decode(self.restyled(codec.encode(waves), requests, waves.shape[2], run))[..., : waves.shape[2]]
+        """Wave → latent → noised and denoised latent → wave, as loud as the recording."""
+        codec, length = self.codec(run), waves.shape[2]
+        seeds = [request.window_seed for request in requests]
+        restyled = codec.decode(self.restyled(codec.encode(waves), requests, seeds, length, run), seeds)
+        return restyled[..., :length] / gains_of(waves, self.autoencoder.spec)
 
     def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
         """Wave → latent → log-mel."""

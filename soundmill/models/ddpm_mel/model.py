@@ -30,7 +30,7 @@ from soundmill.models.ddpm_mel import DiTParams, PictureParams, SamplingParams, 
 from soundmill.models.ddpm_mel.unet import ResidualUNet, UNet
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Clips, Labelled, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, of_windows, sampled
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare
@@ -237,9 +237,11 @@ class DdpmMel(TrainedModel):
         return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Wave → picture → noised and denoised picture of the same level → wave."""
-        log_mels = sample_log_mels(self, self.vectors(requests, run), of_windows(requests), run, self.encoded(waves))
-        return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, waves.shape[2])
+        """Wave → picture → noised and denoised picture of the same level → wave, as loud as the recording."""
+        seeds = [request.window_seed for request in requests]
+        log_mels = sample_log_mels(self, self.vectors(requests, run), seeds, run, self.encoded(waves))
+        restyled = vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, waves.shape[2], seeds)
+        return restyled / vocoding.gains_of(waves, self.mel_spec)
 
     def vocoder_for(self, run: Run) -> Vocoder:
         return vocoder_of(run.sampling, self.vocoder, self.mel_spec)

@@ -31,7 +31,7 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.vocoding import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, of_windows, sampled
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.tango import SamplingParams, TrainParams, UNetParams
 from soundmill.models.trained import TrainedModel
 from soundmill.training.loader import Batch, Joined, Order, Source
@@ -124,8 +124,8 @@ class Tango(OfLatents, TrainedModel):
         seeds = [request.seed for request in requests]
         return self.codec(run).decode(sample_latents(self, *conditions(self, requests, run), seeds, run), seeds)
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
-        return sample_latents(self, *conditions(self, requests, run), of_windows(requests), run, latents)
+    def restyled(self, latents: Tensor, requests: Sequence[Request], seeds: Sequence[int], length: int, run: Run) -> Tensor:
+        return sample_latents(self, *conditions(self, requests, run), seeds, run, latents)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
