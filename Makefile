@@ -105,8 +105,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 constraints: $(VENV)/.bench  ## pin the installed versions
-	@{ $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools; \
-		$(BIN)/python -m pip freeze --path $(VENV)/oracles; } | grep '==' | sort -fu > constraints.txt
+	@{ $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
+		&& $(BIN)/python -m pip freeze --path $(VENV)/oracles; } > $(VENV)/freeze.txt
+	@grep '==' $(VENV)/freeze.txt | sort -fu > $(VENV)/constraints.txt
+	@test -s $(VENV)/constraints.txt && mv $(VENV)/constraints.txt constraints.txt
 
 clean-venv:  ## remove the environment
 	rm -rf $(VENV)

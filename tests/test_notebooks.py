@@ -18,6 +18,8 @@ def test_each_runs_in_a_new_checkout(graph_copy, monkeypatch):
     monkeypatch.setenv("SETTINGS", " ".join(SHORT))
     monkeypatch.setenv("STEPS", "2")
     monkeypatch.setenv("DATA", "workspaces/quickstart/data")
+    (stale := graph_copy / "workspaces/quickstart/data/metrics/evaluate").mkdir(parents=True)
+    (stale / "tango.json").write_text("{}")  # of an earlier run
     for name in ("quickstart", "checkpoint", "mel_ddpm"):  # the others use what the first has made
         notebook = nbformat.read(graph_copy / f"notebooks/{name}.ipynb", as_version=4)
         nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(graph_copy)}}).execute()
