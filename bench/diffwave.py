@@ -96,10 +96,10 @@ def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
     return {"soundmill": training(ours.net, our_loss), "diffwave": training(theirs, their_loss)}
 
 
-def network_of(layers: int, channels: int, dilation_cycle: int = 10) -> Any:
+def network_of(layers: int, channels: int) -> Any:
     from soundmill.models.components.diffwave import NetworkParams
 
-    return NetworkParams(layers=layers, channels=channels, dilation_cycle=dilation_cycle)
+    return NetworkParams(layers=layers, channels=channels, dilation_cycle=10)
 
 
 def networks(layers: int) -> dict[str, Any]:

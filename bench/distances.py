@@ -4,7 +4,6 @@ FD of 886 clips in 2048 dimensions (the AudioCaps test set by PANNs) and FAD of 
 of one thread, in CPU seconds. Memory is the peak of a process that scores a streamed set with an interval.
 """
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 
@@ -109,7 +108,7 @@ def peak(clips: int, size: int) -> float:
         return scores.EmbeddingSet(ids, frames)
 
     scores.compute("fad", side(0), side(1), seed=0, replicates=100)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return measure.memory_bytes("VmHWM") / 2**20
 
 
 if __name__ == "__main__":

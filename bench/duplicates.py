@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import resource
 import subprocess
 import tempfile
 import time
@@ -203,7 +202,7 @@ def grow(clips: int) -> dict[str, Any]:
 
     names = pa.chunked_array([[f"{number:07d}" for number in originals] + [f"{number:07d}-copy" for number in planted]])
     with tempfile.TemporaryDirectory() as scratch, fingerprint_index.Index(Path(scratch), names, names) as index:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = measure.memory_bytes("VmHWM")
         seconds = cpu_seconds = 0.0
         found, first = words(), 0
         while some := list(itertools.islice(found, AT_ONCE)):
@@ -215,13 +214,13 @@ def grow(clips: int) -> dict[str, Any]:
         pairs = list(index.pairs(fingerprint_index.THRESHOLD))
         seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
     copies = sum(b == f"{a}-copy" for a, b, _ in pairs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = measure.memory_bytes("VmHWM")
     return {
         "clips": clips,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,  # used for the growth: hardly affected by other processes
-        "peak_megabytes": peak / 1024,
-        "megabytes_at_start": before / 1024,
+        "peak_megabytes": peak / 2**20,
+        "megabytes_at_start": before / 2**20,
         "recall": copies / PLANTED,
         "alarms": len(pairs) - copies,
     }

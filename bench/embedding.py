@@ -7,7 +7,6 @@ Loading the net is not included. Memory is compared between all clips and an eig
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -58,7 +57,7 @@ class TimedEmbedder(features.EmbedderConfig):
 
         def embed(waves: Sequence[np.ndarray]) -> Embeddings:
             embeddings = original(waves)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = measure.memory_bytes("VmHWM") / 2**20
             note.write_text(json.dumps([ready, time.process_time() - cpu, peak]))
             return embeddings
 

@@ -14,7 +14,6 @@ python -m bench.loops data/generated/projected_gan data/clips/one_bar --bpm 90 -
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -154,7 +153,7 @@ def _step(changes: list[str]) -> dict[str, Any]:
         "projectors": list(prepared.module.names),  # `random` if weights are unavailable
         "seconds": round(statistics.median(seconds), 2),
         "cpu_seconds": round((time.process_time() - before) / STEPS, 2),
-        "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_megabytes": round(measure.memory_bytes("VmHWM") / 2**20),
     }
 
 

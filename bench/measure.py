@@ -27,6 +27,7 @@ from soundmill.decoding.ffmpeg import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "bench"
+GIGABYTE = 1e9
 LIBRARIES = ("numpy", "scipy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "lhotse", "dvc")
 
 

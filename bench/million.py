@@ -15,13 +15,12 @@ import pyarrow as pa
 
 from bench import measure
 from bench.checkout import Checkout, Usage, run
-from bench.measure import Target, in_fresh_process
+from bench.measure import GIGABYTE, Target, in_fresh_process
 from soundmill import manifest, shards
 
 CLIPS_PER_SHARD = 1000
 FILES_PER_FOLDER = 1000
 STAGES = ("scan", "splits", "catalog")
-GIGABYTE = 1e9
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """A bar chart of all results relative to their targets: `python -m bench.picture` writes data/bench/bench.png."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def goodness(row: dict[str, Any]) -> float:
     """Above 1 if the target is exceeded, for upper and lower limits; a limit of zero counts as just met or missed."""
     if row["limit"] == 0 or row["value"] == 0:
         return 1.0 if row["met"] else 0.1
+    if row["value"] < 0:  # of which there is no ratio
+        return math.inf if row["met"] else 0.0
     return row["value"] / row["limit"] if row["at_least"] else row["limit"] / row["value"]
 
 

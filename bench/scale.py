@@ -13,12 +13,11 @@ from typing import Any
 from bench import audiocaps_generator as generator
 from bench import measure
 from bench.checkout import Checkout, run
-from bench.measure import ROOT, WORKERS, Target, timed
+from bench.measure import GIGABYTE, ROOT, WORKERS, Target, timed
 from flows import dvc
 
 CAPTIONS = ROOT.parent / "shared" / "data" / "audiocaps"
 CLIPS_PER_SHARD = 25  # as in conf/corpus/audiocaps.yaml
-GIGABYTE = 1e9
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ class Pair:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "published.ckpt"
             torch.save({"state_dict": {f"model.{name}": value for name, value in self.theirs.state_dict().items()}}, path)
-            self.ours = published.read(path, document)[0]
+            self.ours = published.read(path, document, "bench")[0]
         self.params = self.ours.params
         self.noise = torch.randn(self.params.batch_size, channels, self.params.num_samples)
 

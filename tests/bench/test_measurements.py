@@ -174,6 +174,7 @@ def test_the_picture_shows_every_target(tmp_path):
     measure.write("some", tmp_path, 10, {"one": [1.0, 3.0, 2.0]}, targets)
     assert json.loads((tmp_path / "some.json").read_text())["items_per_second"] == {"one": 5.0}
     assert [row["met"] for row in picture.groups(tmp_path)["some"]] == [True, False, True]
+    assert picture.goodness({"value": -0.1, "limit": 1e-6, "at_least": False, "met": True}) > 1
     picture.draw(tmp_path, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
 
