@@ -38,8 +38,9 @@ browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5
 play: $(VENV)/.installed  ## play with the models on http://127.0.0.1:7860: make, change, compare, keep sounds
 	@$(BIN)/soundmill play
 
-run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango (EXPERIMENT=NAME)
-	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} $${MODEL:+--model "$$MODEL"}
+run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango (MINUTES=30 EXPERIMENT=NAME)
+	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} $${MODEL:+--model "$$MODEL"} \
+		$${MINUTES:+--minutes "$$MINUTES"}
 
 bakeoff: $(VENV)/.installed  ## which model is best for your sounds: make bakeoff CORPUS=DIR MINUTES=20 (FAMILIES=a,b SEEDS=0,1 EXTRA=name=DIR PLAN=NAME)
 	@$(BIN)/soundmill bakeoff $${CORPUS:+"$$CORPUS"} $${MINUTES:+--minutes "$$MINUTES"} $${FAMILIES:+--families "$$FAMILIES"} \
