@@ -29,7 +29,7 @@ class Experiment(parameters.StageParams):
     name: str = Field(description="name of the file, without .yaml")
     title: str
     corpus: str = Field(description="name of the recordings, for display")
-    minutes: float | None = Field(gt=0, description="minutes of training on two CPU cores, as last measured; null: for a GPU")
+    minutes: float | None = Field(gt=0, description="minutes of one CPU core unless the file says otherwise; null: for a GPU")
 
 
 @app.command()
@@ -114,12 +114,12 @@ def reproduce(
 
 @app.command("experiments")
 def list_experiments(root: Root = None) -> None:
-    """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
+    """List the named experiments (conf/experiment): title, recordings, minutes of training (of one CPU core, or as the file says),
+    last scores.
 
     `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
     folder. Later parameters override those of the experiment: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
-    Each file in conf/experiment is an experiment.
     """
     named = read_experiments(root / "conf")
     use_recorded_store(root)

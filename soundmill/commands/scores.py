@@ -58,7 +58,7 @@ def evaluate(
         typer.Option(callback=writable_file, help="Write the result to this file, with scores at its top level: fad_yamnet …"),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write an HTML page (index.html) into this directory, with the numbers as csv and LaTeX.")
+        Path | None, typer.Option(help="Write index.html into this directory, with the numbers as JSON, csv, Markdown and LaTeX.")
     ] = None,
     card: Annotated[
         Path | None,
@@ -72,7 +72,7 @@ def evaluate(
     ladder: Annotated[
         list[str],
         typer.Option(
-            metavar="METRIC", help="Metrics to measure on real sounds spoiled in known ways, too; repeatable. `none`: none."
+            metavar="METRIC", help="Metrics to measure on real sounds degraded in known ways, too; repeatable. `none`: none."
         ),
     ] = ("fad", "fd"),
     seed: ScoreSeed = None,
