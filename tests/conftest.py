@@ -87,6 +87,14 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small text encoder with random weights."""
+    from soundmill import text
+
+    return text.make_scratch(tmp_path_factory.mktemp("encoder"), width=16, layers=1, heads=2, seed=0)
+
+
+@pytest.fixture(scope="session")
 def _store() -> Iterator[buckets.Store]:
     with buckets.running() as store:
         yield store

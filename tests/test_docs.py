@@ -49,12 +49,6 @@ def glob(path: str) -> str:
     return PLACEHOLDER.sub("*", path).rstrip("/.,")
 
 
-def outputs(stage: dict) -> list[str]:
-    """Paths of a stage's outs, metrics and plots."""
-    listed = chain.from_iterable(stage.get("do", stage).get(kind, []) for kind in ("outs", "metrics", "plots"))
-    return [path for entry in listed for path in ([entry] if isinstance(entry, str) else entry)]
-
-
 def test_links_lead_somewhere():
     broken = []
     for doc in DOCS:
@@ -71,7 +65,9 @@ def test_links_lead_somewhere():
 
 
 def test_files_that_docs_name_exist():
-    output = [PLACEHOLDER.sub("*", path) for stage in DVC.values() for path in outputs(stage)]
+    kinds = ("outs", "metrics", "plots")
+    listed = chain.from_iterable(stage.get("do", stage).get(kind, []) for stage in DVC.values() for kind in kinds)
+    output = [PLACEHOLDER.sub("*", path) for entry in listed for path in ([entry] if isinstance(entry, str) else entry)]
 
     def is_made(path: str) -> bool:
         parts = glob(path).split("/")
@@ -250,14 +246,6 @@ def own_commands() -> dict[str, Any]:
     return found
 
 
-def leaf(words: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Name of the `soundmill` command that these words call, and its arguments; a UserError where there is none."""
-    for count in (2, 1):
-        if (name := " ".join(words[:count])) in own_commands():
-            return name, list(words[count:])
-    raise UserError(f"no command {' '.join(words[:2])!r}")
-
-
 LINES = [(doc.name, *line) for doc in DOCS for line in lines(doc.read_text(encoding="utf-8"))]
 COMMANDS = [command for doc, text, named in LINES for command in simple_commands(doc, text, named)]
 
@@ -267,17 +255,15 @@ def composed(*overrides: str) -> dict[str, Any]:
     return registry.compose(ROOT / "conf", overrides)
 
 
-def is_module(name: str) -> bool:
-    base = ROOT.joinpath(*name.split("."))
-    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
-
-
 def check_soundmill(command: Command) -> None:
     words = command.words[1:]
     groups = {name.partition(" ")[0] for name in own_commands() if " " in name}
     if words == ("--help",) or (command.named and len(words) == 1 and words[0] in groups):
         return
-    name, arguments = leaf(words)
+    name = next((name for count in (2, 1) if (name := " ".join(words[:count])) in own_commands()), None)
+    if name is None:
+        raise UserError(f"no command {' '.join(words[:2])!r}")
+    arguments = list(words[len(name.split()) :])
     if command.named and not [word for word in arguments if not word.startswith("--")]:
         options = {option for param in own_commands()[name].params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
         if unknown := [word for word in arguments if word.partition("=")[0] not in options]:
@@ -355,7 +341,8 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     if flag != "-m" or not module.startswith(("bench", "flows.", "soundmill", "tests.")):
         raise UserError("no module of the project")
     if module == "soundmill" or module.startswith("tests.") or (command.named and not arguments):
-        assert is_module(module), command.text
+        base = ROOT.joinpath(*module.split("."))
+        assert base.with_suffix(".py").is_file() or (base / "__init__.py").is_file(), command.text
         return
 
     def parse_and_stop(parse: Any) -> Any:

@@ -14,7 +14,7 @@ from soundmill import dvc_recovery
 from soundmill.commands import doctor
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
-from tests.flows.tiny import dvc_command, git, make_tiny
+from tests.flows.tiny import dvc_command, git, make_tiny, with_dvc
 from tests.imports import ROOT
 
 # `dvc exp run` as it is, which kills itself before its Nth change of git.
@@ -65,10 +65,8 @@ def changes(root: Path) -> set[str]:
 
 
 def kill_at(root: Path, number: int) -> int:
-    variables = {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [sys.executable, "-c", KILLED, str(number)]
-    return subprocess.run(command, cwd=root, env={**os.environ, "PATH": path, **variables}, capture_output=True).returncode
+    return subprocess.run(command, cwd=root, env=with_dvc(PYTHONPATH=str(ROOT)), capture_output=True).returncode
 
 
 def follow(root: Path, text: str) -> None:

@@ -10,33 +10,19 @@ import pytest
 from soundmill import ledger
 from soundmill.errors import UserError
 from soundmill.stage import EXPERIMENTS
-from tests.flows.tiny import git, make_tiny
+from tests.flows.tiny import CAT, COW, DOG, REST, forgotten_in, git, make_tiny, with_list
 from tests.imports import ROOT
-
-REST = {"start": None, "end": None, "clips": [], "fingerprint": "", "copy_of": None, "reason": "x"}
-DOG, CAT, COW = (
-    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, **REST}
-    for name, digit in (("dog", "a"), ("cat", "b"), ("cow", "c"))
-)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    root = make_tiny(tmp_path / "a project")
-    ledger.write([], root / ledger.FILE)
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "A list")
-    return root
-
-
-def names(path: Path) -> list[str]:
-    return [entry["recording_id"] for entry in ledger.read(path / ledger.FILE)]
+    return with_list(make_tiny(tmp_path / "a project"))
 
 
 def test_entries_are_added_once_a_stretch_and_another_sound_of_one_id_on_their_own(project):
     assert ledger.add(project, [DOG, CAT]) == [DOG, CAT]
     assert ledger.add(project, [CAT, COW, COW]) == [COW]
-    assert names(project) == ["dog", "cat", "cow"]
+    assert forgotten_in(project) == ["dog", "cat", "cow"]
     assert (project / ledger.FILE).read_text().startswith("# What no stage may use")
     stretch, other = DOG | {"start": 0.0, "end": 5.0}, DOG | {"digest": "d" * 32}
     assert ledger.add(project, [stretch, other, stretch]) == [stretch, other]
@@ -56,12 +42,12 @@ def test_what_another_branch_or_an_edit_takes_out_is_in_force_and_comes_back(pro
         git(project, "reset", "-q", "--hard")
     else:
         ledger.write([], project / ledger.FILE)
-    assert names(project) == []
+    assert forgotten_in(project) == []
     assert ledger.missing(project) == [DOG]
     with pytest.raises(UserError, match=r"out of date: it lacks dog\.wav"):
         ledger.check(project)
     assert ledger.update(project) == [DOG]
-    assert names(project) == ["dog"]
+    assert forgotten_in(project) == ["dog"]
     ledger.check(project)
     assert ledger.update(project) == []
 
@@ -98,15 +84,15 @@ def test_a_checkout_is_bound_by_those_that_it_lies_in_and_has_its_own(project, p
     assert ledger.missing(inner) == [DOG]
     assert ledger.missing(project) == []
     assert ledger.update(inner) == [DOG]
-    assert names(inner) == ["cat", "dog"]
-    assert names(project) == ["dog"]
+    assert forgotten_in(inner) == ["cat", "dog"]
+    assert forgotten_in(project) == ["dog"]
     assert ledger.is_own(inner, CAT)
     assert not ledger.is_own(inner, DOG)
 
 
 def test_without_git_the_file_alone_counts(tmp_path):
     ledger.add(tmp_path, [DOG])
-    assert names(tmp_path) == ["dog"]
+    assert forgotten_in(tmp_path) == ["dog"]
     ledger.check(tmp_path)
     ledger.remove(tmp_path, [DOG])
     assert ledger.in_force(tmp_path) == []
@@ -115,9 +101,9 @@ def test_without_git_the_file_alone_counts(tmp_path):
 def test_only_removing_takes_an_entry_out_for_good(project):
     ledger.add(project, [DOG, CAT])
     ledger.remove(project, [DOG])
-    assert names(project) == ["cat"]
+    assert forgotten_in(project) == ["cat"]
     assert ledger.update(project) == []
-    assert names(project) == ["cat"]
+    assert forgotten_in(project) == ["cat"]
 
 
 def test_processes_that_add_at_the_same_time_lose_nothing(project):
@@ -133,4 +119,4 @@ def test_processes_that_add_at_the_same_time_lose_nothing(project):
         process.stdin.write(b"x")
         process.stdin.close()
     assert [process.wait(300) for process in started] == [0] * 8
-    assert sorted(names(project)) == [str(number) for number in range(8)]
+    assert sorted(forgotten_in(project)) == [str(number) for number in range(8)]

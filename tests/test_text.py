@@ -16,11 +16,6 @@ SIZES = {"width": 16, "layers": 1, "heads": 2}
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> text.Encoder:
-    return text.make_scratch(tmp_path_factory.mktemp("encoder"), **SIZES, seed=0)
-
-
-@pytest.fixture(scope="module")
 def minilm(shared) -> text.TextEncoder:
     if not (shared / MINILM).is_dir():
         pytest.skip(f"needs {MINILM} in ../shared")

@@ -52,7 +52,6 @@ def test_export_writes_what_was_stored(project):
     wave, rate = soundfile.read(root / "out/dog_5.wav", dtype="float32")
     assert rate == 16000
     assert np.abs(wave - waves["dog_5"]).max() <= 2**-15
-    assert len(list((root / "out").iterdir())) == 2
     works("clips", "export", "dog_5", "--output", "out", cwd=root)
     (root / "out/dog_5.wav").write_bytes(b"another's")
     assert "is not this clip; choose another" in refused("clips", "export", "dog_5", "--output", "out", cwd=root)

@@ -8,13 +8,10 @@ from soundmill.corpora.forgotten import Entry
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
+from tests.flows.tiny import DOG as WHOLE
 from tests.imports import ROOT
 
 A, B = "a" * 32, "b" * 32
-WHOLE = {
-    "recording_id": "dog", "source": "dog.wav", "digest": A, "start": None, "end": None, "clips": [], "fingerprint": "",
-    "copy_of": None, "reason": "asked for",
-}  # fmt: skip
 PART = WHOLE | {"recording_id": "cat", "digest": B, "start": 5.0, "end": 10.0}
 
 

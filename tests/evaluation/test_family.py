@@ -1,6 +1,7 @@
 """A family's scores of known embeddings: sets, pairs, codec line and probe, as the scorer measures them."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,12 @@ from soundmill.evaluation import cache, embedders, family, features, folders, pr
 from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.library import Library, Members, Setup
 from soundmill.evaluation.sets import choose_sets, comparisons
+from tests.evaluation import test_sets
 from tests.evaluation.test_sets import LABELS, catalog
 
 RATE = 16_000
-
-
 CATALOG = catalog(90, 30, 60)
-
-
-def ids(split: str) -> list[str]:
-    return [clip.clip_id for clip in CATALOG if clip.split == split]
+ids = partial(test_sets.ids, clips=CATALOG)
 
 
 class EmbedderConfig(features.EmbedderConfig):

@@ -27,8 +27,8 @@ def catalog(train: int, valid: int, test: int) -> list[CatalogClip]:
 CATALOG = catalog(60, 12, 18)
 
 
-def ids(split: str) -> list[str]:
-    return [clip.clip_id for clip in CATALOG if clip.split == split]
+def ids(split: str, clips: list[CatalogClip] = CATALOG) -> list[str]:
+    return [clip.clip_id for clip in clips if clip.split == split]
 
 
 def test_sets_against_the_test_split():

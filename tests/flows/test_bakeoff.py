@@ -23,6 +23,7 @@ from soundmill.models.family import can
 from soundmill.training import curve
 from tests.flows.prefect_server import ROOT, ask, environment
 from tests.flows.test_pipeline import runs
+from tests.flows.tiny import DOG
 from tests.graph import SHRUNK
 from tests.processes import wait_for
 
@@ -302,9 +303,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     (project / "conf" / "bakeoff.yaml").write_text(
         'title: Three families\noverrides: ["{family}.generate.count=4", "{family}.generate.codec_count=2"]\nfamilies: {}\n'
     )
-    gone = {"recording_id": "gone", "source": "gone.wav", "digest": "f" * 32, "start": None, "end": None}
-    gone |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
-    ledger.add(project, [gone])
+    ledger.add(project, [DOG])
     folder = tmp_path / "mine"
     shutil.copytree(project / "data" / "generated" / "ddpm_mel", folder)
     families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
@@ -325,7 +324,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stdout + done.stderr
     assert measured.read_bytes() == before
-    assert ledger.read(workspace / ledger.FILE) == [gone]
+    assert ledger.read(workspace / ledger.FILE) == [DOG]
     table = json.loads((results / "table.json").read_text())
     rows = {row["name"]: row for row in table["rows"]}
     assert set(rows) == {"ddpm_mel", "waveform_unet", "diffusion_ae", "upsampler", "mine"}

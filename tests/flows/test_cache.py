@@ -11,11 +11,8 @@ from flows import checkout, dvc
 from soundmill import ledger, params
 from soundmill.errors import UserError
 from tests.commands.running import refused, soundmill, works
-from tests.flows.tiny import dvc_command, git, make_tiny
+from tests.flows.tiny import DOG, dvc_command, git, make_tiny
 from tests.imports import ROOT
-
-DOG = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None, "clips": [], "fingerprint": ""}
-DOG |= {"copy_of": None, "reason": "its owner asks for it"}
 
 
 def objects(project: Path) -> set[str]:

@@ -19,7 +19,7 @@ from soundmill.errors import UserError
 from tests.checkouts import copy_project
 from tests.flows.prefect_server import ROOT, ask, environment
 from tests.flows.test_pipeline import runs
-from tests.flows.tiny import PARAMS, git
+from tests.flows.tiny import DOG, PARAMS, git
 from tests.graph import SHRUNK
 from tests.processes import wait_for
 from tests.tracking.reading import files
@@ -79,12 +79,10 @@ def test_a_sweep_that_is_killed_goes_on_and_names_the_point_that_fails(
     killed.wait()
     wait_for(lambda: not locks.holders(project / "workspaces" / "sweep-numbers"), 60)  # its stage dies a moment later
 
-    dog = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None}
-    dog |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
-    ledger.add(project, [dog])
+    ledger.add(project, [DOG])
     done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert ledger.read(project / "workspaces/sweep-numbers" / ledger.FILE) == [dog]
+    assert ledger.read(project / "workspaces/sweep-numbers" / ledger.FILE) == [DOG]
     said = done.stdout
     assert "== two, seed 1: done" in said
     assert "== five, seed 1: done" in said

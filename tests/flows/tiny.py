@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from soundmill import ledger
+
 DVC = str(Path(sys.executable).parent / "dvc")
 
 STAGE = '''
@@ -63,6 +65,13 @@ evaluate: {number: 2, fail: false, seconds: 0.0}
 """
 
 
+REST = {"start": None, "end": None, "clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
+DOG, CAT, COW = (  # of the list of what is forgotten
+    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, **REST}
+    for name, digit in (("dog", "a"), ("cat", "b"), ("cow", "c"))
+)
+
+
 def git(root: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false")
     done = subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True)
@@ -70,9 +79,26 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def dvc_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
-    return subprocess.run([DVC, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    command, env = [DVC, *arguments], with_dvc(**variables)
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=600)
+
+
+def with_dvc(**variables: str) -> dict[str, str]:
+    """The environment in which `dvc` and its stages' `python` are those of the tests."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
+
+
+def with_list(root: Path) -> Path:
+    """The project, with an empty list of what is forgotten."""
+    ledger.write([], root / ledger.FILE)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "A list")
+    return root
+
+
+def forgotten_in(root: Path) -> list[str]:
+    return [entry["recording_id"] for entry in ledger.read(root / ledger.FILE)]
 
 
 def hold(root: Path, stage: str) -> None:

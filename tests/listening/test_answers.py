@@ -77,12 +77,6 @@ FIRST = WHOLE["answers"][0]
 OTHER = next(name for name in KEY.sounds if [name] != FIRST["sounds"])
 
 
-def changed(change) -> dict:
-    document = copy.deepcopy(WHOLE)
-    change(document)
-    return document
-
-
 def test_whole_answers(tmp_path):
     read = answers.read(write(tmp_path / "a.json", WHOLE), KEY)
     assert read.rater == 2
@@ -125,9 +119,13 @@ def test_whole_answers(tmp_path):
     ],
 )
 def test_hostile_answers_are_named(tmp_path, change, message):
-    path = write(tmp_path / "a.json", WHOLE if isinstance(change, bytes) else changed(change))
+    path = tmp_path / "a.json"
     if isinstance(change, bytes):
         path.write_bytes(change)
+    else:
+        document = copy.deepcopy(WHOLE)
+        change(document)
+        write(path, document)
     with pytest.raises(UserError) as error:
         answers.read(path, KEY)
     assert str(error.value).startswith(str(path))

@@ -18,7 +18,7 @@ from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.listening import answers, blind, material
 from soundmill.listening.blind import Plan
-from soundmill.listening.material import Model, Request
+from soundmill.listening.material import Request
 from tests.prepared import sound, write_sounds
 
 SECONDS = 6.0
@@ -54,13 +54,9 @@ def write_report(directory: Path, kl: dict[str, float]) -> Path:
     return directory
 
 
-def folder(root, name: str) -> Model:
-    return material.read_folder(name, material.open_folder(root / name))
-
-
 def test_requests_that_most_models_have_come_first_and_labels_in_turn(tmp_path):
     write_models(tmp_path)
-    models = [folder(tmp_path, name) for name in ("soft", "wide")]
+    models = [material.read_folder(name, material.open_folder(tmp_path / name)) for name in ("soft", "wide")]
     asked = material.folder_requests(material.open_folder(tmp_path / "soft"), None)
     gathered = material.gather(models, {}, asked)
     assert gathered.order() == ["beep/1", "hiss/1", "beep/2", "hiss/2"]

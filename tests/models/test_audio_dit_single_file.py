@@ -12,13 +12,12 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from safetensors.torch import load_file, save_file
 
-from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
 from soundmill.params import read_yaml
 from tests.imports import ROOT
-from tests.models.test_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, run_of
+from tests.models.test_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, refused, run_of
 from tests.prepared import edit
 
 WIDTH, HEADS = 64, 2
@@ -185,11 +184,6 @@ def change(file: Path, key: str, value: object) -> None:
     if value is None:
         del place[last]
     file.write_text(json.dumps(document))
-
-
-def refused(directory: Path | str, output: Path, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        import_published(directory, output, conf)
 
 
 DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config", "model.conditioning"

@@ -174,6 +174,11 @@ def test_it_says_where_it_is_from_and_on_which_terms(source, imported, tmp_path,
         assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
 
 
+def refused(directory: Path | str, output: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        import_published(directory, output, conf)
+
+
 def test_the_terms_of_a_card_are_read_however_it_is_written(tmp_path):
     for card, licence in ((b"\xef\xbb\xbf--- \nlicense: x\n---\n", "x"), (b"---\nlicense: y\n---\n\xff", "y")):
         (tmp_path / "README.md").write_bytes(card)
@@ -203,8 +208,7 @@ def test_the_terms_of_a_card_are_read_however_it_is_written(tmp_path):
 def test_what_is_not_supported_is_named(source, tmp_path, file, changes, message):
     shutil.copytree(source, tmp_path / "other")
     edit(tmp_path / "other" / file, **changes)
-    with pytest.raises(UserError, match=message):
-        import_published(tmp_path / "other", tmp_path / "output", conf)
+    refused(tmp_path / "other", tmp_path / "output", message)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
 
 
@@ -213,8 +217,7 @@ def test_pickles_are_not_read(source, tmp_path, part):
     shutil.copytree(source, tmp_path / "other")
     for weights in (tmp_path / "other" / part).glob("*.safetensors"):
         weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(UserError, match=rf"{part}.*weights in other formats can run code"):
-        import_published(tmp_path / "other", tmp_path / "output", conf)
+    refused(tmp_path / "other", tmp_path / "output", rf"{part}.*weights in other formats can run code")
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -251,8 +254,7 @@ def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
     (weights,) = (tmp_path / "other" / part).glob("*.safetensors")
     index = weights.with_name(f"{weights.name}.index.json")
     index.write_text(json.dumps({"weight_map": name and {"proj_in.weight": name}}))
-    with pytest.raises(UserError, match=rf"{part}/{index.name}: weight_map (names .*which is no |is None, not a list)"):
-        import_published(tmp_path / "other", tmp_path / "output", conf)
+    refused(tmp_path / "other", tmp_path / "output", rf"{part}/{index.name}: weight_map (names .*which is no |is None, not a list)")
 
 
 @contextmanager
@@ -291,8 +293,7 @@ def hub(files: Path, gated: bool = False) -> Iterator[str]:
 
 
 def test_a_part_of_a_model_is_not_the_model(source, tmp_path):
-    with pytest.raises(UserError, match=r"README\.md: is a part of a model; name its directory"):
-        import_published(source / "README.md", tmp_path / "output", conf)
+    refused(source / "README.md", tmp_path / "output", r"README\.md: is a part of a model; name its directory")
 
 
 @pytest.mark.slow(minutes=0.3)
@@ -361,8 +362,7 @@ def test_with_its_weights_the_net_says_the_same_and_makes_sounds(tmp_path):
 )
 def test_what_is_none_is_refused(tmp_path, content, message, capsys):
     write_checkpoint(tmp_path / "tiny.ckpt", **content)
-    with pytest.raises(UserError, match=message):
-        import_published(tmp_path / "tiny.ckpt", tmp_path / "imported", conf)
+    refused(tmp_path / "tiny.ckpt", tmp_path / "imported", message)
     assert not (tmp_path / "imported").exists()
     assert "it ran" not in capsys.readouterr().out
 
@@ -373,5 +373,4 @@ def test_tensors_too_many_or_of_other_shapes_are_refused(tmp_path):
     name = "model_ema.ema_model.net.blocks.2.net.block.blocks.1.block.blocks.0.blocks.0.2.weight"
     for change in ({f"{name}.more": torch.zeros(1)}, {name: torch.zeros(8, 8, 5)}):
         torch.save({"state_dict": {**whole["state_dict"], **change}}, tmp_path / "other.ckpt")
-        with pytest.raises(UserError, match=r"other\.ckpt: not the weights of UNet1d"):
-            import_published(tmp_path / "other.ckpt", tmp_path / "imported", conf)
+        refused(tmp_path / "other.ckpt", tmp_path / "imported", r"other\.ckpt: not the weights of UNet1d")

@@ -81,23 +81,27 @@ def forged(shard: Path) -> None:
     shard.write_bytes(shard.with_name("other").read_bytes())  # through a link
 
 
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "d"]], ids=["whole shards", "rows"])
 @pytest.mark.parametrize(
-    "harm",
+    ("harm", "damaged"),
     [
-        os.utime,
-        forged,
-        lambda shard: shard.write_bytes(shard.read_bytes()[:-9]),
-        lambda shard: shard.unlink(),
-        lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard),  # another shard under its name
+        (os.utime, False),
+        (forged, False),
+        (lambda shard: shard.write_bytes(shard.read_bytes()[:-9]), False),
+        (lambda shard: shard.unlink(), False),
+        (lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard), False),  # another shard under its name
+        (lambda shard: shards.report_path(shard).unlink(), False),
+        (lambda shard: shards.report_path(shard).write_bytes(shards.report_path(shard).read_bytes()[:-9]), True),
+        (lambda shard: shards.report_path(shard).write_text("[]"), True),
+        (lambda shard: shards.report_path(shard).write_text("{}"), True),
     ],
-    ids=["touched", "forged", "cut short", "gone", "another's"],
 )
-def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm):
+def test_a_kept_shard_that_somebody_changed_or_without_its_report_is_made_from_nothing(tmp_path, harm, damaged, words):
     remade(tmp_path, ["a", "b"], ["c"])
     shard = tmp_path / "kept" / shards.shard_name(0)
     harm(shard)
-    assert "000" in remade(tmp_path, ["a", "b"], ["c"])
-    assert remade(tmp_path, ["a", "b"], ["c"]) == []
+    assert "000" in remade(tmp_path, words, ["c"], damaged=[shard.name] * damaged)
+    assert remade(tmp_path, words, ["c"]) == []
 
 
 @pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "d"]], ids=["whole shards", "rows"])
@@ -150,24 +154,6 @@ def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(tmp_path):
     assert link.stat().st_mtime_ns > before.st_mtime_ns
     assert link.stat().st_mode & 0o200
     assert not link.samefile(shard)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda report: report.unlink(),
-        lambda report: report.write_bytes(report.read_bytes()[:-9]),
-        lambda report: report.write_text("[]"),
-        lambda report: report.write_text("{}"),
-    ],
-    ids=["gone", "cut short", "no report", "empty"],
-)
-def test_without_any_report_a_kept_shard_is_made_from_nothing(tmp_path, harm):
-    remade(tmp_path, ["a", "b"], ["c"])
-    shard = tmp_path / "kept" / shards.shard_name(0)
-    harm(shards.report_path(shard))
-    outcome = [shard.name] if shards.report_path(shard).exists() else []
-    assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]
 
 
 def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(pool, tmp_path):

@@ -1,6 +1,5 @@
 """Stages up to `rename` over small tables, called in the process of a test."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -71,11 +70,6 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 def table(path: str) -> list[dict]:
     return pq.read_table(path).to_pylist()
-
-
-def rows_of_csv(path: str) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def json_rows(split: str) -> list[dict[str, str]]:

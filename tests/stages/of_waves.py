@@ -160,8 +160,3 @@ def sounds(directory: Path) -> dict[str, bytes]:
 
 def config_of(directory: Path) -> dict:
     return json.loads((directory / "config.json").read_text())
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    """The content of each file below, by its path."""
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

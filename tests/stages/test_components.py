@@ -19,6 +19,7 @@ from soundmill.training import checkpoint
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages import of_waves
 from tests.stages.components import CODECS, PUBLISHED, REFUSALS, ROWS, VOCODERS, Components
+from tests.stages.handling import tree
 from tests.training.doubling import Killed, die_before
 
 STILL = ".weights.optimiser.learning_rate=1e-9"
@@ -33,7 +34,7 @@ def trained_on(home: Path, part: str) -> list[dict]:
 
 
 def outputs(home: Path) -> list:
-    return [of_waves.files(home / "inputs"), *((home / one).read_bytes() for one in ("curve.csv", "grid.png"))]
+    return [tree(home / "inputs"), *((home / one).read_bytes() for one in ("curve.csv", "grid.png"))]
 
 
 SLOW = {name: pytest.mark.slow(minutes=0.3) for name in ("hifigan", "melgan", "oobleck", "vocos")}

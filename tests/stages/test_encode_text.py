@@ -23,11 +23,6 @@ CAPTIONS = [["a dog barks", "a hound is heard"], ["rain falls"], [], ["a dog bar
 MIX = "a dog barks and rain falls"
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> text.Encoder:
-    return text.make_scratch(tmp_path_factory.mktemp("encoder"), **SIZES, seed=0)
-
-
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
@@ -103,12 +98,12 @@ def encode(captions: list[str], encoder: text.Encoder, scratch: Path, kept: Path
     return contents(scratch)
 
 
-def test_only_new_captions_are_computed_and_bytes_are_those_from_scratch(encoder, tmp_path, asked):
-    encode(["", "a dog", "rain"], encoder, tmp_path / "before", tmp_path / "kept")
+def test_only_new_captions_are_computed_and_bytes_are_those_from_scratch(scratch, tmp_path, asked):
+    encode(["", "a dog", "rain"], scratch, tmp_path / "before", tmp_path / "kept")
     asked.clear()
-    reused = encode(["", "a cat", "a dog", "wind"], encoder, tmp_path / "after", tmp_path / "kept")
+    reused = encode(["", "a cat", "a dog", "wind"], scratch, tmp_path / "after", tmp_path / "kept")
     assert asked == ["a cat", "wind"]
-    assert reused == encode(["", "a cat", "a dog", "wind"], encoder, tmp_path / "scratch", tmp_path / "none")
+    assert reused == encode(["", "a cat", "a dog", "wind"], scratch, tmp_path / "scratch", tmp_path / "none")
 
 
 def test_another_encoder_in_the_same_directory_is_noticed(tmp_path, asked):

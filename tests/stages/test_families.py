@@ -21,6 +21,7 @@ from tests.commands.running import soundmill, works
 from tests.stages import of_waves
 from tests.stages.components import REFUSALS, VOCODERS
 from tests.stages.families import ROWS, STEPS, Trainings, mel_latents
+from tests.stages.handling import tree
 from tests.stages.of_waves import LABELS, config_of
 from tests.training.doubling import Killed, die_before
 
@@ -62,7 +63,7 @@ def test_it_trains_on_what_the_stages_made(trainings: Trainings, name):
     assert config["weights"]["best"] == {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]}
     kept = {"step-2.safetensors"} if "keep_every_steps=2" in row.sizes else set()
     of_net = {adapted.CONFIG, adapted.WEIGHTS} if row.base else {registry.family(row.family).weights, *row.parts}
-    assert set(of_waves.files(home / "model")) == {*BASIC, *of_net, *kept}
+    assert set(tree(home / "model")) == {*BASIC, *of_net, *kept}
     told = shards.read_table(home / "model" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON).to_pylist()
     assert {row["source"] for row in told} == {"r.wav"}
     assert len({one["clip_id"] for one in told}) == metrics["clips"]
@@ -89,13 +90,13 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, trainings: Traini
     assert whole["best_fad_step"] in (2, 4)
     assert 0 < whole["best_fad"] <= whole["score_fad_tagger"]
     assert whole["score_kl_tagger_low"] <= whole["score_kl_tagger"] <= whole["score_kl_tagger_high"]
-    files, before = of_waves.files(tmp_path / "whole/model"), of_waves.files(unscored / "model")
+    files, before = tree(tmp_path / "whole/model"), tree(unscored / "model")
     assert files.keys() - before.keys() == {"best_fad.safetensors"}
     assert {one for one in before if files[one] != before[one]} <= {"config.json"}
     for part in ("curve.csv", "grid.png"):
         assert (tmp_path / "whole" / part).read_bytes() == (unscored / part).read_bytes()
         assert (tmp_path / "killed" / part).read_bytes() == (unscored / part).read_bytes()
-    assert of_waves.files(tmp_path / "killed/model") == files
+    assert tree(tmp_path / "killed/model") == files
 
 
 @pytest.mark.parametrize("name", rows(*ROWS))

@@ -11,6 +11,7 @@ from soundmill import manifest, params
 from soundmill.audio import flac
 from soundmill.corpora import loop_corpus
 from stages import corpus, loops, resample, segment
+from tests.flows.tiny import DOG
 from tests.imports import ROOT
 from tests.stages.handling import call, failure, scanned, settle, table, tree
 
@@ -86,9 +87,8 @@ def test_a_corpus_of_which_all_is_forgotten_is_refused(folder, capsys):
     soundfile.write(folder / "groove.wav", beats(100, 2), RATE)
     scanned()
     (row,) = table("data/corpus/recordings.parquet")
-    entry = {name: row[name] for name in ("recording_id", "digest")}
-    entry |= {"source": "groove.wav", "clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
-    params.write_yaml({"forgotten": [entry | {"start": 1.0, "end": 2.0}]}, Path("forgotten.yaml"))
+    entry = DOG | {name: row[name] for name in ("recording_id", "digest")} | {"start": 1.0, "end": 2.0}
+    params.write_yaml({"forgotten": [entry]}, Path("forgotten.yaml"))
     said = failure(capsys, loops, *LOOPS, "--forgotten", "forgotten.yaml")
     assert "no recording is left for loops: all are in forgotten.yaml" in said
 

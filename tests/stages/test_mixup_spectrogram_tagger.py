@@ -20,6 +20,7 @@ from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
 from stages.mixup import Candidate, plan_pairs
 from tests.prepared import execution
+from tests.stages.handling import tree
 
 SHARDS = 3
 KINDS = ("bell", "rain", "clicks")
@@ -99,11 +100,6 @@ def rows_of(project: Path, name: str) -> dict[str, dict]:
 
 def waves_of(project: Path) -> dict[str, np.ndarray]:
     return {name: decode_mono(row["audio"]["bytes"]) for name, row in rows_of(project, "clips").items()}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and ".work" not in path.parts]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_mixes_are_of_the_training_split_at_equal_pressure(project):
@@ -234,19 +230,19 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     change(project, "execution", workers=2)
     for name in ("mixup", "spectrogram"):
         assert make(project, name) == make(fresh, name)
-    assert contents(project / "data") == contents(fresh / "data")
+    assert tree(project / "data") == tree(fresh / "data")
     assert before.keys() & rows_of(project, "mixes").keys()
 
 
 def test_what_did_not_change_is_not_made_again(project):
     """Told by sound that changed behind the back of its digest, which no stage does."""
     make(project, "spectrogram")
-    first = contents(project / "data/spectrograms")
+    first = tree(project / "data/spectrograms")
     for path in (project / "data/clips").iterdir():
         rows = [{**row, "audio": {"bytes": b"no sound", "path": ""}} for row in shards.read_rows(path, manifest.CLIPS)]
         shards.write_rows(rows, path, manifest.CLIPS)
     make(project, "spectrogram")
-    assert contents(project / "data/spectrograms") == first
+    assert tree(project / "data/spectrograms") == first
     document = read_yaml(project / "params.yaml")
     document["spectrogram"]["tagger"]["n_mels"] = 32
     write_yaml(document, project / "params.yaml")

@@ -28,6 +28,7 @@ from soundmill.training import checkpoint
 from tests.imports import ROOT
 from tests.stages import of_waves
 from tests.stages.families import ROWS
+from tests.stages.handling import tree
 from tests.stages.of_waves import config_of
 from tests.training.doubling import Killed, die_before
 
@@ -78,7 +79,7 @@ def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, tr
     for use, said in (("last", "last weights (step 12,"), (12, "last weights (step 12,"), (8, "weights of step 8, held-out loss ")):
         generate(tmp_path, data, ROW.composed(f"ddpm_mel.generate.use={use}"))
         assert said in capfd.readouterr().out
-        output[use] = of_waves.files(tmp_path / "generated") | {"about.json": b""}
+        output[use] = tree(tmp_path / "generated") | {"about.json": b""}
     assert output["last"] == output[12] != output[8]
     kept, last = (checkpoint.read_weights(tmp_path / "model" / name) for name in ("step-8.safetensors", "model.safetensors"))
     assert any(not torch.equal(value, last[f"net.{name}"]) for name, value in kept.items())

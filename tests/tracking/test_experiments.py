@@ -50,18 +50,6 @@ def test_each_has_its_title_recordings_minutes_and_last_scores(project, bring):
     assert len(shown(project, "esc10_tango")) == 2  # no scores
 
 
-def test_scores_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_where(project, bring, monkeypatch):
-    elsewhere = f"sqlite:///{project.parent}/elsewhere.db"
-    (project / "mlflow.db").rename(project.parent / "elsewhere.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
-    record(project, ["experiment=esc10_ddpm_mel"], {"fad_yamnet": 20.5})
-    bring(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    done = soundmill("experiments", cwd=project)
-    assert done.stdout.startswith(f"MLflow: searching {elsewhere}, where runs were last recorded\n"), done.stderr
-    assert "  fad_yamnet 20.5 (a pipeline)" in done.stdout
-
-
 def test_they_are_listed_where_nothing_is_recorded(project, monkeypatch):
     monkeypatch.setenv(tracking.SWITCH, "off")
     assert len(shown(project, "esc10_tango")) == 2

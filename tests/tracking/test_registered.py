@@ -87,7 +87,9 @@ def first_line(home: Path, *arguments: str) -> str:
     return done.stdout.partition("\n")[0]
 
 
-@pytest.mark.parametrize("command", [("lineage", "recording:dog"), ("forget", "recording:dog", "--reason", "asked")])
+@pytest.mark.parametrize(
+    "command", [("experiments",), ("lineage", "recording:dog"), ("forget", "recording:dog", "--reason", "asked")]
+)
 def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_where(command, home, bring, monkeypatch):
     (home / "mlflow.db").rename(home.parent / "elsewhere.db")
     elsewhere = f"sqlite:///{home.parent}/elsewhere.db"

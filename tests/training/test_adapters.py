@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import StableAudioDiTModel, UNet2DConditionModel
+from diffusers import StableAudioDiTModel
 from peft import PeftModel
 from torch import nn
 
@@ -78,7 +78,6 @@ def test_peft_and_diffusers_load_what_is_saved_and_a_merged_net_answers_alike(tm
         torch.testing.assert_close(by_peft(xt, t, states, encoder_attention_mask=mask).sample, expected, atol=1e-5, rtol=1e-5)
 
     by_diffusers = unet().unet
-    assert isinstance(by_diffusers, UNet2DConditionModel)
     by_diffusers.load_lora_adapter(tmp_path, prefix=adapters.PREFIX[:-1], weight_name=adapted.WEIGHTS)
     with torch.no_grad():
         torch.testing.assert_close(by_diffusers(xt, t, states, encoder_attention_mask=mask).sample, expected, atol=1e-5, rtol=1e-5)

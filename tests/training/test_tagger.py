@@ -181,4 +181,3 @@ def test_clusters_find_kinds_without_any_word_and_equal_sounds_are_one():
     assert len(set.union(*found.values())) == 3
     targets = cluster({"a": np.ones(4), "b": np.ones(4)}, ["a", "b"], 2)
     assert targets.classes == ["cluster 0"]
-    assert isinstance(targets, tagger.Targets)
