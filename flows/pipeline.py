@@ -35,7 +35,6 @@ from soundmill.models import registry
 from soundmill.params import check_urls, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
-BROWSER_PORT = 5000  # of `make browse`
 
 TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
 STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
@@ -282,8 +281,8 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
         if failure:
             message = f"stage {failure[0]} failed:\n{failure[1]}"
             run.fail(message)
-        page = run.page(BROWSER_PORT)
-        link = page or run.browser(BROWSER_PORT)
+        page = run.page
+        link = page or run.browser
         create_link_artifact(link, "The run in MLflow (`make browse`)", key="mlflow", description=f"[{link}]({link})")
     if failure:
         _show_failure(root, *failure)
@@ -312,7 +311,6 @@ def select(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
 
 
 def _show_failure(root: Path, stage: str, message: str) -> None:
-    """Show the last lines of a failed stage in Prefect and on the terminal."""
     lines = "\n".join(f"    {line}" for line in message.splitlines())
     card = f"`{stage}`: {message.splitlines()[-1].strip()}"
     create_markdown_artifact(f"Stage `{stage}` failed; its last lines:\n\n{lines}", key="failed-stage", description=card)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.pipeline import BROWSER_PORT
 from flows.results import (
     COPIES,
     METRICS,
@@ -77,7 +76,7 @@ def record(run: tracking.PipelineRun, directory: Path, results: ResultsTable) ->
     for name, folder in {**dict.fromkeys(results.files(), ""), PAGE: "", FIGURE: "figures"}.items():
         if (directory / name).exists():
             run.log_file(directory / name, folder)
-    return run.page(BROWSER_PORT)
+    return run.page
 
 
 def show(home: Path, directory: Path, key: str, results: ResultsTable, run: tracking.PipelineRun, page: str | None) -> None:

@@ -113,7 +113,7 @@ ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
 def scores_page(home: Path, port: int) -> str:
     """Address of the list of runs by score, which it writes, and of the best report; without recorded runs, that of MLflow."""
     where = store(home)
-    base = where.shown if where.is_server else f"http://127.0.0.1:{port}"
+    base = where.browser(port)
     if where.database and not where.database.exists():
         return base
     client, _ = open_client(home)

@@ -91,12 +91,10 @@ class Writer:
             else:
                 _link_or_copy(str(path), str(target))
 
-        self._send_with(copy, event, name, path)
+        self.send_written(copy, event, name, path)
 
-    def send_content(self, content: bytes, event: dict[str, Any], name: str) -> None:
-        self._send_with(lambda target: target.write_bytes(content), event, name, name)
-
-    def _send_with(self, write: Callable[[Path], Any], event: dict[str, Any], name: str, what: str | Path) -> None:
+    def send_written(self, write: Callable[[Path], Any], event: dict[str, Any], name: str, what: str | Path) -> None:
+        """Record the file that `write` makes; `what` is named if that fails."""
         self._files += 1
         target = self.folder / "files" / str(self._files) / Path(name).name
         try:
@@ -123,8 +121,6 @@ class Position:
 
 
 class Reader:
-    """A journal, read by the uploader."""
-
     def __init__(self, folder: Path):
         self.folder, self.id = folder, folder.name
         with (folder / EVENTS).open("rb") as file:
@@ -215,10 +211,6 @@ def _link_or_copy(source: str, target: str) -> None:
         if os.path.getsize(source) > COPY_LIMIT:
             return os.link(source, target)
     shutil.copyfile(source, target)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The uploader
 
 
 class Uploader:

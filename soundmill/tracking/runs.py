@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from soundmill.errors import reason, report_failure
 from soundmill.tracking import journal, stores
 
 RESTART_SECONDS = 30.0
+BROWSER_PORT = 5000  # of `make browse`
 
 
 class StageRun:
@@ -32,7 +33,7 @@ class StageRun:
 
     def start(self) -> None:
         """Start recording, if `stage_run` did not (`start=False`); anything logged before is dropped."""
-        if self._open:
+        if self._open and not stores.is_off():
             open, self._open = self._open, None
             try:
                 open()
@@ -124,7 +125,8 @@ class StageRun:
     def _send_content(self, content: str | bytes, name: str, folder: str = "", on: str = "stage") -> None:
         if self._journal:
             operation = {"op": "file", "folder": folder, "on": on}
-            self._journal.send_content(content.encode() if isinstance(content, str) else content, operation, name)
+            data = content.encode() if isinstance(content, str) else content
+            self._journal.send_written(lambda target: target.write_bytes(data), operation, name, name)
 
     def _send_state(self, state: provenance.State, on: str = "stage") -> None:
         for name in state.left_out:
@@ -145,12 +147,13 @@ class PipelineRun(StageRun):
     def fail(self, reason: str) -> None:
         self._outcome = ("FAILED", reason)
 
-    def browser(self, port: int) -> str:
-        """Address of MLflow's web page: its server, or `make browse` at this port."""
-        where = stores.store(self.home)
-        return where.shown if where.is_server else f"http://127.0.0.1:{port}"
+    @property
+    def browser(self) -> str:
+        """Address of MLflow's web page: its server, or `make browse`."""
+        return stores.store(self.home).browser(BROWSER_PORT)
 
-    def page(self, port: int) -> str | None:
+    @property
+    def page(self) -> str | None:
         """Address of this run's page in MLflow while it is recorded; None until MLflow has the run."""
         if not self._journal:
             return None
@@ -158,7 +161,7 @@ class PipelineRun(StageRun):
         if not position.run_id:
             return None
         # Otherwise the page opens with chat traces.
-        return f"{self.browser(port)}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
+        return f"{self.browser}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
 
     @property
     def not_recorded(self) -> list[str]:
@@ -207,7 +210,6 @@ def metrics_name(path: Path) -> str:
     return "/".join(parts[start:]) or path.stem
 
 
-@contextmanager
 def stage_run(
     home: Path,
     name: str,
@@ -216,7 +218,7 @@ def stage_run(
     family: str | None = None,
     start: bool = True,
     system_metrics: bool = True,
-) -> Iterator[StageRun]:
+) -> AbstractContextManager[StageRun]:
     """Record one stage, below the pipeline's run, or below the run that the stages of a plain `dvc repro` share.
 
     `home` has the store, `root` the code, params.yaml and dvc.lock; they differ only under `dvc exp run --temp`.
@@ -237,15 +239,13 @@ def stage_run(
         if not parent_id:
             run._send_state(state, on="parent")
 
-    run = StageRun(None if stores.is_off() else open, name, root if system_metrics else None)
-    with _recorded(run, home, start):
-        yield run
+    run = StageRun(open, name, root if system_metrics else None)
+    return _recorded(run, home, start)
 
 
-@contextmanager
 def pipeline_run(
     home: Path, name: str | None = None, root: Path | None = None, tags: dict[str, Any] | None = None, first: Sequence[str] = ()
-) -> Iterator[PipelineRun]:
+) -> AbstractContextManager[PipelineRun]:
     """Record one invocation of the pipeline; pass `environment` to the stages' processes, and call `mirror` at the end.
 
     The default name consists of families, corpus and commit: `ddpm_mel · my-sounds · 7f3a2c`. The run is below the one that the
@@ -266,23 +266,22 @@ def pipeline_run(
         _begin(run, home, title, {"kind": "pipeline", **what, **(tags or {})}, parent_id and {"id": parent_id}, listed)
         run._send_state(state)
 
-    run = PipelineRun(None if stores.is_off() else open)
+    run = PipelineRun(open)
     run.home = home
-    with _recorded(run, home):
-        yield run
+    return _recorded(run, home)
 
 
-@contextmanager
-def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: str | None = None) -> Iterator[StageRun]:
+def result_run(
+    home: Path, name: str, kind: str, tags: dict[str, Any], parent: str | None = None
+) -> AbstractContextManager[StageRun]:
     """Record a result that is not from a stage, such as that of a listening test; optionally below the run of the id `parent`."""
 
     def open() -> None:
         source = {"kind": kind, "mlflow.source.name": f"soundmill {kind}"}
         _begin(run, home, name, source | tags, parent and {"id": parent}, {})
 
-    run = StageRun(None if stores.is_off() else open)
-    with _recorded(run, home):
-        yield run
+    run = StageRun(open)
+    return _recorded(run, home)
 
 
 def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
@@ -312,12 +311,12 @@ def _given_parent() -> str | None:
 
 
 @contextmanager
-def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
+def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[Any]:
     """End the run with the outcome of the block; a failure is always recorded."""
     try:
         if start:
             run.start()
-        yield
+        yield run
     except BaseException as error:
         if isinstance(error, Exception):
             run.start()
@@ -335,24 +334,20 @@ def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
 
 def _shared_parent(home: Path, state: provenance.State) -> dict[str, Any]:
     """The run that stages of this checkout with the same code and parameters share if no flow created one."""
+    from ruamel.yaml import YAMLError
+
+    from soundmill import params
+
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
     identity = hashing.digest(state.identity, experiment or "", socket.gethostname(), str(home.resolve()))
     kind = "experiment" if experiment else "repro"
     tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
-    return {"id": identity, "shared": {"name": name, "tags": tags, "params": _params_of(state)}}
-
-
-def _params_of(state: provenance.State) -> dict[str, str]:
-    from ruamel.yaml import YAMLError
-
-    from soundmill import params
-
-    try:
+    document = None
+    with suppress(YAMLError):
         document = params.parse_yaml(state.params)
-    except YAMLError:
-        return {}
-    return _texts(document) if isinstance(document, dict) else {}
+    told = _texts(document) if isinstance(document, dict) else {}
+    return {"id": identity, "shared": {"name": name, "tags": tags, "params": told}}
 
 
 def _texts(params: dict[str, Any]) -> dict[str, str]:

@@ -81,6 +81,10 @@ class Store:
     def is_server(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
+    def browser(self, port: int) -> str:
+        """Address of MLflow's web page: the server, or `make browse` at this port."""
+        return self.shown if self.is_server else f"http://127.0.0.1:{port}"
+
     @property
     def artifacts(self) -> Path | None:
         """Directory of the files of runs; None: the server decides."""
