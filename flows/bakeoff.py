@@ -30,7 +30,6 @@ from pydantic import Field, field_validator
 
 RESULTS = Path("data/report/bakeoff")
 IRRELEVANT = ("attribution", "evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
-Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 7)]
 FILE = Path("conf/bakeoff.yaml")
 FILES = Path("conf/bakeoff")
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights", "vocoder": "vocoder.weights"}
@@ -181,13 +180,9 @@ def _is_trained(document: dict[str, Any], family: str, stage: str) -> bool:
     return steps is None or steps > closed_form
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The flow
-
-
 @flow(name="bakeoff", persist_result=False)
 def bakeoff(
-    minutes: Minutes = 20.0,
+    minutes: Annotated[float, Field(gt=0, le=60 * 24 * 7)] = 20.0,
     overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect shows it as the form's default
     families: Annotated[list[Name], Field(max_length=50)] = [],  # noqa: B006
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=20)] = [0],  # noqa: B006
@@ -238,8 +233,6 @@ def _check(home: Path, extra: Mapping[str, Path], points: Collection[str] = ()) 
 
 @dataclass
 class Contest(trials.Trials):
-    """The models of a bake-off, and what came of them."""
-
     title: str
     minutes: float
     excluded: list[Row]

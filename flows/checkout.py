@@ -341,14 +341,6 @@ def share(root: Path, owner: Path) -> None:
         _list(cache, dict.fromkeys([*_listed(cache), owner.resolve(), root.resolve()]))
 
 
-def forget_users(root: Path, gone: Collection[Path]) -> None:
-    """Take checkouts that were deleted off the list of the cache; UserError if one is not on it, or is there."""
-    cache = dvc.cache_directory(root)
-    with disk.exclusive(cache):
-        check_gone(root, gone)
-        _list(cache, [place for place in _listed(cache) if place not in gone])
-
-
 def check_gone(root: Path, gone: Collection[Path]) -> None:
     """UserError if a checkout is not on the list of the cache, or is there."""
     cache = dvc.cache_directory(root)
@@ -383,7 +375,10 @@ def away(root: Path) -> list[Path]:
 
 @contextmanager
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = (), gone: Sequence[Path] = ()) -> Iterator[list[Path]]:
-    """Hold all that share the cache, after up to `seconds` each; UserError at once if one is away and not `gone`, or dvc runs."""
+    """Hold all that share the cache, after up to `seconds` each; UserError at once if one is away and not `gone`, or dvc runs.
+
+    At the end, those that are `gone` are taken off the list of the cache.
+    """
     check_gone(root, gone)
     if missing := [place for place in away(root) if place not in gone]:  # what it needs is not known
         named, option = ", ".join(map(str, missing)), shlex.join(["--gone", str(missing[0])])
@@ -395,6 +390,11 @@ def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = (), 
             if running := locks.dvc_in(place):  # an experiment in a copy of the project holds no lock here
                 raise UserError(f"{place} is in use by {running[0]}; wait for it, or stop it")
         yield checkouts
+        if gone:
+            cache = dvc.cache_directory(root)
+            with disk.exclusive(cache):
+                check_gone(root, gone)
+                _list(cache, [place for place in _listed(cache) if place not in gone])
 
 
 def unused(root: Path, checkouts: Sequence[Path]) -> Unused:

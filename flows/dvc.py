@@ -321,7 +321,6 @@ def _dvc(root: Path, *arguments: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """The last lines of what `dvc` said."""
     return [line.removeprefix("ERROR: ") for line in text.splitlines() if line.strip()][-KEPT_LINES:]
 
 
@@ -418,15 +417,11 @@ def remotes(root: Path) -> dict[str, str]:
     return {match[1]: config(root)[key] for key, match in found.items() if match}
 
 
-def not_in_remote(root: Path, target: str) -> list[str]:
-    """The outputs, and files in them, of a target whose content the default remote lacks."""
+def push(root: Path, target: str) -> list[str]:
+    """Copy a target's outputs and the run cache to the default remote; returns the outputs, and files in them, that it lacked."""
     states = json.loads(_dvc(root, "status", "--cloud", "--json", target) or "{}")
-    return sorted(name for name, state in states.items() if state == "new")
-
-
-def push(root: Path, target: str) -> None:
-    """Copy a target's outputs and the run cache to the default remote."""
     _dvc(root, "push", "--run-cache", target)
+    return [name for name, state in states.items() if state == "new"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

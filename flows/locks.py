@@ -38,9 +38,11 @@ def holders(root: Path) -> list[Holder]:
     with suppress(FileNotFoundError):
         written = (root / lifetime.LOCKS).stat().st_mtime
     for info in lifetime.dvc_locks(root):
-        started = _started(info["pid"])
-        if started is not None and started <= written + 1:  # a process that started later has only inherited the number
-            running[info["pid"]] = Holder(info["pid"], info["cmd"])
+        with suppress(psutil.Error, ValueError):  # the second: a negative number, in a damaged lock
+            process = psutil.Process(info["pid"])
+            # A process that started later has only inherited the number; a zombie stays in a container without init.
+            if process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1:
+                running[info["pid"]] = Holder(info["pid"], info["cmd"])
     with suppress(OSError), (root / ".dvc/tmp/lock").open("rb") as file:
         if not disk.try_lock(file, shared=True):
             holder = _named_in(root / ".dvc/tmp/lock", "dvc")
@@ -111,14 +113,6 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         if not disk.try_lock(lock):
             raise UserError(f"already running, with a lock on {path}; wait for it, or stop it")
         yield
-
-
-def _started(pid: int) -> float | None:
-    """When a process started, in seconds since 1970; None if it does not run, or is a zombie, as in a container without init."""
-    with suppress(psutil.Error, ValueError):  # the second: a negative number, in a damaged lock
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    return None
 
 
 def _named_in(path: Path, program: str) -> Holder:

@@ -42,11 +42,10 @@ def push(root: Path) -> Pushed:
     name = check(root)
     state = _state(root)
     with _beside(root) as (place, sizes):
-        lacking = dvc.not_in_remote(place, TARGET)
-        dvc.push(place, TARGET)
+        lacked = dvc.push(place, TARGET)
     (root / PUSHED).parent.mkdir(parents=True, exist_ok=True)
     disk.write_text(root / PUSHED, state)
-    return Pushed(name, len(lacking), sum(sizes[path] for path in lacking), time.monotonic() - start)
+    return Pushed(name, len(lacked), sum(sizes[path] for path in lacked), time.monotonic() - start)
 
 
 def check(root: Path) -> str:
@@ -57,7 +56,6 @@ def check(root: Path) -> str:
 
 
 def is_pushed(root: Path) -> bool:
-    """Whether what dvc.lock has was pushed already."""
     known = (root / PUSHED).is_file() and (root / "dvc.lock").is_file()
     return known and (root / PUSHED).read_text(encoding="utf-8") == _state(root)
 

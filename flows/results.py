@@ -345,7 +345,6 @@ def falling(row: Row) -> list[Training]:
 
 
 def not_ranked(row: Row, why: str) -> Row:
-    """The row with all its scores left out of the ranking."""
     return replace(row, scores={metric: replace(score, unranked=why) for metric, score in row.scores.items()})
 
 

@@ -55,16 +55,6 @@ def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A line per family and Fréchet distance: between which spoiled real sounds its sounds are."""
-    return [
-        f"  {family}: {text}" if len(scores) > 1 else f"  {text}"
-        for family, metrics in scores.items()
-        for key, text in metrics.get("ladder", {}).get("sentences", {}).items()
-        if key.startswith("fad_")
-    ]
-
-
 def markdown(scores: dict[str, dict[str, Any]]) -> str:
     table = rows(scores)
     return markdown_table(table) if len(table) > 1 else "No scores with baselines in data/metrics/evaluate."
@@ -96,7 +86,11 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
         if len(set(protocols.values())) > 1:
             listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
             lines.append(f"  These scores are not comparable: {listed}; `dvc repro` scores all by the newest protocol")
-        lines += [*_places(scores), ""]
+        for family, metrics in scores.items():  # between which spoiled real sounds its sounds are
+            sentences = metrics.get("ladder", {}).get("sentences", {})
+            spoiled = [text for key, text in sentences.items() if key.startswith("fad_")]
+            lines += [f"  {family}: {text}" if len(scores) > 1 else f"  {text}" for text in spoiled]
+        lines.append("")
     for family in scores:
         sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))
         if sounds:

@@ -35,14 +35,6 @@ def next_times(cron: str, timezone: str) -> list[str]:
     return [time.strftime("%a %Y-%m-%d %H:%M:%S %Z") for time in times]
 
 
-def local_timezone() -> str:
-    """The IANA name of this machine's time zone."""
-    with suppress(LookupError, OSError, ValueError):
-        if name := tzlocal.get_localzone_name():
-            return name
-    raise UserError("this machine's time zone has no IANA name; give one, such as --timezone America/Los_Angeles")
-
-
 def deployment(
     root: Path, cron: str, timezone: str, wait_minutes: float, retries: int, push: bool = False, active: bool = True
 ) -> RunnerDeployment:
@@ -72,7 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     url = server.address() or LOCAL
     try:
         dvc.check_here(Path.cwd())
-        timezone = args.timezone or local_timezone()
+        timezone = args.timezone
+        with suppress(LookupError, OSError, ValueError):
+            timezone = timezone or tzlocal.get_localzone_name()
+        if not timezone:
+            raise UserError("this machine's time zone has no IANA name; give one, such as --timezone America/Los_Angeles")
         times = next_times(args.cron, timezone)
         with server.use(url):
             terminal.say(f"pipeline/{NAME} at {args.cron!r} in {timezone}, one run at a time, on {url}; stop it with Ctrl-C")

@@ -66,8 +66,6 @@ class Sweep(trials.Plan):
 
 @dataclass(frozen=True)
 class Run(trials.Trial):
-    """One point with one seed."""
-
     seed: int
 
     def __str__(self) -> str:
@@ -122,10 +120,6 @@ def _about(point: str) -> Iterator[None]:
         raise UserError(f"point {point!r}: {error}") from None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Running
-
-
 @flow(name="sweep", flow_run_name="sweep {name}", persist_result=False)
 def sweep(
     name: Name,
@@ -150,8 +144,6 @@ def sweep(
 
 @dataclass
 class Points(trials.Trials):
-    """The runs of a sweep, and what came of them."""
-
     definition: Sweep
 
     def run(self, index: int, workspace: Path) -> list[Outcome]:

@@ -100,10 +100,6 @@ def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[
     return Trial(name, overrides + paths, document)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Running
-
-
 @dataclass
 class Trials(ABC):
     """The rows of a sweep or a bake-off: how one is run, and what comes out."""

@@ -90,10 +90,6 @@ def _fact(value: Any, all: bool) -> str:
     return text if all or len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Forgetting
-
-
 @app.command(context_settings=TAKES_IDS)
 def forget(
     things: Annotated[
@@ -172,8 +168,6 @@ def forget(
     elif erase:
         with checkout.held(root, 60 * wait_minutes, _say, gone=gone or []) as checkouts:
             _erase(root, checkouts, yes)
-            if gone:
-                checkout.forget_users(root, gone)
         _check(root, [])
     else:
         with locks.only_one(root, 60 * wait_minutes, _say):
@@ -215,8 +209,6 @@ def clean(
         with checkout.held(root, 0, _say, checkouts, gone) as held:
             unused = checkout.unused(root, held)
             checkout.remove(unused.objects)
-            if gone:
-                checkout.forget_users(root, gone)
     else:
         checkout.check_gone(root, gone)
         unused = checkout.unused(root, checkout.users(root, checkouts))
