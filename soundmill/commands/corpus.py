@@ -117,9 +117,6 @@ def export_corpus(
         terminal.say(message, color="yellow")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prepared clips
-
 Label = Annotated[str | None, typer.Option(help="Only clips with this label.")]
 Text = Annotated[str | None, typer.Option("--text", help="Only clips with this text in a caption, the id or the source path.")]
 

@@ -27,7 +27,6 @@ weights = typer.Typer(
 
 LOW_DISK_GB, LOW_TEMPORARY_GB = 5.0, 1.0
 CLOCK_SECONDS = 5.0  # that a server's clock may differ
-ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _compared(package: str, url: str, login: tuple[str, str], variables: str) ->
 
     asked = time.time()
     try:
-        answer = httpx.get(url, auth=login if login[0] else None, timeout=ANSWER_SECONDS)
+        answer = httpx.get(url, auth=login if login[0] else None, timeout=10.0)
     except httpx.HTTPError as error:
         return [Finding(package, "optional", str(error), "does the server's address answer from here?")]
     answered, found, url = time.time(), [], url.partition("://")[2].rpartition("@")[2]  # without a password
@@ -225,10 +224,6 @@ def _changes(root: Path) -> Finding:
         return Finding("changes", "ok", "none set aside by a killed `dvc exp run`")
     remedy = "; then ".join(leftover.remedy for leftover in left)
     return Finding("changes", "lacking", "; ".join(leftover.what for leftover in left), remedy)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Weights
 
 
 @weights.command("list")

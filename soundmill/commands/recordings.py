@@ -316,7 +316,6 @@ def _say(paths: list[Path]) -> None:
 
 
 def _files(path: Path, output: Path) -> list[Path]:
-    """The chosen log-mels and recordings."""
     from soundmill.corpora.inventory import MEDIA
 
     files = [path]

@@ -185,10 +185,6 @@ def scoring_setup(
     return Setup(chosen, cache, workers or os.cpu_count() or 1, tagger, progress_bar)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Mel specs
-
-
 spectrogram.callback()(lambda: None)  # a group, though it has one command
 
 
@@ -255,7 +251,6 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
 
 
 def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
-    """Print the comparison as a table, one row for each spec and grain, then the warnings."""
     from rich import box
     from rich.table import Table
 

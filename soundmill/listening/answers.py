@@ -19,7 +19,6 @@ REAL, BAD = "real", "bad"  # systems besides the models: the real sounds and the
 FIRST, SAME, SECOND = "first", "same", "second"  # answers of a comparison
 QUESTION = r"^[a-z][a-z0-9_]{0,39}$"  # the name of a question, which names metrics too
 MAX_BYTES = 4_000_000  # of a file of answers
-MAX_RATER = 10_000  # highest number of a rater
 MIN_CHECKS = 3
 REQUESTS_PER_CHECK = 5  # for each kind of check
 REPEAT_AFTER = 10  # minimum number of trials until a repeat; fewer in a short test
@@ -209,7 +208,7 @@ def read(path: Path, key: Key) -> Answers:
 class _Document(StageParams):
     format: Literal[1]
     test: str
-    rater: int = Field(ge=1, le=MAX_RATER)
+    rater: int = Field(ge=1, le=10_000)
     answers: list[dict[str, Any]]
 
 

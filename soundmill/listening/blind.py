@@ -19,7 +19,7 @@ from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.listening import answers
 from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, Stimulus, read_key
-from soundmill.listening.material import Material, Request, Wave
+from soundmill.listening.material import Material, Wave
 from soundmill.page.sounds import LONGEST_SECONDS, MIN_RATE
 from soundmill.params import StageParams, parse, read_yaml
 
@@ -169,20 +169,16 @@ def _wave(one: Stimulus, chosen: Sequence[str], material: Material, seed: int, p
     progress(1)
     clip_id = chosen[one.request]
     if one.system == BAD:
-        wave, rate = material.real[_other(clip_id, chosen, material.requests)]()
+        others = [*chosen[one.request + 1 :], *chosen[: one.request]]
+        text = material.requests[clip_id].text  # of the other request it should differ
+        other = next((other for other in others if material.requests[other].text != text), others[0])
+        wave, rate = material.real[other]()
         noise = np.random.default_rng([seed, 3, one.request]).standard_normal(wave.shape)
         bad = (wave + noise * np.sqrt(np.mean(wave**2, dtype=np.float64))).astype(np.float32)
         bad[:, round(bad.shape[1] * (1 - SILENT_SHARE)) :] = 0
         return bad, rate
     sounds = material.real if one.system == REAL else next(model.sounds for model in material.models if model.name == one.system)
     return sounds[clip_id]()
-
-
-def _other(clip_id: str, chosen: Sequence[str], requests: Mapping[str, Request]) -> str:
-    """The next request with another text, else the next one."""
-    place = chosen.index(clip_id)
-    others = [*chosen[place + 1 :], *chosen[:place]]
-    return next((other for other in others if requests[other].text != requests[clip_id].text), others[0])
 
 
 def _uniform(waves: Mapping[Stimulus, Wave], loops: int) -> dict[Stimulus, bytes]:

@@ -26,7 +26,6 @@ MIN_RANKED = 3  # values of a rank correlation
 MIN_RESAMPLED = 5  # models of an interval over models: of fewer, resamples have too few different ones
 REPLICATES = 1000
 SEED = 0
-Level = Literal["nominal", "ordinal", "interval"]
 
 
 @dataclass(frozen=True)
@@ -159,9 +158,7 @@ def _systems(key: Key) -> list[str]:
 
 def _pairs(key: Key) -> list[tuple[str, str]]:
     """Pairs of systems with a difference: all, or in a comparison those that the raters compared."""
-    if not key.compare:
-        return list(itertools.combinations(_systems(key), 2))
-    names = list(key.models) if len(key.models) > 1 else [*key.models, REAL]
+    names = key.models if key.compare and len(key.models) > 1 else _systems(key)
     return list(itertools.combinations(names, 2))
 
 
@@ -252,7 +249,7 @@ def _by_model(key: Key, ratings: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return {name: np.mean(parts, axis=0) for name, parts in shares.items()}
 
 
-def krippendorff_alpha(ratings: np.ndarray, level: Level) -> float:
+def krippendorff_alpha(ratings: np.ndarray, level: Literal["nominal", "ordinal", "interval"]) -> float:
     """Krippendorff's alpha of `ratings`, (raters, units) with NaN for missing ones; units with fewer than two do not count.
 
     1 is perfect agreement, 0 that of chance. Undefined, NaN, if all ratings are equal. Krippendorff, Computing Krippendorff's

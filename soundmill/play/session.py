@@ -319,7 +319,6 @@ class Play:
             return str(making.export(self.root, self.found, self.session(request).folder))
 
     def check_compare(self, systems: list[str], words: str | None, seed: int | None, blind: bool) -> list[dict[str, Any]]:
-        """What is wrong with the fields of Compare."""
         from soundmill.models import sounds
         from soundmill.play import real
 

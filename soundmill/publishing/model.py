@@ -30,7 +30,6 @@ SAMPLES = 8
 RATINGS = ("mos_", "preference_")  # tags of registered versions
 NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`; from another model if an earlier one used them"
 LOADER, TAGS = "load.py", "tags.bin"
-SCRIPTS = Path(__file__).with_name("scripts")
 
 
 def find(model: str, root: Path | None) -> Path:
@@ -201,7 +200,7 @@ def write_codec(checkpoint: Path, directory: Path) -> str | None:
 
 
 def _write_script(directory: Path, script: str, maker: MadeBy) -> None:
-    shutil.copyfile(SCRIPTS / script, directory / LOADER)
+    shutil.copyfile(Path(__file__).with_name("scripts") / script, directory / LOADER)
     (directory / TAGS).write_bytes(maker.chunks)
 
 
