@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from flows import results
 from flows.scores import markdown_table
 from soundmill import csv_files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def number(metric: str, value: float, signed: bool = False, decimals: int = 1) -> str:
@@ -90,6 +91,8 @@ class ResultsTable:
 
 def table(rows: Sequence[results.Row], columns: Columns) -> pd.DataFrame:
     """Cells of text, a line per row."""
+    import pandas as pd
+
     cells = {heading: [cell(row) for row in rows] for heading, cell in columns.items()}
     return pd.DataFrame({heading: texts for heading, texts in cells.items() if any(texts)})
 
@@ -153,6 +156,7 @@ def paper_numbers(row: results.Row) -> str:
 
 def differences(rows: Sequence[results.Row]) -> pd.DataFrame:
     """Differences of the other rows to the first one; empty if no row shares two seeds with it."""
+    import pandas as pd
 
     def cell(score: results.MetricResult | None, metric: str) -> str:
         return with_interval(metric, score.difference, signed=True) if score and score.difference else "–"
@@ -181,6 +185,8 @@ def csv_of_seeds(rows: Sequence[results.Row]) -> str:
 
 
 def tests(differences: Sequence[results.Difference]) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "score": results.METRICS[one["metric"]].short_title,
