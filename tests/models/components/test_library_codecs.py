@@ -37,6 +37,13 @@ def tiny() -> AutoencoderOobleck:
     return build_oobleck(OOBLECK).eval()
 
 
+def publish_oobleck(home: Path) -> AutoencoderOobleck:
+    """A directory as Stable Audio Open's."""
+    net = tiny()
+    net.save_pretrained(home / "vae")
+    return net
+
+
 def publish_encodec(home: Path) -> EncodecModel:
     """A directory as transformers saves it, with codebooks that differ."""
     torch.manual_seed(0)
@@ -73,8 +80,7 @@ def test_the_sizes_of_conf_are_musicgen_s():
 
 
 def test_oobleck_is_the_library_s(tmp_path):
-    net = tiny()
-    net.save_pretrained(tmp_path / "vae")  # as in Stable Audio Open's directory
+    net = publish_oobleck(tmp_path)
     codec, facts = load_oobleck(named(tmp_path), OOBLECK, tmp_path)
     assert facts["name"] == str(tmp_path)
     with torch.no_grad():
