@@ -377,7 +377,7 @@ def away(root: Path) -> list[Path]:
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = (), gone: Sequence[Path] = ()) -> Iterator[list[Path]]:
     """Hold all that share the cache, after up to `seconds` each; UserError at once if one is away and not `gone`, or dvc runs.
 
-    At the end, those that are `gone` are taken off the list of the cache.
+    At the end, unless the block raises, those that are `gone` are taken off the list of the cache.
     """
     check_gone(root, gone)
     if missing := [place for place in away(root) if place not in gone]:  # what it needs is not known

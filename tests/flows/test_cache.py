@@ -110,7 +110,8 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     assert [bytes(place) for place in checkout.away(tiny)] == [b"/away/\xff"]
     assert "not there" not in works("clean", "--gone", *map(str, checkout.away(tiny)), cwd=tiny).stdout
     with checkout.held(tiny, 0, print, gone=checkout.away(tiny)):
-        assert (store / checkout.USERS).read_bytes() == b"/away/\xff\n"  # until something is removed
+        assert (store / checkout.USERS).read_bytes() == b"/away/\xff\n"  # until the end
+    assert (store / checkout.USERS).read_bytes() == b""
     unused = checkout.unused(tiny, checkout.users(tiny))
     assert unused.objects == [tree]
     assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}

@@ -171,6 +171,11 @@ def test_restyling_starts_from_the_recording(tmp_path, trainings: Trainings, nam
 
     if ROWS[name].write is mel_latents:  # of log-mels whose peak is set
         torch.testing.assert_close(100 * restyled(0.0, of=waves / 100), restyled(0.0), rtol=0, atol=1e-3)
+    else:
+        with generation.running(model, tmp_path, ["amount=0"]) as run:
+            torch.testing.assert_close(
+                model.transform(waves, [Request()] * 2, run), model.reconstruct(waves, run), rtol=0, atol=1e-3
+            )
     first, second = restyled(0.5), restyled(0.5, start=1000)
     assert not torch.equal(first, restyled(0.5, of=waves.flip(2)))
     assert not torch.equal(first[0], second[0])  # another window of the sound: other noise
