@@ -136,12 +136,13 @@ def judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
     """("caught", "missed", "changed": the line is not in this tree, or "error": pytest did not run) and by what, or why not."""
     file = tree / mutant.path
     source = file.read_text() if file.is_file() else ""
-    lines = source.splitlines(keepends=True)
-    if [line.rstrip("\n") for line in lines].count(mutant.before) != 1:
+    lines = source.split("\n")
+    if lines.count(mutant.before) != 1:
         return "changed", ""
     if not (tests := tests_of(mutant.path, tree)):
         return "missed", "no test imports it"
-    file.write_text("".join(mutant.after + "\n" if line.rstrip("\n") == mutant.before else line for line in lines))
+    lines[lines.index(mutant.before)] = mutant.after
+    file.write_text("\n".join(lines))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [str(tree / ".venv/bin/python"), "-m", "pytest", "-x", "-n", "0", "-m", "not slow and not attack", *tests]
     try:
@@ -151,9 +152,11 @@ def judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
     finally:
         file.write_text(source)
     failed = [row.split()[1] for row in done.stdout.splitlines() if row.startswith(("FAILED ", "ERROR "))]
-    if done.returncode > 1:  # a mutant that cannot be imported is caught, too
-        return ("caught", failed[0]) if failed else ("error", f"pytest's status is {done.returncode}")
-    return ("missed", f"{len(tests)} files of tests pass") if done.returncode == 0 else ("caught", (failed or ["?"])[0])
+    if done.returncode == 0:
+        return "missed", f"{len(tests)} files of tests pass"
+    if failed or done.returncode == 1:  # a mutant that cannot be imported is caught, too
+        return "caught", (failed or ["?"])[0]
+    return "error", f"pytest's status is {done.returncode}"
 
 
 def main() -> None:

@@ -47,13 +47,14 @@ class Stage:
 def executable() -> str:
     """The `dvc` next to this Python, so that the environment need not be activated; else the one on PATH."""
     beside = Path(sys.executable).parent / "dvc"
-    program = str(beside) if beside.exists() else shutil.which("dvc")
-    python = re.match(rb"#!(\S+)", beside.read_bytes()) if beside.exists() else None
-    if python and not os.path.exists(python[1]):  # the environment was moved
-        raise UserError(f"{beside} needs {os.fsdecode(python[1])}, which is gone; run `make clean-venv`, then `make demo`")
-    if not program:
-        raise UserError("dvc is not installed next to this Python; install the project with `make demo` or `pip install -e .`")
-    return program
+    if beside.exists():
+        python = re.match(rb"#!(\S+)", beside.read_bytes())
+        if python and not os.path.exists(python[1]):  # the environment was moved
+            raise UserError(f"{beside} needs {os.fsdecode(python[1])}, which is gone; run `make clean-venv`, then `make demo`")
+        return str(beside)
+    if program := shutil.which("dvc"):
+        return program
+    raise UserError("dvc is not installed next to this Python; install the project with `make demo` or `pip install -e .`")
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:

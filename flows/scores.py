@@ -86,10 +86,10 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
         if len(set(protocols.values())) > 1:
             listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
             lines.append(f"  These scores are not comparable: {listed}; `dvc repro` scores all by the newest protocol")
-        for family, metrics in scores.items():  # between which spoiled real sounds its sounds are
+        for family, metrics in scores.items():  # between which degraded real sounds its sounds are
             sentences = metrics.get("ladder", {}).get("sentences", {})
-            spoiled = [text for key, text in sentences.items() if key.startswith("fad_")]
-            lines += [f"  {family}: {text}" if len(scores) > 1 else f"  {text}" for text in spoiled]
+            places = [text for key, text in sentences.items() if key.startswith("fad_")]
+            lines += [f"  {family}: {text}" if len(scores) > 1 else f"  {text}" for text in places]
         lines.append("")
     for family in scores:
         sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))

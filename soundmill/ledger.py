@@ -31,9 +31,10 @@ def read(path: Path) -> Entries:
     entries = params.read_yaml(path).get("forgotten")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: `forgotten` must be a list of entries; `git log -p {FILE}` shows earlier versions")
-    from soundmill.corpora import forgotten  # loads decoders: not for every command
+    if entries:
+        from soundmill.corpora import forgotten  # loads decoders: not for every command
 
-    forgotten.parse({"forgotten": entries}, str(path))  # a mistake, once copied, could not be corrected in the checkout
+        forgotten.parse({"forgotten": entries}, str(path))  # a mistake, once copied, could not be corrected in the checkout
     return entries
 
 

@@ -42,9 +42,13 @@ class Steps:
 
     def last(self, amount: float) -> "Steps":
         """Those from the first level with at most this amount of noise, 2/π · atan(sigma / alpha), for restyling; 0: none."""
-        angles = [math.atan2(*reversed(self.alpha_sigma(level))) for level in self.levels[:-1]]
-        small = [start for start, angle in enumerate(angles) if angle <= amount * math.pi / 2 + 1e-6] or [len(angles) - 1]
-        return replace(self, levels=self.levels[small[0] if amount else -1 :])
+
+        def fits(level: float) -> bool:
+            alpha, sigma = self.alpha_sigma(level)
+            return math.atan2(sigma, alpha) <= amount * math.pi / 2 + 1e-6
+
+        start = next((place for place, level in enumerate(self.levels[:-1]) if fits(level)), -2)
+        return replace(self, levels=self.levels[start if amount else -1 :])
 
 
 def sample(steps: Steps, net: Net, noise: Tensor, draw: Draw = Draw()) -> Tensor:

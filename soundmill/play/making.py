@@ -224,11 +224,10 @@ def export(home: Path, checkpoints: Mapping[str, Found], folder: Path) -> Path:
                 credits = attribution.credits_of(found.directory, found.home / "data" / "corpus" / "recordings.parquet")
                 attribution.write(credits, directory / f"ATTRIBUTION {found.name.replace('/', ' ')}.csv")
             else:
-                missing.append(
-                    f"{asked.checkpoint}, checkpoint {asked.digest}: is no longer there, so its attribution is unknown\n"
-                )
+                missing.append(f"{asked.checkpoint}, checkpoint {asked.digest}")
         if missing:
-            disk.write_text(directory / "ATTRIBUTION MISSING.txt", "".join(missing))
+            lines = [f"{one}: is no longer there, so its attribution is unknown\n" for one in missing]
+            disk.write_text(directory / "ATTRIBUTION MISSING.txt", "".join(lines))
         return Path(shutil.make_archive(str(folder / "kept"), "zip", directory))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from soundmill import attribution, hashing, manifest, params, provenance, shards, tracking
+from soundmill import attribution, clips, hashing, manifest, params, provenance, shards, tracking
 from soundmill.audio import figures
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
@@ -141,7 +141,7 @@ def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) ->
 
 def _catalog(root: Path, family: str) -> Path:
     variant = ((params.read_yaml(root / "params.yaml").get("families") or {}).get(family) or {}).get("clips")
-    return root / "data" / "catalog" / f"{variant}.parquet"
+    return clips.Tables.of(root / "data", str(variant)).catalog
 
 
 def _listening(root: Path, checkpoint: Path) -> dict[str, float] | None:

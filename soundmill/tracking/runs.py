@@ -16,7 +16,7 @@ from soundmill.errors import reason, report_failure
 from soundmill.tracking import journal, stores
 
 RESTART_SECONDS = 30.0
-BROWSER_PORT = 5000  # of `make browse`
+BROWSER_PORT = 5000  # of `make browse`, as in commands/runs.py
 
 
 class StageRun:
@@ -346,8 +346,8 @@ def _shared_parent(home: Path, state: provenance.State) -> dict[str, Any]:
     document = None
     with suppress(YAMLError):
         document = params.parse_yaml(state.params)
-    told = _texts(document) if isinstance(document, dict) else {}
-    return {"id": identity, "shared": {"name": name, "tags": tags, "params": told}}
+    listed = _texts(document) if isinstance(document, dict) else {}
+    return {"id": identity, "shared": {"name": name, "tags": tags, "params": listed}}
 
 
 def _texts(params: dict[str, Any]) -> dict[str, str]:

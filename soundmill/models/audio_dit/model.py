@@ -159,8 +159,7 @@ class AudioDiT(OfLatents, TrainedModel):
             run.progress(len(latents))
         return waves
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], seeds: Sequence[int], length: int, run: Run) -> Tensor:
-        requests = [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]
+    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
         self.net.to(run.device)
         with torch.no_grad(), evaluating(self.net):
             made = _window(self, requests, [length] * len(requests), None, 0, run, self.layout.fold(latents))
@@ -260,15 +259,15 @@ def _window(
         steps = solvers.velocity(sampling.num_steps)
     else:
         steps = solvers.flow(sampling.num_steps, sampling.solver, shift_of(flow, shape[1]))
-    if given is not None:
-        noise = draw.noise(shape).to(run.device)
-        return diffusion.restyle(steps.last(sampling.amount), denoise, given.to(run.device), noise, draw).cpu()
     if before is None:
-        return diffusion.sample(steps, denoise, draw.noise(shape).to(run.device), draw).cpu()
-    given, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)
+        noise = draw.noise(shape).to(run.device)
+        if given is None:
+            return diffusion.sample(steps, denoise, noise, draw).cpu()
+        return diffusion.restyle(steps.last(sampling.amount), denoise, given.to(run.device), noise, draw).cpu()
+    canvas, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)
     for item, known in enumerate(before):
-        given[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
-    return diffusion.inpaint(steps, denoise, given.to(run.device), keep.to(run.device), draw).cpu()
+        canvas[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
+    return diffusion.inpaint(steps, denoise, canvas.to(run.device), keep.to(run.device), draw).cpu()
 
 
 def shift_of(flow: FlowParams, frames: int) -> float:

@@ -135,8 +135,8 @@ class OfLatents:
     def transform(self, waves: Tensor, requests: Sequence[Any], run: Any) -> Tensor:
         """Wave → latent → noised and denoised latent → wave, as loud as the recording."""
         codec, length = self.codec(run), waves.shape[2]
-        seeds = [request.window_seed for request in requests]
-        restyled = codec.decode(self.restyled(codec.encode(waves), requests, seeds, length, run), seeds)
+        requests = [replace(request, seed=request.window_seed) for request in requests]
+        restyled = codec.decode(self.restyled(codec.encode(waves), requests, length, run), [request.seed for request in requests])
         return restyled[..., :length] / gains_of(waves, self.autoencoder.spec)
 
     def rebuilt(self, waves: Tensor, run: Any) -> Tensor:

@@ -252,7 +252,7 @@ class DdpmMel(TrainedModel):
 
     def encoded(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of waves of any length, padded with silence or cut, and their levels; on the CPU."""
-        fitted = F.pad(waves.mean(1), (0, max(0, self.num_samples - waves.shape[2])))[:, : self.num_samples]
+        fitted = F.pad(waves.mean(1), (0, self.num_samples - waves.shape[2]))
         with torch.no_grad():
             return self.picture.cpu().encode(torch.from_numpy(log_mel(fitted.numpy(), self.mel_spec)))
 

@@ -124,8 +124,8 @@ class Tango(OfLatents, TrainedModel):
         seeds = [request.seed for request in requests]
         return self.codec(run).decode(sample_latents(self, *conditions(self, requests, run), seeds, run), seeds)
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], seeds: Sequence[int], length: int, run: Run) -> Tensor:
-        return sample_latents(self, *conditions(self, requests, run), seeds, run, latents)
+    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
+        return sample_latents(self, *conditions(self, requests, run), [request.seed for request in requests], run, latents)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
