@@ -84,7 +84,7 @@ class Augmented:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", help="one that trains on log-mels")
+    parser.add_argument("family", help="its `augment` needs log-mels")
     parser.add_argument("steps", type=int, help="of each training; its rate falls to zero over them")
     parser.add_argument("variants", nargs="+", help="NAME or NAME: KEY=VALUE …")
     parser.add_argument("--project", type=Path, default=Path())
@@ -109,16 +109,16 @@ def trained(args: argparse.Namespace, settings: dict[str, str]) -> tuple[list[fl
         for part in outer:
             place = place[part]
         place[last] = yaml.safe_load(value)
-    kind, data = registry.family(args.family), args.project / "data"
+    kind, wiring = registry.family(args.family), document["families"][args.family]
     train = params.parse_section(document, f"{args.family}.train", kind.train_params)
-    inputs = data / f"spectrograms/clips/{args.family}"
     with tempfile.TemporaryDirectory() as scratch:
         ctx: Any = SimpleNamespace(scratch=Path(scratch), name=args.family, home=args.project, workers=1)
         catalog = ctx.scratch / "catalog.parquet"
-        rows = pq.read_table(data / "catalog/default.parquet")
+        rows = pq.read_table(args.project / "data/catalog" / f"{wiring['trained_on']}.parquet")
         split = pc.replace_substring(rows["split"].cast("string"), "test", "valid").cast(rows.schema.field("split").type)
         pq.write_table(rows.set_column(rows.schema.get_field_index("split"), rows.schema.field("split"), split), catalog)
-        prepared = kind.prepare(train, ctx, inputs, inputs, data / "tagger", catalog, None)
+        inputs, parts, tagger = (args.project / wiring[part] for part in ("inputs", "parts", "tagger"))
+        prepared = kind.prepare(train, ctx, inputs, parts, tagger, catalog, None)
         held_out, batch = prepared.held_out, prepared.order.batch_size
         validation = Validation(held_out, prepared.draw, batch, batches=-(-held_out.num_items // batch), every=args.every)
         source = Augmented(prepared.source, augment) if augment else prepared.source

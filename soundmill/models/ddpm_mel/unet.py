@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundmill.diffusion.gain import apply_gain, with_magnitude
+
 TIME_FEATURES = 128  # of the residual U-Net
 
 
@@ -189,8 +191,7 @@ class ResidualUNet(nn.Module):
     """Predicts from (xt, t, condition): [B, *shape], [B] timesteps, [B, num_labels] label weights (all zero: no label).
 
     `shape` is (channels, rows, columns); rows and columns are halved between levels, of which there are len(widths). Untrained, it
-    predicts 0. If `gated`, it also sees |xt|, and predicts shift + gain · xt: a Wiener filter of each channel of the input, which
-    features of fewer channels cannot pass on.
+    predicts 0. If `gated`, it has a gain for each channel of its input (diffusion/gain.py).
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class ResidualUNet(nn.Module):
         if self.labels is not None:
             embedding = embedding + condition.to(embedding) @ self.labels.weight.to(embedding)
         embedding = F.silu(embedding)
-        x = self.inlet(torch.cat([xt, xt.abs()], dim=1) if self.gated else xt) + self.rows
+        x = self.inlet(with_magnitude(xt) if self.gated else xt) + self.rows
         skips = [x]
         for level, stacks in enumerate(self.down):
             for layer in stacks:
@@ -264,10 +265,7 @@ class ResidualUNet(nn.Module):
             if level < len(self.grow):
                 x = self.grow[level](F.interpolate(x, scale_factor=2, mode="nearest"))
         predicted = self.outlet(F.silu(self.norm(x)))
-        if not self.gated:
-            return predicted
-        shift, gain = predicted.chunk(2, dim=1)
-        return torch.addcmul(shift, gain, xt)
+        return apply_gain(predicted, xt) if self.gated else predicted
 
 
 def _norm(channels: int) -> nn.GroupNorm:

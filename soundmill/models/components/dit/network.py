@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundmill.diffusion.gain import apply_gain, with_magnitude
 from soundmill.models.components.dit.params import SizesParams, TransformerParams
 
 TIME_WIDTH = 256  # of the Fourier features of the time
@@ -33,7 +34,8 @@ class Transformer(nn.Module):
             from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
 
         super().__init__()
-        self.rotary_width = params.head_width // 2
+        self.rotary_width, self.gated = params.head_width // 2, params.gated
+        channels *= 1 + params.gated
         self.transformer = StableAudioDiTModel(
             sample_size=frames,
             in_channels=channels,
@@ -59,14 +61,15 @@ class Transformer(nn.Module):
         from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
         positions = torch.arange(xt.shape[2] + 1, device=xt.device)
-        return self.transformer(
-            xt,
+        predicted = self.transformer(
+            with_magnitude(xt) if self.gated else xt,
             t,
             encoder_hidden_states=attended,
             global_hidden_states=overall[:, None],
             rotary_embedding=get_1d_rotary_pos_embed(self.rotary_width, positions, use_real=True, repeat_interleave_real=False),
             return_dict=False,
         )[0]
+        return apply_gain(predicted, xt) if self.gated else predicted
 
 
 class DiT(Transformer):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundmill.diffusion.gain import apply_gain, with_magnitude
 from soundmill.diffusion.paths import PATHS, Deviation, Net, error, normalised
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 from soundmill.training.loader import Batch
@@ -49,9 +50,10 @@ class UNet1d(nn.Module):
         self.null_text = None if text_width is None else nn.Parameter(torch.randn(null_tokens, text_width))
         latents = [latent_channels if level == latents_at else 0 for level in range(len(params.channels))]
         self.encode, self.decode = _transforms(transform, in_channels, out_channels)
-        widths, inner = [transform.channels(in_channels), *params.channels], None
+        self.gated, count = params.gated, 1 + params.gated
+        widths, inner = [count * transform.channels(in_channels), *params.channels], None
         for level in reversed(range(len(params.channels))):
-            out = transform.channels(out_channels) if level == 0 else widths[level]
+            out = count * transform.channels(out_channels) if level == 0 else widths[level]
             inner = Level(params, level, widths[level], out, latents[level], text_width, inner)
         self.levels = inner
 
@@ -64,7 +66,11 @@ class UNet1d(nn.Module):
         elif self.null_text is not None:
             text = self._text(*condition)
         waves = xt if beside is None else torch.cat([xt, beside], 1)
-        return self.decode(self.levels(self.encode(waves), modulation, text, latents))
+        encoded = self.encode(waves)
+        if not self.gated:
+            return self.decode(self.levels(encoded, modulation, text, latents))
+        predicted = self.levels(with_magnitude(encoded), modulation, text, latents)
+        return self.decode(apply_gain(predicted, encoded[:, : predicted.shape[1] // 2]))
 
     def _text(self, states: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """States and mask, padded to at least the null text's length, with the learned null text for dropped items."""
@@ -100,7 +106,9 @@ class Level(nn.Module):
         self.down = nn.Conv1d(in_channels, width, self.factor, stride=self.factor)
         self.before, self.inner, self.after = items(), inner, items()
         self.up = nn.Conv1d(width, out_channels, 3, padding=1)
-        self.adapter = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.adapter = nn.Identity() if in_channels == out_channels else nn.Conv1d(in_channels, out_channels, 1)
+        if level == 0 and params.gated:
+            self.adapter = None  # the gain takes its place
         self.scale = nn.Sequential(nn.SiLU(), nn.Linear(params.modulation, out_channels))
 
     def forward(self, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor] | None, latents: Tensor | None) -> Tensor:
@@ -112,7 +120,8 @@ class Level(nn.Module):
         for item in self.after:
             y = item(y, modulation, text, latents)
         y = self.up(F.interpolate(y, scale_factor=self.factor, mode="nearest") if self.factor > 1 else y)
-        return self.adapter(x) + self.scale(modulation)[:, :, None] * y
+        y = self.scale(modulation)[:, :, None] * y
+        return y if self.adapter is None else self.adapter(x) + y
 
 
 class Item(nn.Module):
