@@ -18,8 +18,8 @@ NO_LENGTHS = ("model_max_length", "rope_theta")  # 1e30 for a tokenizer without 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def place(name: str, home: Path) -> Path:
-    """Where a directory of that name would be, relative to `home`."""
+def directory_of(name: str, home: Path) -> Path:
+    """The directory of that name, relative to `home`, whether or not it exists."""
     return home / os.path.expanduser(name)  # unlike pathlib's, it leaves users who do not exist
 
 
@@ -31,7 +31,7 @@ def find(
     Only files that match the patterns `files` are taken from the hub's cache or downloaded. `missing(directory)` names what the
     directory lacks, or returns None. If the model cannot be found, a UserError ends with `remedies`.
     """
-    directory = place(name, home)
+    directory = directory_of(name, home)
     if directory.is_dir():
         revision = None
     elif name.startswith(("/", ".", "~")):

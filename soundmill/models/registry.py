@@ -198,7 +198,7 @@ def _taken_codec(weights: Any, home: Path) -> Path | None:
     """The codec of this project that is taken as it is; None if it is trained, or converted from published weights."""
     if weights.kind != "load":
         return None if weights.steps else home / weights.start_from
-    where = hub.place(weights.name, home)
+    where = hub.directory_of(weights.name, home)
     saved = (where / checkpoint.CONFIG).is_file() and "kind" in checkpoint.read(where, "autoencoder")
     return where if saved else None
 

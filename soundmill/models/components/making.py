@@ -207,7 +207,7 @@ def find_saved(
 
     UserError if it is of another kind than `config`, or another architecture than `network`.
     """
-    directory = hub.place(weights.name, home)
+    directory = hub.directory_of(weights.name, home)
     try:
         if "kind" not in checkpoint.read(directory, "autoencoder"):
             return None

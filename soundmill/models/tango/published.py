@@ -119,7 +119,8 @@ def _text_encoder(file: Path, section: dict[str, Any]) -> TextConfig:
     given = isinstance(name, str) and hub.is_directory(name, Path())
     if not given and name != section["encoder"]:
         raise UserError(f"{file}: text_encoder_name is {name!r}, must be {section['encoder']!r} or a directory with its files")
-    found = text.find(str(hub.place(name, Path()).resolve()) if given else name, None if given else section["revision"], Path())
+    directory = hub.directory_of(name, Path()).resolve()
+    found = text.find(str(directory) if given else name, None if given else section["revision"], Path())
     return TextConfig(**found.identity(), max_tokens=section["max_tokens"], scratch=None)
 
 
