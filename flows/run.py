@@ -22,6 +22,17 @@ def up_to_date(root: Path, stages: list[str]) -> bool:
         return False
 
 
+def parsed(parser: argparse.ArgumentParser, argv: list[str] | None, wait_minutes: float) -> argparse.Namespace:
+    """The arguments of a command that runs the pipeline, now or on a schedule; `wait_minutes` is its default."""
+    parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
+    parser.add_argument("--wait-minutes", type=float, default=wait_minutes, help="how long to wait for another `dvc repro`")
+    parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
+    args = parser.parse_args(argv)
+    if not 0 <= args.wait_minutes <= locks.MOST_MINUTES:
+        parser.error(f"--wait-minutes {args.wait_minutes:g}: give 0 to {locks.MOST_MINUTES}")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     show_what_the_terminal_can()
     parser = argparse.ArgumentParser(
@@ -29,12 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="*", help="stages to run, with their dependencies (default: all)")
     parser.add_argument("--force", action="store_true", help="run stages even if nothing changed")
-    parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
-    parser.add_argument("--wait-minutes", type=float, default=0, help="how long to wait for another `dvc repro`")
-    parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
-    args = parser.parse_args(argv)
-    if not 0 <= args.wait_minutes <= locks.MOST_MINUTES:
-        parser.error(f"--wait-minutes {args.wait_minutes:g}: give 0 to {locks.MOST_MINUTES}")
+    args = parsed(parser, argv, wait_minutes=0)
     root = Path.cwd()
     try:
         dvc.check_here(root)

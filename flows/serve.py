@@ -13,8 +13,9 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows import dvc, locks, server
+from flows import dvc, server
 from flows.pipeline import pipeline
+from flows.run import parsed
 from soundmill import terminal
 from soundmill.errors import UserError
 
@@ -54,13 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Run the pipeline on a schedule, until stopped.")
     parser.add_argument("--cron", default="0 3 * * *", help="when to run (default: every night at three)")
     parser.add_argument("--timezone", help="of --cron, such as America/Los_Angeles (default: that of this machine)")
-    parser.add_argument("--wait-minutes", type=float, default=120, help="how long a run waits for a manual `dvc repro`")
-    parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
-    parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     parser.add_argument("--off", action="store_true", help="run only on demand; the server's page switches the schedule on")
-    args = parser.parse_args(argv)
-    if not 0 <= args.wait_minutes <= locks.MOST_MINUTES:
-        parser.error(f"--wait-minutes {args.wait_minutes:g}: give 0 to {locks.MOST_MINUTES}")
+    args = parsed(parser, argv, wait_minutes=120)
     url = server.address() or LOCAL
     try:
         dvc.check_here(Path.cwd())
