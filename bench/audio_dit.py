@@ -31,13 +31,12 @@ def main() -> None:
     steps = {side: step_of(side, choices) for side in SIDES}
     for step in steps.values():
         step()
-    for number in range(args.repetitions):
-        for side in SIDES if number % 2 == 0 else reversed(SIDES):
-            start, cpu = time.perf_counter(), time.process_time()
-            for _ in range(args.steps):
-                steps[side]()
-            seconds[side].append(time.perf_counter() - start)
-            cpu_seconds[side].append(time.process_time() - cpu)
+    for _, side in measure.turns(SIDES, args.repetitions):
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(args.steps):
+            steps[side]()
+        seconds[side].append(time.perf_counter() - start)
+        cpu_seconds[side].append(time.process_time() - cpu)
     memory = {side: measure.in_fresh_process(peak_of, side, choices) for side in SIDES}
     for side in SIDES:
         per_step = statistics.median(cpu_seconds[side]) / args.steps

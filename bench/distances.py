@@ -108,7 +108,7 @@ def peak(clips: int, size: int) -> float:
         return scores.EmbeddingSet(ids, frames)
 
     scores.compute("fad", side(0), side(1), seed=0, replicates=100)
-    return measure.memory_bytes("VmHWM") / 2**20
+    return measure.peak_megabytes()
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def grow(clips: int) -> dict[str, Any]:
 
     names = pa.chunked_array([[f"{number:07d}" for number in originals] + [f"{number:07d}-copy" for number in planted]])
     with tempfile.TemporaryDirectory() as scratch, fingerprint_index.Index(Path(scratch), names, names) as index:
-        before = measure.memory_bytes("VmHWM")
+        before = measure.peak_megabytes()
         seconds = cpu_seconds = 0.0
         found, first = words(), 0
         while some := list(itertools.islice(found, AT_ONCE)):
@@ -214,13 +214,13 @@ def grow(clips: int) -> dict[str, Any]:
         pairs = list(index.pairs(fingerprint_index.THRESHOLD))
         seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
     copies = sum(b == f"{a}-copy" for a, b, _ in pairs)
-    peak = measure.memory_bytes("VmHWM")
+    peak = measure.peak_megabytes()
     return {
         "clips": clips,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,  # used for the growth: hardly affected by other processes
-        "peak_megabytes": peak / 2**20,
-        "megabytes_at_start": before / 2**20,
+        "peak_megabytes": peak,
+        "megabytes_at_start": before,
         "recall": copies / PLANTED,
         "alarms": len(pairs) - copies,
     }

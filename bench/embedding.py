@@ -57,7 +57,7 @@ class TimedEmbedder(features.EmbedderConfig):
 
         def embed(waves: Sequence[np.ndarray]) -> Embeddings:
             embeddings = original(waves)
-            peak = measure.memory_bytes("VmHWM") / 2**20
+            peak = measure.peak_megabytes()
             note.write_text(json.dumps([ready, time.process_time() - cpu, peak]))
             return embeddings
 

@@ -153,7 +153,7 @@ def _step(changes: list[str]) -> dict[str, Any]:
         "projectors": list(prepared.module.names),  # `random` if weights are unavailable
         "seconds": round(statistics.median(seconds), 2),
         "cpu_seconds": round((time.process_time() - before) / STEPS, 2),
-        "peak_megabytes": round(measure.memory_bytes("VmHWM") / 2**20),
+        "peak_megabytes": round(measure.peak_megabytes()),
     }
 
 

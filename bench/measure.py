@@ -12,14 +12,14 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.peers import WORKERS as WORKERS
 from soundmill import pretrained
@@ -28,6 +28,7 @@ from soundmill.decoding.ffmpeg import ffmpeg_version
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "bench"
 GIGABYTE = 1e9
+T = TypeVar("T")
 LIBRARIES = ("numpy", "scipy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "lhotse", "dvc")
 
 
@@ -76,8 +77,15 @@ class Rounds:
     cpu_seconds: dict[str, list[float]]
 
 
+def turns(sides: Sequence[T], repetitions: int) -> Iterator[tuple[int, T]]:
+    """Every side in every round, with the round's number from 0; every second round is reversed."""
+    for number in range(repetitions):
+        for side in sides if number % 2 == 0 else reversed(sides):
+            yield number, side
+
+
 def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> Rounds:
-    """Run every competitor in every round, so that a slow minute affects all of them; every second round is reversed.
+    """Run every competitor in every round (see `turns`), so that a slow minute affects all of them.
 
     A competitor returns its seconds, without preparation and cleaning up.
     """
@@ -86,17 +94,15 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
     resource_tracker.ensure_running()  # used by this process's pools; not a competitor's
     others = children()
     rounds = Rounds({name: [] for name in competitors}, {name: [] for name in competitors})
-    for number in range(repetitions):
-        names = list(competitors)
-        for name in names if number % 2 == 0 else reversed(names):
-            os.sync()  # flush earlier writes first: a stage syncs the whole file system at its end
-            before = _cpu_of_children()
-            rounds.seconds[name].append(competitors[name]())
-            for child in children() - others:
-                os.waitpid(child, 0)
-            rounds.cpu_seconds[name].append(_cpu_of_children() - before)
-            wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
-            print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    for number, name in turns(list(competitors), repetitions):
+        os.sync()  # flush earlier writes first: a stage syncs the whole file system at its end
+        before = _cpu_of_children()
+        rounds.seconds[name].append(competitors[name]())
+        for child in children() - others:
+            os.waitpid(child, 0)
+        rounds.cpu_seconds[name].append(_cpu_of_children() - before)
+        wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
+        print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)  # the caller may continue with other work
     return rounds
 
@@ -183,12 +189,11 @@ def steps_in_turns(
             measured.peak_memory_bytes[name] = in_fresh_process(_peak_of_side, sides, what, sizes, name.partition(", ")[0])
             measured.seconds[name], measured.cpu_seconds[name] = [], []
             work()  # the first call chooses kernels and allocates memory
-        for number in range(repetitions):
-            for name in works if number % 2 == 0 else reversed(works):
-                start, before = time.perf_counter(), time.process_time()
-                works[name]()
-                measured.seconds[name].append((time.perf_counter() - start) / steps)
-                measured.cpu_seconds[name].append((time.process_time() - before) / steps)
+        for _, name in turns(list(works), repetitions):
+            start, before = time.perf_counter(), time.process_time()
+            works[name]()
+            measured.seconds[name].append((time.perf_counter() - start) / steps)
+            measured.cpu_seconds[name].append((time.process_time() - before) / steps)
         for name in works:
             print(f"{name}: {statistics.median(measured.cpu_seconds[name]):.3g} CPU s", flush=True)
     return measured
@@ -219,6 +224,11 @@ def memory_bytes(key: str, process: int | str = "self") -> int:
     """Memory of a process: `VmRSS`, resident, or `VmHWM`, its peak; with mapped files."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
+
+
+def peak_megabytes() -> float:
+    """Peak memory of this process so far, in units of 2**20 bytes."""
+    return memory_bytes("VmHWM") / 2**20
 
 
 def write(name: str, results: Path, items: int, seconds: dict[str, list[float]], targets: list[Target], **more: Any) -> Path:

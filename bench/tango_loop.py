@@ -37,12 +37,11 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"cached": [], "in the loop": []}
         cpu_seconds: dict[str, list[float]] = {"cached": [], "in the loop": []}
         memory: dict[str, int] = {}
-        for number in range(args.repetitions):
-            sides = [("cached", training.cached), ("in the loop", training.in_the_loop)]
-            for name, run in sides if number % 2 == 0 else reversed(sides):
-                wall, cpu, memory[name] = training.timed(run)
-                seconds[name].append(wall)
-                cpu_seconds[name].append(cpu)
+        sides = [("cached", training.cached), ("in the loop", training.in_the_loop)]
+        for _, (name, run) in measure.turns(sides, args.repetitions):
+            wall, cpu, memory[name] = training.timed(run)
+            seconds[name].append(wall)
+            cpu_seconds[name].append(cpu)
         for name, values in seconds.items():
             rate = args.steps / statistics.median(values)
             print(f"{name}: {rate:.3g} steps/s" + (f", {memory[name] / 1e9:.2f} GB of GPU memory" if memory[name] else ""))

@@ -35,12 +35,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {f"{scan}, {side}": [] for scan in SCANS for side in ("with terms", "without")}
     with measure.workplace(args.work) as name:
         write_corpus(Path(name) / "corpus", args.recordings)
-        for number in range(args.repetitions):
-            for side in ("with terms", "without") if number % 2 else ("without", "with terms"):
-                times = in_fresh_process(scans, Path(name) / f"{number} {side}", Path(name) / "corpus", side == "with terms")
-                for scan, (wall, cpu) in zip(SCANS, times, strict=True):
-                    seconds[f"{scan}, {side}"].append(cpu)
-                    print(f"{args.recordings} recordings, {scan}, {side}: {cpu:.1f} CPU s, {wall:.1f} s", flush=True)
+        for number, side in measure.turns(("without", "with terms"), args.repetitions):
+            times = in_fresh_process(scans, Path(name) / f"{number} {side}", Path(name) / "corpus", side == "with terms")
+            for scan, (wall, cpu) in zip(SCANS, times, strict=True):
+                seconds[f"{scan}, {side}"].append(cpu)
+                print(f"{args.recordings} recordings, {scan}, {side}: {cpu:.1f} CPU s, {wall:.1f} s", flush=True)
     more = {scan: difference(seconds[f"{scan}, with terms"], seconds[f"{scan}, without"]) for scan in SCANS}
     targets = [Target(f"more with terms, {scan}", more[scan], 5, at_least=False, unit=" CPU s") for scan in SCANS]
     measure.write("terms", args.results, args.recordings, seconds, targets)
