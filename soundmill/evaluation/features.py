@@ -16,7 +16,7 @@ from soundmill.audio import flac
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, spoilings
+from soundmill.evaluation import degradations, embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, facts_of, remove_unfinished
 from soundmill.evaluation.embedders.base import Embedder, Level
 from soundmill.metrics.divergence import names_of
@@ -79,7 +79,7 @@ def _code(module: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One sound to embed: a file or a clip of a shard, perhaps spoiled, or a synthetic wave; `key` is a digest of its content."""
+    """One sound to embed: a file or a clip of a shard, perhaps degraded, or a synthetic wave; `key` is a digest of its content."""
 
     clip_id: str
     key: str
@@ -90,7 +90,7 @@ class Sound:
     num_samples: int = 0
     sample_rate: int = 0
     seed: int = 0
-    spoiling: str = ""  # one of spoilings.SPOILINGS, of the sound whose key is
+    degradation: str = ""  # one of degradations.DEGRADATIONS, of the sound whose key is
     original: str = ""
 
 
@@ -129,11 +129,11 @@ def synthetic(kind: str, clip_id: str, facts: Facts, seed: int) -> Sound:
     return Sound(clip_id, key, shown=shown, synthetic=kind, num_samples=facts.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
-def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
-    """A file or clip, spoiled (see spoilings.py)."""
-    key = hashing.digest("spoiled", kind, seed, sound.clip_id, sound.key, spoilings.code())
-    shown = f"{sound.shown} ({spoilings.SPOILINGS[kind].title})"
-    return replace(sound, key=key, shown=shown, seed=seed, spoiling=kind, original=sound.key)
+def degraded(sound: Sound, kind: str, seed: int) -> Sound:
+    """A file or clip, degraded (see degradations.py)."""
+    key = hashing.digest("degraded", kind, seed, sound.clip_id, sound.key, degradations.code())
+    shown = f"{sound.shown} ({degradations.DEGRADATIONS[kind].title})"
+    return replace(sound, key=key, shown=shown, seed=seed, degradation=kind, original=sound.key)
 
 
 def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
@@ -256,7 +256,7 @@ def refuse(rows: Iterable[Mapping[str, str]]) -> None:
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
     """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
-    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b"", sound.spoiling))
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b"", sound.degradation))
     tasks = []
     for (_, shard), group in groupby(ordered, key=_kind):
         members = list(group)
@@ -288,12 +288,12 @@ def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.
 
 
 def prepared(sound: Sound, wave: np.ndarray, rate: int, level: Level, sample_rate: int) -> np.ndarray:
-    """The wave [..., T] at the embedder's sample rate, and spoiled there, since what it cannot hear needs no spoiling."""
+    """The wave [..., T] at the embedder's sample rate, and degraded there, since what it cannot hear needs no degradation."""
     wave = resample(set_level(wave, level), rate, sample_rate)
-    if not sound.spoiling:
+    if not sound.degradation:
         return wave
-    spoiled = [spoilings.spoil(sound.spoiling, one, sample_rate, sound.clip_id, sound.seed) for one in np.atleast_2d(wave)]
-    return np.reshape(spoiled, wave.shape)
+    degraded = [degradations.degrade(sound.degradation, one, sample_rate, sound.clip_id, sound.seed) for one in np.atleast_2d(wave)]
+    return np.reshape(degraded, wave.shape)
 
 
 def set_level(wave: np.ndarray, level: Level) -> np.ndarray:
@@ -330,7 +330,7 @@ def waves(
     """(sound, wave, its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected.
 
     Waves are mixed down to [T] or, with two `channels`, [2, T]: mono is doubled, and of more channels the first two stay.
-    Spoiled sounds are not spoiled yet (see `prepared`); versions of one sound that follow each other are decoded once.
+    Degraded sounds are not degraded yet (see `prepared`); versions of one sound that follow each other are decoded once.
     """
     if sounds[0].synthetic:
         for sound in sounds:

@@ -1,7 +1,7 @@
-"""The ladder: scores of real sounds spoiled in known ways, which show what a metric hears and between which of them a model stands.
+"""The ladder: scores of real sounds degraded in known ways, which show what a metric hears and between which a model stands.
 
-The floor's real sounds are spoiled, so each rung differs from the floor in one thing. All rungs and the model are compared with the
-floor's reference, with equally many clips each (CLIPS at most, an even number), so their distances have about the same bias.
+The floor's real sounds are degraded, so each rung differs from the floor in one thing. All rungs and the model are compared with
+the floor's reference, with equally many clips each (CLIPS at most, an even number), so their distances have about the same bias.
 """
 
 from collections import Counter
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill import hashing
+from soundmill.evaluation.degradations import DEGRADATIONS
 from soundmill.evaluation.library import Members
 from soundmill.evaluation.score_rows import BETTER, SHORT_TITLES, number, rows_of
-from soundmill.evaluation.spoilings import SPOILINGS
 
 CLIPS = 20  # of each rung, at most, so that the ladder takes less than a fifth of the time of an evaluation of a hundred sounds
 FEWEST = 8  # clips
 GENERATED, REAL, MISSING_CLASS, REPEATED = "generated", "real", "missing_class", "repeated"
-RUNGS = {REAL: "real sounds"} | {kind: one.title for kind, one in SPOILINGS.items()}
+RUNGS = {REAL: "real sounds"} | {kind: one.title for kind, one in DEGRADATIONS.items()}
 RUNGS |= {MISSING_CLASS: "one class missing", REPEATED: "half of the clips twice"}
 HEARD = 0.1  # relative to the score of the intact sounds: a metric is deaf to what changes it for the worse by no more than this
 
@@ -26,7 +26,7 @@ Sides = tuple[Members, Members]  # sounds, and the sounds or prompts that they a
 
 @dataclass(frozen=True)
 class Ladder:
-    """The clips that are spoiled, and the metrics that are measured on them; `classes` may be empty."""
+    """The clips that are degraded, and the metrics that are measured on them; `classes` may be empty."""
 
     metrics: Sequence[str]
     clips: Members  # some of the floor
@@ -48,7 +48,7 @@ class Ladder:
         shown = hashing.hash_order(generated[0].ids, "ladder", self.seed)[: len(ids)]
         yield GENERATED, (generated[0].only(shown), generated[1].only(shown) if paired else reference)
         yield REAL, (own, against)
-        for kind in SPOILINGS:
+        for kind in DEGRADATIONS:
             yield kind, (Members(kind, own.ids), against)
         if not paired:  # a repeated clip has no partner of its own
             if self.missing_class is not None:

@@ -1,4 +1,4 @@
-"""All sounds of one evaluation with their embeddings: the given ones, silence and noise of the baselines, spoiled ones."""
+"""All sounds of one evaluation with their embeddings: the given ones, silence and noise of the baselines, degraded ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from statistics import fmean
 from soundmill import disk, hashing, shards
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
-from soundmill.evaluation.spoilings import SPOILINGS
+from soundmill.evaluation.degradations import DEGRADATIONS
 
 SIGNIFICANT_DIGITS = 6  # of published numbers, as last bits differ between processors
 BASELINE_SOUNDS = 1000  # of silence and of noise, at most
@@ -29,7 +29,7 @@ class Setup:
     workers: int
     tagger: Path | None = None
     progress: Progress = lambda total, label, unit: nullcontext(lambda count: None)
-    ladder: Sequence[str] = ()  # metrics that are also measured on real sounds spoiled in known ways
+    ladder: Sequence[str] = ()  # metrics that are also measured on real sounds degraded in known ways
     devices: int | None = None  # processes of embedders that run on GPUs; None: one for each GPU
 
     @property
@@ -117,21 +117,21 @@ def embed(
     setup: Setup,
     sounds: Mapping[str, Mapping[str, features.Sound]],
     reference: Members,
-    spoiled: Members | None = None,
+    degraded: Members | None = None,
     climbing: Collection[str] = (),
 ) -> Library:
     """Embed sounds (role → id → sound), then silence and noise as long as at most BASELINE_SOUNDS of the reference's sounds.
 
-    The baselines thus depend only on the reference and the seed. `spoiled`: sounds that the embedders in `climbing` also embed
-    spoiled in every way.
+    The baselines thus depend only on the reference and the seed. `degraded`: sounds that the embedders in `climbing` also embed
+    degraded in every way.
     """
     configs, seed = setup.configs, setup.protocol.seed
-    of_spoiled = [config for config in configs if config.name in climbing]
+    of_degraded = [config for config in configs if config.name in climbing]
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
     ranked = hashing.hash_order(reference.ids.values(), "baselines", seed)[:BASELINE_SOUNDS]
-    names = sorted(spoiled.ids.values()) if spoiled else []
+    names = sorted(degraded.ids.values()) if degraded else []
     total = (sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked)) * len(configs)
-    with setup.progress(total + len(SPOILINGS) * len(names) * len(of_spoiled), "embed", "clip") as tick:
+    with setup.progress(total + len(DEGRADATIONS) * len(names) * len(of_degraded), "embed", "clip") as tick:
         given = [sound for by_id in sounds.values() for sound in by_id.values()]
         library.damaged += setup.embed(configs, given, tick)
         for role, of in sounds.items():
@@ -141,11 +141,11 @@ def embed(
             library.sounds[role] = {name: features.synthetic(role, name, facts[name], seed) for name in sorted(ranked)}
         synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
         library.damaged += setup.embed(configs, synthetic, tick)
-        if spoiled and of_spoiled:
-            for kind in SPOILINGS:
-                library.sounds[kind] = {name: features.spoiled(sounds[spoiled.role][name], kind, seed) for name in names}
-            rungs = [sound for kind in SPOILINGS for sound in library.sounds[kind].values()]
-            library.damaged += setup.embed(of_spoiled, rungs, tick)
+        if degraded and of_degraded:
+            for kind in DEGRADATIONS:
+                library.sounds[kind] = {name: features.degraded(sounds[degraded.role][name], kind, seed) for name in names}
+            rungs = [sound for kind in DEGRADATIONS for sound in library.sounds[kind].values()]
+            library.damaged += setup.embed(of_degraded, rungs, tick)
     return library
 
 

@@ -120,7 +120,7 @@ class EvaluateParams(StageParams):
         description="groupings of the prompts; each group is also scored separately"
     )
     ladder: list[MetricName] = Field(
-        description="metrics that are also measured on real sounds spoiled in known ways, for comparison; none: no ladder"
+        description="metrics that are also measured on real sounds degraded in known ways, for comparison; none: no ladder"
     )
     examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
     seed: Seed

@@ -88,8 +88,8 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["files", "nothing"])
-def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_process, monkeypatch, kind):
-    """Texture statistics of decaying tones: spoiled ones are further away, and nothing is embedded twice."""
+def test_the_model_is_placed_among_degraded_real_sounds(setup, tmp_path, in_this_process, monkeypatch, kind):
+    """Texture statistics of decaying tones: degraded ones are further away, and nothing is embedded twice."""
     few = kind == "nothing"
     output = put(tmp_path / "made", [f"a/{index}.wav" for index in range(5 if few else 10)])
     real = put(tmp_path / "real", [f"{'cat' if index % 3 else 'dog'}/{index}.wav" for index in range(24)], 50)
@@ -113,10 +113,10 @@ def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_
 
 
 @pytest.mark.parametrize("metrics", [["fad"], ["coverage"]])
-def test_nothing_is_spoiled_for_metrics_that_are_not_measured(setup, tmp_path, in_this_process, monkeypatch, metrics):
+def test_nothing_is_degraded_for_metrics_that_are_not_measured(setup, tmp_path, in_this_process, monkeypatch, metrics):
     """A Fréchet distance from 24 reference sounds, and a metric that the protocol does not have."""
     output, real = (put(tmp_path / name, [f"{index}.wav" for index in range(24)], first) for name, first in (("a", 0), ("b", 50)))
-    monkeypatch.setattr(features, "spoiled", None)
+    monkeypatch.setattr(features, "degraded", None)
     of_texture = protocol("mmd", "fad").with_embedders(["texture"])
     result = evaluator.evaluate(evaluator.Setup(of_texture, setup.cache, 1, ladder=metrics), output, real, unpaired=True).metrics
     assert f"none of its metrics ({metrics[0]}) can be measured" in result["left_out"]["ladder"]

@@ -16,7 +16,7 @@ from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import decode_mono, encode_flac, write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, features, spoilings, waveforms
+from soundmill.evaluation import cache, degradations, features, waveforms
 from soundmill.evaluation.cache import Facts, facts_of, shares
 from soundmill.evaluation.waveforms import fit, log_spectral_distance, multi_resolution_stft
 from tests.lost_bits import lose_a_bit
@@ -131,17 +131,17 @@ def test_a_protocol_may_set_the_level():
         assert features.set_level(np.zeros(0, np.float32), level).shape == (0,)
 
 
-def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, tmp_path, monkeypatch):
+def test_degraded_sounds_come_from_files_and_shards_and_are_decoded_once(shard, tmp_path, monkeypatch):
     write_wav(tmp_path / "a.wav", tone(440), 16_000)
     originals = [sound(tmp_path / "a.wav"), features.clip("clip1", shard, "digest")]
     for original, wave in zip(originals, (tone(440), tone(200)), strict=True):
-        versions = [original, *(features.spoiled(original, kind, 3) for kind in ("bits_8", "pieces_50ms"))]
-        assert len({one.key for one in (*versions, features.spoiled(original, "bits_8", 4))}) == 4
+        versions = [original, *(features.degraded(original, kind, 3) for kind in ("bits_8", "pieces_50ms"))]
+        assert len({one.key for one in (*versions, features.degraded(original, "bits_8", 4))}) == 4
         opened = []
         read = features._unchanged
         monkeypatch.setattr(features, "_unchanged", lambda one, read=read, opened=opened: opened.append(one) or read(one))
         found = {
-            one.spoiling: features.prepared(one, part, rate, "unchanged", 16_000)
+            one.degradation: features.prepared(one, part, rate, "unchanged", 16_000)
             for one, part, rate in features.waves(versions, None, shards.Report())
         }
         monkeypatch.setattr(features, "_unchanged", read)
@@ -149,8 +149,8 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
         assert list(found) == ["", "bits_8", "pieces_50ms"]
         np.testing.assert_allclose(found[""], wave, atol=1e-4)
         for kind in ("bits_8", "pieces_50ms"):
-            np.testing.assert_array_equal(found[kind], spoilings.spoil(kind, found[""], 16_000, original.clip_id, 3))
-    every = [features.spoiled(one, kind, 3) for kind in spoilings.SPOILINGS for one in originals]
+            np.testing.assert_array_equal(found[kind], degradations.degrade(kind, found[""], 16_000, original.clip_id, 3))
+    every = [features.degraded(one, kind, 3) for kind in degradations.DEGRADATIONS for one in originals]
     tasks = features._tasks(every)
     assert features._tasks(every[::-1]) == tasks  # rows of the cache's files have one order
     assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]

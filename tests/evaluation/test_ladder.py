@@ -1,14 +1,14 @@
-"""The ladder: which sounds stand on it, the sentences about where a model stands, and what each way to spoil a sound changes."""
+"""The ladder: which sounds stand on it, the sentences about where a model stands, and what each way to degrade a sound changes."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from soundmill.evaluation import ladder, spoilings
+from soundmill.evaluation import degradations, ladder
+from soundmill.evaluation.degradations import DEGRADATIONS
 from soundmill.evaluation.ladder import Climbed, Ladder
 from soundmill.evaluation.library import Members
-from soundmill.evaluation.spoilings import SPOILINGS
 
 FLOOR = Members.of("real", (f"real{index:02d}" for index in range(40)))
 OTHERS = Members.of("real", (f"other{index:02d}" for index in range(60)))
@@ -25,12 +25,12 @@ def rungs(paired: bool = False, classes: dict[str, str] = CLASSES) -> dict[str, 
 
 def test_every_rung_has_equally_many_sounds_one_reference_and_its_own_change_of_the_clips():
     found = rungs()
-    assert list(found) == ["generated", "real", *SPOILINGS, "missing_class", "repeated"]
+    assert list(found) == ["generated", "real", *DEGRADATIONS, "missing_class", "repeated"]
     assert {len(sounds) for sounds, _ in found.values()} == {ladder.CLIPS}
     assert all(against is OTHERS for _, against in found.values())
     real = found["real"][0]
     assert set(real.ids) < set(FLOOR.ids)
-    for kind in SPOILINGS:
+    for kind in DEGRADATIONS:
         assert found[kind][0] == Members(kind, real.ids)
     assert found == rungs()  # nothing but ids and the seed
     assert found["generated"][0].ids.keys() < GENERATED.ids.keys()
@@ -46,7 +46,7 @@ def test_every_rung_has_equally_many_sounds_one_reference_and_its_own_change_of_
     for classes in ({}, dict.fromkeys(FLOOR.ids, "dog"), {next(iter(FLOOR.ids)): "dog"}):
         assert "missing_class" not in rungs(classes=classes)
     found = rungs(paired=True)
-    assert list(found) == ["generated", "real", *SPOILINGS]
+    assert list(found) == ["generated", "real", *DEGRADATIONS]
     for sounds, against in found.values():
         assert list(sounds.ids) == list(against.ids)
     assert found["bits_8"][1].ids == {name: OTHERS_OF[name] for name in found["bits_8"][0].ids}
@@ -134,31 +134,31 @@ def level(wave: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(np.square(wave, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("kind", spoilings.SPOILINGS)
+@pytest.mark.parametrize("kind", degradations.DEGRADATIONS)
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 100, 4_000, 32_000])
 def test_the_length_is_kept_and_the_result_depends_on_id_and_seed_alone(kind, num_samples):
     wave = np.clip(tone(300) + tone(700) + 0.5 * np.sign(tone(3)), -1, 1)[:num_samples].astype(np.float32)
     before = wave.copy()
-    spoiled = spoilings.spoil(kind, wave, RATE, "a", 0)
-    assert spoiled.shape == wave.shape
-    assert spoiled.dtype == np.float32
-    assert np.isfinite(spoiled).all()
+    degraded = degradations.degrade(kind, wave, RATE, "a", 0)
+    assert degraded.shape == wave.shape
+    assert degraded.dtype == np.float32
+    assert np.isfinite(degraded).all()
     np.testing.assert_array_equal(wave, before)
-    np.testing.assert_array_equal(spoilings.spoil(kind, wave, RATE, "a", 0), spoiled)
+    np.testing.assert_array_equal(degradations.degrade(kind, wave, RATE, "a", 0), degraded)
     if num_samples == 32_000:
         chance = kind not in ("low_pass_4khz", "pitch_2_semitones", "bits_8")
         for clip_id, seed in (("b", 0), ("a", 1)):
-            assert np.array_equal(spoilings.spoil(kind, wave, RATE, clip_id, seed), spoiled) != chance
-        assert not np.array_equal(spoiled, wave)
+            assert np.array_equal(degradations.degrade(kind, wave, RATE, clip_id, seed), degraded) != chance
+        assert not np.array_equal(degraded, wave)
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.05])
 def test_pieces_are_moved_and_nothing_else(seconds):
     wave = RANDOM.standard_normal(32_100)
     in_place = SimpleNamespace(permutation=np.arange)
-    np.testing.assert_allclose(spoilings.shuffle_pieces(wave, RATE, in_place, seconds), wave, atol=1e-12)
+    np.testing.assert_allclose(degradations.shuffle_pieces(wave, RATE, in_place, seconds), wave, atol=1e-12)
     two = np.concatenate([tone(400)[:RATE], tone(2_000)[:RATE]])  # one tone after the other
-    shuffled = spoilings.shuffle_pieces(two, RATE, np.random.default_rng(1), seconds)
+    shuffled = degradations.shuffle_pieces(two, RATE, np.random.default_rng(1), seconds)
     for half in np.split(shuffled, 2):  # both tones everywhere
         spectrum = np.abs(np.fft.rfft(half))
         assert min(spectrum[380:420].max(), spectrum[1980:2020].max()) > 10 * np.median(spectrum)
@@ -167,29 +167,29 @@ def test_pieces_are_moved_and_nothing_else(seconds):
 def test_random_phases_keep_the_spectrum_and_pitch_leaves_events_where_they_are():
     wave = np.zeros(32_000)
     wave[8_000:9_000] = RANDOM.standard_normal(1_000) * 0.5
-    spoiled = spoilings.spoil("random_phases", wave, RATE, "a", 0)
-    np.testing.assert_allclose(np.abs(np.fft.rfft(spoiled))[1:-1], np.abs(np.fft.rfft(wave))[1:-1], atol=1e-3)
-    assert level(spoiled[16_000:]) == pytest.approx(level(wave), abs=1)  # the burst is everywhere
-    spectrum = np.abs(np.fft.rfft(spoilings.spoil("pitch_2_semitones", tone(440), RATE, "a", 0)))  # of two seconds
+    degraded = degradations.degrade("random_phases", wave, RATE, "a", 0)
+    np.testing.assert_allclose(np.abs(np.fft.rfft(degraded))[1:-1], np.abs(np.fft.rfft(wave))[1:-1], atol=1e-3)
+    assert level(degraded[16_000:]) == pytest.approx(level(wave), abs=1)  # the burst is everywhere
+    spectrum = np.abs(np.fft.rfft(degradations.degrade("pitch_2_semitones", tone(440), RATE, "a", 0)))  # of two seconds
     assert spectrum.argmax() / 2 == pytest.approx(440 * 2 ** (2 / 12), abs=1)
     wave = np.zeros(32_000)
     wave[20_000:20_400] = RANDOM.standard_normal(400) * 0.3
-    spoiled = spoilings.spoil("pitch_2_semitones", wave, RATE, "a", 0)
-    assert np.average(np.arange(32_000), weights=np.square(spoiled)) == pytest.approx(20_200, abs=0.02 * RATE)
+    degraded = degradations.degrade("pitch_2_semitones", wave, RATE, "a", 0)
+    assert np.average(np.arange(32_000), weights=np.square(degraded)) == pytest.approx(20_200, abs=0.02 * RATE)
 
 
 def test_a_low_pass_removes_what_is_above_it_and_8_bits_have_few_values():
-    assert level(spoilings.spoil("low_pass_4khz", tone(6_000), RATE, "a", 0)) < level(tone(6_000)) - 30
-    spoiled = spoilings.spoil("low_pass_4khz", tone(1_000), RATE, "a", 0)
-    np.testing.assert_allclose(spoiled[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3)
-    np.testing.assert_array_equal(spoilings.spoil("low_pass_4khz", tone(1_000), 8_000, "a", 0), tone(1_000))
-    spoiled = spoilings.spoil("bits_8", tone(440), RATE, "a", 0)
-    assert len(np.unique(spoiled)) < 80
-    assert np.abs(spoiled - tone(440)).max() <= 1 / 254 + 1e-6
+    assert level(degradations.degrade("low_pass_4khz", tone(6_000), RATE, "a", 0)) < level(tone(6_000)) - 30
+    degraded = degradations.degrade("low_pass_4khz", tone(1_000), RATE, "a", 0)
+    np.testing.assert_allclose(degraded[2000:-2000], tone(1_000)[2000:-2000], atol=1e-3)
+    np.testing.assert_array_equal(degradations.degrade("low_pass_4khz", tone(1_000), 8_000, "a", 0), tone(1_000))
+    degraded = degradations.degrade("bits_8", tone(440), RATE, "a", 0)
+    assert len(np.unique(degraded)) < 80
+    assert np.abs(degraded - tone(440)).max() <= 1 / 254 + 1e-6
 
 
 @pytest.mark.parametrize(("kind", "decibels"), [("noise_20db", 20), ("noise_0db", 0)])
 def test_noise_has_the_ratio_to_the_sound(kind, decibels):
-    added = spoilings.spoil(kind, 0.1 * tone(500), RATE, "a", 0) - 0.1 * tone(500)
+    added = degradations.degrade(kind, 0.1 * tone(500), RATE, "a", 0) - 0.1 * tone(500)
     assert level(0.1 * tone(500)) - level(added) == pytest.approx(decibels, abs=0.2)
-    assert not spoilings.spoil(kind, np.zeros(1_000, np.float32), RATE, "a", 0).any()
+    assert not degradations.degrade(kind, np.zeros(1_000, np.float32), RATE, "a", 0).any()

@@ -75,7 +75,7 @@ def test_the_page_shows_the_ladder(tmp_path):
     ladder = {"clips": 20, "missing_class": "dog <1>", "scores": {"fad_yamnet": rungs}}
     files = {path.name: path.read_bytes() for path in write(tmp_path / "report", ladder=ladder).iterdir()}
     page = files["index.html"].decode()
-    assert "20 real sounds, spoiled in known ways" in page
+    assert "20 real sounds, degraded in known ways" in page
     assert (
         "<p>FAD (yamnet, 20 sounds) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10); deaf to 8-bit samples</p>" in page
     )

@@ -13,7 +13,7 @@ from torchaudio.compliance import kaldi
 
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, spoilings
+from soundmill.evaluation import degradations, embedders, features
 from soundmill.evaluation.embedders import openl3, passt, texture, vggish, yamnet
 from soundmill.evaluation.embedders.base import mel_filters
 from soundmill.evaluation.embedders.panns import NUMPY, Cnn14Embedder
@@ -303,12 +303,12 @@ def test_what_they_hear_of_real_recordings(shared):
     test = {name: wave for name, wave in waves.items() if name.startswith("3-")}
     reference = np.concatenate([texture.statistics(wave) for name, wave in waves.items() if name not in test])
 
-    def distance(spoiled: Mapping[str, np.ndarray]) -> float:
-        return frechet_of_rows(np.concatenate([texture.statistics(wave) for wave in spoiled.values()]), reference)
+    def distance(degraded: Mapping[str, np.ndarray]) -> float:
+        return frechet_of_rows(np.concatenate([texture.statistics(wave) for wave in degraded.values()]), reference)
 
     steps = [distance(test)]
     for kind in ("pieces_200ms", "pieces_50ms", "random_phases"):
-        steps.append(distance({name: spoilings.spoil(kind, wave, RATE, name, 0) for name, wave in test.items()}))
+        steps.append(distance({name: degradations.degrade(kind, wave, RATE, name, 0) for name, wave in test.items()}))
     steps.append(distance({name: features.synthetic_wave("noise", name, 80_000, 0) for name in test}))
     steps.append(distance({"silence": np.zeros(80_000)}))
     assert steps == sorted(steps)

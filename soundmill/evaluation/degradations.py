@@ -1,6 +1,6 @@
-"""Real sounds spoiled in known ways: the rungs of the ladder that a model's scores are compared with.
+"""Real sounds degraded in known ways: the rungs of the ladder that a model's scores are compared with.
 
-A spoiled wave depends only on the wave, the way it is spoiled, the clip id and the seed.
+A degraded wave depends only on the wave, the way it is degraded, the clip id and the seed.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from soundmill import hashing
 
 VOCODER, VOCODER_HOP = 1024, 256  # samples
 
-Spoil = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # wave [T], its sample rate → wave [T]
+Degrade = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # wave [T], its sample rate → wave [T]
 
 
 @dataclass(frozen=True)
-class Spoiling:
-    """One way to spoil a wave; `title` stands in sentences and figures."""
+class Degradation:
+    """One way to degrade a wave; `title` stands in sentences and figures."""
 
     title: str
-    spoil: Spoil
+    degrade: Degrade
 
 
 def shuffle_pieces(wave: np.ndarray, rate: int, random: np.random.Generator, seconds: float) -> np.ndarray:
@@ -99,27 +99,27 @@ def quantise(wave: np.ndarray, rate: int, random: np.random.Generator, bits: int
     return np.round(wave * steps) / steps
 
 
-SPOILINGS: Mapping[str, Spoiling] = {
-    "pieces_200ms": Spoiling("pieces of 200 ms", partial(shuffle_pieces, seconds=0.2)),
-    "pieces_50ms": Spoiling("pieces of 50 ms", partial(shuffle_pieces, seconds=0.05)),
-    "random_phases": Spoiling("random phases", randomise_phases),
-    "low_pass_4khz": Spoiling("low-pass at 4 kHz", partial(low_pass, hertz=4_000.0)),
-    "noise_20db": Spoiling("noise at 20 dB SNR", partial(add_noise, decibels=20.0)),
-    "noise_0db": Spoiling("noise at 0 dB SNR", partial(add_noise, decibels=0.0)),
-    "pitch_2_semitones": Spoiling("pitch +2 semitones", partial(raise_pitch, semitones=2.0)),
-    "bits_8": Spoiling("8-bit samples", partial(quantise, bits=8)),
+DEGRADATIONS: Mapping[str, Degradation] = {
+    "pieces_200ms": Degradation("pieces of 200 ms", partial(shuffle_pieces, seconds=0.2)),
+    "pieces_50ms": Degradation("pieces of 50 ms", partial(shuffle_pieces, seconds=0.05)),
+    "random_phases": Degradation("random phases", randomise_phases),
+    "low_pass_4khz": Degradation("low-pass at 4 kHz", partial(low_pass, hertz=4_000.0)),
+    "noise_20db": Degradation("noise at 20 dB SNR", partial(add_noise, decibels=20.0)),
+    "noise_0db": Degradation("noise at 0 dB SNR", partial(add_noise, decibels=0.0)),
+    "pitch_2_semitones": Degradation("pitch +2 semitones", partial(raise_pitch, semitones=2.0)),
+    "bits_8": Degradation("8-bit samples", partial(quantise, bits=8)),
 }
 
 
-def spoil(kind: str, wave: np.ndarray, rate: int, clip_id: str, seed: int) -> np.ndarray:
-    """A mono wave [T], spoiled, float32."""
+def degrade(kind: str, wave: np.ndarray, rate: int, clip_id: str, seed: int) -> np.ndarray:
+    """A mono wave [T], degraded, float32."""
     if not len(wave):
         return wave
-    random = np.random.default_rng(int(hashing.digest("spoiled", kind, seed, clip_id), 16))
-    return SPOILINGS[kind].spoil(wave, rate, random).astype(np.float32)
+    random = np.random.default_rng(int(hashing.digest("spoiled", kind, seed, clip_id), 16))  # another word: other scores
+    return DEGRADATIONS[kind].degrade(wave, rate, random).astype(np.float32)
 
 
 @cache
 def code() -> str:
-    """Digest of this module: part of a spoiled sound's key."""
+    """Digest of this module: part of a degraded sound's key."""
     return hashing.file_digest(__file__)
