@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 JUDGE = "tagger"  # the embedder that scores sounds while a family trains
 MAX_FRAMES = 2**20  # of latents or log-mels in a sound, as a config states them
 Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
+Command = Literal["generate", "restyle", "inpaint", "upsample", "interpolate", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -213,16 +214,21 @@ class Family:
         return self.module.build_net(params, form, num_labels)
 
 
-def can(model: Model, what: Capability) -> bool:
+def can(model: Model | type[Model], what: Capability) -> bool:
     return callable(getattr(model, what, None))
 
 
-def require(model: Model, what: Capability, name: str) -> None:
+def commands_of(model: Model | type[Model], params: type[FamilyTrainParams]) -> list[Command]:
+    """What a model, or those of a type, trained with such parameters can be asked to do."""
+    sampling, transforms = params.model_fields["sampling"].annotation.model_fields, can(model, "transform")
+    needed = {"restyle": "amount" in sampling, "inpaint": "keep" in sampling, "upsample": "factor" in params.model_fields}
+    return [one for one in get_args(Command) if (transforms and needed[one] if one in needed else can(model, one))]
+
+
+def require(model: Model, command: Command, name: str) -> None:
     """UserError if a model of the family `name` cannot do this."""
-    if not can(model, what):
-        commands = {one: "restyle, inpaint or upsample" if one == "transform" else one for one in get_args(Capability)}
-        able = " and ".join(command for one, command in commands.items() if can(model, one))
-        raise UserError(f"the family {name!r} cannot {commands[what]}; it can {able}; name another checkpoint (--checkpoint)")
+    if command not in (able := commands_of(model, type(model.params))):
+        raise UserError(f"the family {name!r} cannot {command}; it can {', '.join(able)}; name another checkpoint (--checkpoint)")
 
 
 def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import adapted, family, registry
 from soundmill.models import catalog as catalogs
-from soundmill.models.family import Capability, Model, Request, Run, can, chosen_by, made_by, origin, use_weights
+from soundmill.models.family import Command, Model, Request, Run, can, chosen_by, made_by, origin, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.sounds import (
     as_long_as_clip,
@@ -398,10 +398,10 @@ def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, p
         figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
 
 
-def load(checkpoint: Path | Loaded, what: Capability) -> tuple[Model, dict[str, str]]:
-    """The model of a checkpoint, and its origin; UserError if it lacks the capability."""
+def load(checkpoint: Path | Loaded, command: Command) -> tuple[Model, dict[str, str]]:
+    """The model of a checkpoint, and its origin; UserError if it cannot do what the command asks."""
     loaded = checkpoint if isinstance(checkpoint, Loaded) else read(checkpoint)
-    family.require(loaded.model, what, loaded.facts["family"])
+    family.require(loaded.model, command, loaded.facts["family"])
     return loaded.model, loaded.facts
 
 

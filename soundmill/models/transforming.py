@@ -28,7 +28,7 @@ from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
-from soundmill.models.family import Capability, Model, Request, Run, is_checkpoint, made_by
+from soundmill.models.family import Command, Model, Request, Run, is_checkpoint, made_by
 from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running
 from soundmill.models.sounds import (
     finite,
@@ -90,15 +90,14 @@ def reconstruct(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: P
 def restyle(
     checkpoint: Path | Loaded, sounds: Sounds, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
 ) -> list[Path]:
-    """Add noise to sounds and denoise them; `amount` sets how much. UserError for a family without that setting."""
+    """Add noise to sounds and denoise them; `amount` sets how much."""
 
     def check(model: Model) -> None:
-        _must_have(model, "amount", "restyle")
         prompting.check(model)
         _refuse(settings, "keep", "resamples")
 
     work = partial(_in_windows, lambda model, run, name, start: prompting.request(model, name, start))
-    return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
+    return _each(checkpoint, "restyle", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
 
 
 def inpaint(
@@ -136,7 +135,6 @@ def inpaint(
         yield previous
 
     def check(model: Model) -> None:
-        _must_have(model, "keep", "inpaint")
         _refuse(settings, "amount")
         prompting.check(model)
         for name, sound in sounds.items():
@@ -147,15 +145,13 @@ def inpaint(
                     raise UserError(f"{name}: the span {span} {inside}")
 
     about = {**prompting.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}
-    return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
+    return _each(checkpoint, "inpaint", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
 def upsample(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
-    """Raise the sample rate of sounds to the model's and generate the missing band; UserError for any other family."""
+    """Raise the sample rate of sounds to the model's and generate the missing band."""
 
     def check(model: Model) -> None:
-        if "factor" not in type(model.params).model_fields:
-            raise UserError("this family cannot upsample: use a checkpoint of `upsampler`")
         low = model.sample_rate / model.params.factor
         for name, sound in sounds.items():
             if sound.sample_rate > low:
@@ -167,7 +163,7 @@ def upsample(checkpoint: Path | Loaded, sounds: Sounds, output: Path, home: Path
                 )
 
     work = partial(_in_windows, lambda model, run, name, start: Request(seed=seed_of(run.sampling.seed, name), start=start))
-    return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
+    return _each(checkpoint, "upsample", "upsampled", work, sounds, output, home, settings, check)
 
 
 def interpolate(
@@ -191,7 +187,8 @@ def interpolate(
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:
-        _must_have(model, "amount", "interpolate between recordings, only between seeds")
+        if "amount" not in type(model.params.sampling).model_fields:
+            raise UserError("this family cannot interpolate between recordings: give two seeds, such as 1 2")
         both = []
         for _, sound in sounds:
             length = model.num_samples or length_in_model_format(sound, model)
@@ -245,11 +242,6 @@ def spans_of(kept: Tensor) -> list[list[int]]:
     return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
 
 
-def _must_have(model: Model, setting: str, what: str) -> None:
-    if setting not in type(model.params.sampling).model_fields:
-        raise UserError(f"this family cannot {what}: its sampling has no {setting!r}; `soundmill families` lists others")
-
-
 def _refuse(settings: Sequence[str], *unused: str) -> None:
     """UserError for settings that another transformation reads."""
     for name in (setting.partition("=")[0] for setting in settings):
@@ -259,7 +251,7 @@ def _refuse(settings: Sequence[str], *unused: str) -> None:
 
 def _each(
     checkpoint: Path | Loaded,
-    capability: Capability,
+    command: Command,
     verb: str,
     work: Callable[[Model, Run, str, Iterable[Tensor], int], Iterator[Tensor]],
     sounds: Sounds,
@@ -273,7 +265,7 @@ def _each(
 
     Returns the paths of the outputs. `check` raises before anything is written; `more` are facts for the WAV comments.
     """
-    model, source_facts = load(checkpoint, capability)
+    model, source_facts = load(checkpoint, command)
     check(model)
     with running(model, home, settings) as run:
         disk.make_directory(output)

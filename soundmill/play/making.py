@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from soundmill import attribution, disk, hashing, params, tracking
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.listening import answers
-from soundmill.models.family import Model, can, family_of, is_checkpoint
+from soundmill.models.family import Model, commands_of, family_of, is_checkpoint
 from soundmill.params import Probability, Seconds, Seed, StageParams
 from soundmill.play.checkpoints import Found
 
@@ -91,17 +91,9 @@ def kinds_of(model: Model) -> list[Kind]:
     """What a model can be asked to do with a recording."""
     from soundmill.models.components.rave.codec import RaveCodec
 
-    sampling, transforms = type(model.params.sampling).model_fields, can(model, "transform")
-    able: dict[Kind, bool] = {
-        "restyle": transforms and "amount" in sampling,
-        "inpaint": transforms and "keep" in sampling,
-        "continue": transforms and "keep" in sampling,
-        "interpolate": can(model, "interpolate"),
-        "reconstruct": can(model, "reconstruct"),
-        "transfer": isinstance(getattr(model, "codec", None), RaveCodec),
-        "upsample": transforms and "factor" in type(model.params).model_fields,
-    }
-    return [kind for kind, is_able in able.items() if is_able]
+    able = commands_of(model, type(model.params))
+    more = {"continue": "inpaint" in able, "transfer": isinstance(getattr(model, "codec", None), RaveCodec)}
+    return [kind for kind in get_args(Kind) if kind != "generate" and (kind in able or more.get(kind))]
 
 
 def passes(asked: Asked, loaded: Loaded) -> int:

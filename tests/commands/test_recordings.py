@@ -95,7 +95,7 @@ def test_goes_from_one_to_another(home):
         (["restyle", "empty.wav"], "empty.wav: too short"),
         (["restyle", "nan.wav"], "nan.wav: nan (non-finite samples)"),
         (["restyle", "long.wav", "nan.wav"], "nan.wav: nan (non-finite samples)"),
-        (["reconstruct", "long.wav"], "the family 'waveform_unet' cannot reconstruct; it can generate and restyle, inpaint or"),
+        (["reconstruct", "long.wav"], "'waveform_unet' cannot reconstruct; it can generate, restyle, inpaint, interpolate; "),
         (["interpolate", "3", "long.wav"], "3"),
         (["restyle", "long.wav", "--set", "amount=0.1"], "--set amount=…: use --amount instead"),
         (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),

@@ -124,8 +124,8 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, trainings):
     info = soundfile.info(tmp_path / "up/low.wav")
     assert (info.samplerate, info.channels, info.frames) == (16_000, 2, 4000)
     for command, message in (
-        (["restyle", "low.wav"], "this family cannot restyle: its sampling has no 'amount'"),
-        (["inpaint", "low.wav", "--keep", "0:0.1"], "this family cannot inpaint"),
+        (["restyle", "low.wav"], "the family 'upsampler' cannot restyle; it can upsample, reconstruct; "),
+        (["inpaint", "low.wav", "--keep", "0:0.1"], "cannot inpaint; it can"),
         (["interpolate", "1", "2"], "cannot interpolate"),
     ):
         done = soundmill(*command, "--checkpoint", "model", "--output", "nothing", cwd=tmp_path)
@@ -344,7 +344,7 @@ def test_between_two_seeds(tmp_path, trained):
     assert np.abs(soundfile.read(path)[0] - first).max() < 1e-4
     soundfile.write(tmp_path / "a.wav", middle, of_waves.RATE)
     said = refused("interpolate", "a.wav", "a.wav", *place(trained), cwd=tmp_path)
-    assert "this family cannot interpolate between recordings, only between seeds: its sampling has no 'amount'" in said
+    assert "this family cannot interpolate between recordings: give two seeds, such as 1 2" in said
 
 
 def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
