@@ -48,7 +48,7 @@ def families(
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write families and sizes to this file.")] = None,
     root: Root = None,
 ) -> None:
-    """List the model families: title and paper; with `--sizes`, the parameter count of each part at each scale.
+    """List the model families: title, paper, commands; with `--sizes`, the parameter count of each part at each scale.
 
     Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Label conditioning
     adds one embedding per label of the corpus.
@@ -62,7 +62,7 @@ def families(
     console = terminal.console(highlight=False)
     for name, facts in described.items():
         console.print(f"[bold]{name}[/bold]: {facts['what']}")
-        console.print(facts["source"], style="dim")
+        console.print(f"{facts['source']}\ncommands: {', '.join(facts['commands'])}", style="dim")
         scales = {scale: counts for scale, counts in facts.items() if isinstance(counts, dict)}
         if not scales:
             continue

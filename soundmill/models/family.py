@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict
 
@@ -177,6 +177,13 @@ class Family:
     @property
     def module(self) -> ModuleType:
         return import_module(f"soundmill.models.{self.name}.model")
+
+    @property
+    def commands(self) -> list[Command]:
+        """What its models can be asked to do; those of one type may do only a part."""
+        model = getattr(self.module.load, "__self__", None) or get_type_hints(self.module.load)["return"]
+        able = {one for kind in get_args(model) or [model] for one in commands_of(kind, self.train_params)}
+        return [one for one in get_args(Command) if one in able]
 
     def load(self, directory: Path) -> Model:
         """Load a model from its checkpoint directory, with its last weights."""

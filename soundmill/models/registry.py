@@ -239,7 +239,7 @@ def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
 
 
 def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
-    """Every family: `what` it is, its `source`, and with `sizes` its parameters by part at each scale in `conf` (Hydra's groups).
+    """Every family: `what` it is, its `source`, its `commands`, and with `sizes` its parameters by part at each scale in `conf`.
 
     `["ddpm_mel"]["paper"]["unet"]` is the published size of that net. Counting builds the nets, which takes seconds.
     """
@@ -247,5 +247,6 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
     described = {}
     for name in sorted(FAMILIES):
         counts = {scale: parameter_counts(name, params.compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales}
-        described[name] = {"what": family(name).title, "source": family(name).paper, **counts}
+        kind = family(name)
+        described[name] = {"what": kind.title, "source": kind.paper, "commands": kind.commands, **counts}
     return described
