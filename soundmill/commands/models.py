@@ -39,6 +39,10 @@ Settings = Annotated[
         "lists the valid ones.",
     ),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(help="The same as a prompt, except for a model trained with `condition=caption_and_label`, which follows both."),
+]
 RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")]
 
 
@@ -167,17 +171,11 @@ def generate(
         list[str] | None,
         typer.Argument(
             help="What to make. A text-conditioned family makes sounds for each prompt; a label-conditioned one mixes the labels "
-            "that the prompts name."
+            "that the prompts name. Default: unconditional; a label-conditioned GAN draws each sound's label by its seed."
         ),
     ] = None,
     family: FamilyName = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The same as a prompt, except for a model trained with `condition=caption_and_label`, which follows both. "
-            "Default: unconditional; a label-conditioned GAN draws each sound's label by its seed."
-        ),
-    ] = None,
+    label: Labels = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
     seed: RandomSeed = 0,
     settings: Settings = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.models import Checkpoint, FamilyName, RandomSeed, Settings, checkpoint_of
+from soundmill.commands.models import Checkpoint, FamilyName, Labels, RandomSeed, Settings, checkpoint_of
 from soundmill.commands.project import Project
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
@@ -35,9 +35,7 @@ Files = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the spectrograms.")]
-Prompts = Annotated[
-    list[str] | None, typer.Option("--prompt", "--label", help="Target sound: a caption or labels, as the model was trained.")
-]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="Target sound: a caption or labels, as the model was trained.")]
 
 
 @app.command()
@@ -98,6 +96,7 @@ def restyle(
         float, typer.Option(min=0, max=1, help="Amount of noise added first: 0 none, 1 keeps little but its length.")
     ] = 0.5,
     prompt: Prompts = None,
+    label: Labels = None,
     seed: RandomSeed = 0,
     family: FamilyName = None,
     settings: Settings = None,
@@ -113,7 +112,7 @@ def restyle(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    request = transforming.Prompting(prompt or [], seed)
+    request = transforming.Prompting(prompt or [], seed, label or [])
     settings = [*_without("amount", settings), f"amount={amount}"]
     _say(transforming.restyle(directory, _read(files, output), request, output, home, settings))
 
@@ -129,6 +128,7 @@ def inpaint(
         ),
     ],
     prompt: Prompts = None,
+    label: Labels = None,
     seed: RandomSeed = 0,
     family: FamilyName = None,
     settings: Settings = None,
@@ -146,7 +146,7 @@ def inpaint(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    request = transforming.Prompting(prompt or [], seed)
+    request = transforming.Prompting(prompt or [], seed, label or [])
     _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings))
 
 
@@ -180,6 +180,7 @@ def interpolate(
         float | None, typer.Option(min=0, max=1, help="Amount of noise added to mixed recordings, as in `restyle` (default: 0.5).")
     ] = None,
     prompt: Prompts = None,
+    label: Labels = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of that noise (default: 0).")] = None,
     family: FamilyName = None,
     settings: Settings = None,
@@ -209,7 +210,8 @@ def interpolate(
     else:
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
         settings = _without("amount", settings)
-    _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
+    words = [*(prompt or []), *(label or [])]
+    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
 
 
 @app.command()

@@ -54,27 +54,28 @@ Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 @dataclass(frozen=True)
 class Prompting:
-    """The prompts and the seed of a transformation."""
+    """The prompts, the seed and the labels of a transformation; labels are further prompts, but for a model that follows both."""
 
     prompts: Sequence[str] = ()
     seed: int = 0
+    labels: Sequence[str] = ()
 
     def check(self, model: Model) -> None:
         """UserError if the model cannot follow the prompts; prints the labels that they match."""
-        if model.condition == "caption" and len(self.prompts) > 1:
+        if model.condition == "caption" and len([*self.prompts, *([] if model.labels else self.labels)]) > 1:
             raise UserError("this model takes a single caption: give one --prompt")
         self.request(model)
-        print_matched_labels(model, self.prompts)
+        print_matched_labels(model, self.prompts, self.labels)
 
     def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
         """The request for the sound `name`, or for its window that starts at sample `start`."""
-        request = of_prompts(model, self.prompts, 1, self.seed)[0] if self.prompts else Request()
+        request = of_prompts(model, self.prompts, 1, self.seed, self.labels)[0] if self.prompts or self.labels else Request()
         return replace(request, seed=seed_of(self.seed, name), start=start)
 
     @property
     def facts(self) -> dict[str, Any]:
         """For the comment of a WAV, with long prompts shortened (LONGEST_PROMPT)."""
-        prompts = ", ".join(self.prompts)
+        prompts = ", ".join([*self.prompts, *self.labels])
         return {"seed": self.seed, "prompts": prompts if len(prompts) <= LONGEST_PROMPT else prompts[: LONGEST_PROMPT - 1] + "…"}
 
 

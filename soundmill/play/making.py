@@ -124,13 +124,13 @@ def make(asked: Asked, loaded: Loaded, folder: Path, output: Path, home: Path) -
     if asked.kind == "generate":
         return generation.generate_sounds(loaded, asked.prompts, 1, asked.seed, output, home, settings, labels=asked.labels)
     sounds = {Path(name).stem: decode.open_sound(folder / name) for name in asked.recordings}
-    prompting = transforming.Prompting([*asked.prompts, *asked.labels], asked.seed)
+    prompting = transforming.Prompting(asked.prompts, asked.seed, asked.labels)
     noisy = [*settings, f"amount={asked.amount}"]
     check_sounds(asked.kind, len(sounds))
     if asked.kind == "interpolate":
         ends, both = (asked.seed, asked.seed if sounds else asked.other_seed), list(sounds.items())
-        told = noisy if sounds else settings
-        return transforming.interpolate(loaded, ends, both, STEPS, list(prompting.prompts), output, home, told)
+        words, told = [*asked.prompts, *asked.labels], noisy if sounds else settings
+        return transforming.interpolate(loaded, ends, both, STEPS, words, output, home, told)
     ((name, sound), *_) = sounds.items()
     match asked.kind:
         case "reconstruct":

@@ -13,7 +13,7 @@ import torch
 
 from soundmill import manifest, params
 from soundmill.errors import UserError
-from soundmill.models import adapted, generation, registry
+from soundmill.models import adapted, generation, registry, transforming
 from soundmill.models.audio_dit.model import sample, window_starts
 from soundmill.models.components.dit.network import Conditions
 from soundmill.models.family import Request
@@ -141,6 +141,8 @@ def test_by_label_or_by_nothing(tmp_path, data):
     assert not any(torch.equal(one, other) for one, other in combinations(waves, 2))
     (path,) = generation.generate_sounds(tmp_path / "both/model", ["a bell"], 1, 5, tmp_path / "c", tmp_path, labels=["rain"])
     assert path.name == "a-bell-rain-5-001.wav"
+    request = transforming.Prompting(["a bell"], 5, ["rain"]).request(both)
+    assert (request.caption, request.labels) == ("a bell", ("rain",))
     shown = json.loads((tmp_path / "both/model/config.json").read_text())["prompts"]
     assert all(one["caption"] and one["labels"] for one in shown)
     assert train(tmp_path / "more", data, ".condition=label", ".steps=1", f".start_from={tmp_path}/label/model")["steps"] == 1
