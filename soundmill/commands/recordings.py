@@ -110,10 +110,10 @@ def restyle(
     FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
-    from soundmill.models import transforming
+    from soundmill.models import generation, transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    settings = [*_without("amount", settings), f"amount={amount}"]
+    settings = [*generation.without(settings, "amount", instead="--amount"), f"amount={amount}"]
     _say(transforming.restyle(directory, _read(files, output), request, output, home, settings))
 
 
@@ -142,10 +142,10 @@ def inpaint(
     sounds are processed in windows, each continuing the one before; a kept part beyond a recording's end is an error.
     Writes each as FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
-    spans, settings = parse_spans(keep), _without("keep", settings)
     directory, home = checkpoint_of(checkpoint, family, project)
-    from soundmill.models import transforming
+    from soundmill.models import generation, transforming
 
+    spans, settings = parse_spans(keep), generation.without(settings, "keep", instead="--keep")
     request = transforming.Prompting(prompt or [], seed, label or [])
     _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings))
 
@@ -195,13 +195,15 @@ def interpolate(
     """
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.decoding import decode
-    from soundmill.models import transforming
+    from soundmill.models import generation, transforming
 
     ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
-    seeded = all(re.fullmatch(r"\d{1,100}", end) for end in ends)
-    paths = [] if seeded else [Path(end) for end in ends]
+    numbers = [end for end in ends if re.fullmatch(r"\d{1,100}", end)]
+    if len(numbers) == 1 and not Path(numbers[0]).exists():
+        raise UserError(f"interpolate {first} {second}: give two seeds or two recordings, not one of each")
+    paths = [] if len(numbers) == 2 else [Path(end) for end in ends]
     _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
-    if seeded:
+    if not paths:
         if amount is not None or seed is not None:
             raise UserError("--amount and --seed are for recordings: between seeds no noise is added")
         seeds = int(first), int(second)
@@ -209,7 +211,7 @@ def interpolate(
             raise UserError(f"interpolate {first} {second}: a seed is at most {MAX_SEED}")
     else:
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
-        settings = _without("amount", settings)
+        settings = generation.without(settings, "amount", instead="--amount")
     words = [*(prompt or []), *(label or [])]
     _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
 
@@ -256,13 +258,6 @@ def vocode(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
         f"{1 / timing.real_time_factor:.3g} times real time"
     )
-
-
-def _without(option: str, settings: list[str] | None) -> list[str]:
-    """The settings; UserError if one of them is what an option of the command says."""
-    if any(setting.partition("=")[0].strip() == option for setting in settings or []):
-        raise UserError(f"--set {option}=…: use --{option} instead")
-    return settings or []
 
 
 def parse_spans(text: str) -> Spans:

@@ -367,10 +367,13 @@ def generate_sounds(
         looped = looped or Looped()
     elif looped:
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
+    if any(setting.startswith("psi=") for setting in settings) and not hasattr(model.params.sampling, "psi"):
+        raise UserError(f"--psi is for GANs, which {source_facts['family']!r} is not; leave it out")
+    without(settings, "amount", "keep", "resamples")
     requests = of_prompts(model, prompts, count, seed, labels)
     print_matched_labels(model, prompts, labels)
-    disk.make_directory(output_dir)
     with running(model, home, settings) as run:
+        disk.make_directory(output_dir)
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
     descriptions = [describe(request) for request in requests]
     kept = choose(descriptions, waves, model.sample_rate) if choose else range(len(waves))
@@ -412,6 +415,15 @@ def read(checkpoint_dir: Path, use: Use | None = None) -> Loaded:
     used = use_weights(model, checkpoint_dir, use or model.params.use)
     remark = f", {model.remark}" if hasattr(model, "remark") else ""
     return Loaded(model, {**source_facts, "weights": used + remark})
+
+
+def without(settings: Sequence[str] | None, *names: str, instead: str = "") -> list[str]:
+    """The settings; UserError if one has a name that only `instead`, or only another command, may set."""
+    for name in (setting.partition("=")[0].strip() for setting in settings or []):
+        if name in names:
+            use = instead or f"`soundmill {'restyle' if name == 'amount' else 'inpaint'}`"
+            raise UserError(f"--set {name}=…: is not used here; use {use}")
+    return list(settings or [])
 
 
 @contextmanager

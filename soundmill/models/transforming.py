@@ -29,7 +29,7 @@ from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
 from soundmill.models.family import Command, Model, Request, Run, is_checkpoint, made_by
-from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running
+from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running, without
 from soundmill.models.sounds import (
     finite,
     length_in_model_format,
@@ -95,7 +95,7 @@ def restyle(
 
     def check(model: Model) -> None:
         prompting.check(model)
-        _refuse(settings, "keep", "resamples")
+        without(settings, "keep", "resamples")
 
     work = partial(_in_windows, lambda model, run, name, start: prompting.request(model, name, start))
     return _each(checkpoint, "restyle", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
@@ -136,7 +136,7 @@ def inpaint(
         yield previous
 
     def check(model: Model) -> None:
-        _refuse(settings, "amount")
+        without(settings, "amount")
         prompting.check(model)
         for name, sound in sounds.items():
             for start, stop in keep:
@@ -182,7 +182,7 @@ def interpolate(
     A seed stands for the first sound that `generate_sounds` makes with it. Sounds longer than the model's length are cut.
     """
     model, source_facts = load(checkpoint, "interpolate")
-    _refuse(settings, "keep", "resamples", *([] if sounds else ["amount"]))
+    without(settings, "keep", "resamples", *([] if sounds else ["amount"]))
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
     print_matched_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]
@@ -241,13 +241,6 @@ def spans_of(kept: Tensor) -> list[list[int]]:
     """The spans [start, stop) where a boolean mask [T] is true."""
     edges = torch.cat([torch.zeros(1, dtype=torch.bool), kept, torch.zeros(1, dtype=torch.bool)]).int().diff()
     return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
-
-
-def _refuse(settings: Sequence[str], *unused: str) -> None:
-    """UserError for settings that another transformation reads."""
-    for name in (setting.partition("=")[0] for setting in settings):
-        if name in unused:
-            raise UserError(f"--set {name}=…: is not used here; use `soundmill {'restyle' if name == 'amount' else 'inpaint'}`")
 
 
 def _each(

@@ -23,6 +23,8 @@ def test_params_writes_or_prints_a_composition_that_stages_accept(root, tmp_path
     (tmp_path / "params.yaml").touch()
     assert works("params", "clips.default.clip_seconds=7.5", cwd=tmp_path).stdout == ""
     assert (tmp_path / "params.yaml").read_text() == done.stdout
+    twice = refused("params", "--print", "scale=laptop", "scale=gpu", cwd=root)
+    assert twice == "scale is given twice; leave one of them out\n"
     wrong = "model=tango", "tango.generate.sampling.sampler=euler"
     assert "tango.generate.sampling.sampler: " in refused("params", "--print", *wrong, cwd=root)
 
