@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.cluster import vq
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
@@ -28,7 +29,7 @@ from soundmill.training.device import of_equal_length, torch_threads
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
 CLIPS_AT_ONCE = 16  # batch size outside training
-ROUNDS = 50  # of k-means, at most
+ROUNDS = 50  # of k-means
 CURVE = ("step", "loss/train", "loss/valid", "accuracy/valid")  # columns
 FUNCTION_WORDS = frozenset(read_yaml(Path(__file__).with_suffix(".yaml"))["function_words"])  # that name no sound
 
@@ -80,23 +81,18 @@ def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count
     ids = sorted(training)
     points = np.stack([statistics[clip_id] for clip_id in ids]).astype(np.float64)
     mean, deviation = points.mean(0), points.std(0)
-    points = (points - mean) / np.where(deviation > 1e-6, deviation, 1)
+    deviation[deviation <= 1e-6] = 1
+    points = (points - mean) / deviation
     centres = points[[np.argmin((points**2).sum(1))]]
     while len(centres) < count:
         distance = ((points[:, None] - centres[None]) ** 2).sum(2).min(1)
         if distance.max() <= 1e-12:  # fewer distinct sounds than clusters
             break
         centres = np.vstack([centres, points[distance.argmax()]])
-    for _ in range(ROUNDS):
-        nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
-        moved = np.stack([points[nearest == k].mean(0) if (nearest == k).any() else centre for k, centre in enumerate(centres)])
-        if np.array_equal(moved, centres):
-            break
-        centres = moved
-    of_clip = {}
-    for clip_id, values in statistics.items():
-        point = (values - mean) / np.where(deviation > 1e-6, deviation, 1)
-        of_clip[clip_id] = np.eye(len(centres), dtype=np.float32)[((point - centres) ** 2).sum(1).argmin()]
+    centres, _ = vq.kmeans2(points, centres, ROUNDS, minit="matrix")
+    of_all = np.stack([(values - mean) / deviation for values in statistics.values()])
+    one_hot = np.eye(len(centres), dtype=np.float32)[vq.vq(of_all, centres)[0]]
+    of_clip = dict(zip(statistics, one_hot, strict=True))
     return Targets("clusters", [f"cluster {index}" for index in range(len(centres))], of_clip)
 
 
