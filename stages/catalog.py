@@ -71,8 +71,7 @@ def run(
     heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
     fit = Fit.of(heard, least)
     _quarantine(ctx, fit, table)
-    shown = params.report.examples, params.report.num_bytes
-    ctx.show(f"the page ({report.name})", lambda: clip_pages.write_captions(report, clips, origins, fit, *shown), report)
+    ctx.show(f"the page ({report.name})", lambda: clip_pages.write_captions(report, clips, origins, fit, params.report), report)
     orphans = table.filter(pc.equal(pc.list_value_length(table["captions"]), 0))["clip_id"].to_pylist()
     label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
     training = table.filter(pc.equal(table["split"], "train"))

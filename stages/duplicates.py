@@ -25,8 +25,7 @@ def run(params: DuplicatesParams, ctx: Context, corpus: Input, clips: Input, dup
     scratch.mkdir(exist_ok=True)
     result = find(clips, recordings, ctx.map_shards, scratch, params.threshold)
     shards.write_rows(result.pairs, duplicates, manifest.DUPLICATES)
-    shown = params.report.examples, params.report.num_bytes
-    ctx.show(f"the page ({report.name})", lambda: clip_pages.write_duplicates(report, clips, result.pairs, *shown), report)
+    ctx.show(f"the page ({report.name})", lambda: clip_pages.write_duplicates(report, clips, result.pairs, params.report), report)
     recording_of = dict(zip(result.names["clip_id"].to_pylist(), result.names["recording_id"].to_pylist(), strict=True))
     corpus_of = dict(zip(recordings["recording_id"].to_pylist(), recordings["corpus"].to_pylist(), strict=True))
     across = sum(corpus_of[recording_of[pair["a"]]] != corpus_of[recording_of[pair["b"]]] for pair in result.pairs)

@@ -50,7 +50,7 @@ def run(params: QualityParams, ctx: Context, corpus: Input, clips: Input, verdic
         rows = shards.rows_below(clips, manifest.CLIPS, columns)
         timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
         terms = attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
-        clip_pages.write_quality(report, quality, params.report.examples, params.report.num_bytes, terms)
+        clip_pages.write_quality(report, quality, params.report, terms)
 
     ctx.show(f"the page ({report.name})", show, report)
     return {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,18 +142,15 @@ def apply_rules(
             collected["rejected"].append(first.astype(np.int16))
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}
     quality.rejected, quality.measures = joined.pop("rejected"), joined
-    quality.corpus = _corpus_numbers(pa.chunked_array(owners, pa.string()), recordings, quality.corpora, clips)
-    return quality, rows
-
-
-def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list[str], clips: Path) -> np.ndarray:
-    """The number int32 [N] of each clip's corpus."""
     # One look-up for all clips: each builds a hash table of all recordings.
-    owner_rows = pc.index_in(owners, recordings["recording_id"].combine_chunks())
+    owners_of = pa.chunked_array(owners, pa.string())
+    owner_rows = pc.index_in(owners_of, recordings["recording_id"].combine_chunks())
     if owner_rows.null_count:
-        stray = owners.filter(pc.is_null(owner_rows))[0]
+        stray = owners_of.filter(pc.is_null(owner_rows))[0]
         raise UserError(f"{clips}: a clip's recording {stray} does not exist; make them again: `dvc repro -f resample`")
-    return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(owner_rows).to_numpy().astype(np.int32)
+    numbers = pc.index_in(recordings["corpus"], pa.array(quality.corpora, pa.string())).take(owner_rows)
+    quality.corpus = numbers.to_numpy().astype(np.int32)
+    return quality, rows
 
 
 def _measures_of(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:
@@ -177,18 +176,11 @@ class ReportParams(StageParams):
     examples: int = Field(ge=0, le=200, description="clips, pairs or captions to see and hear; of each rule, in `quality`")
     megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
 
-    @property
-    def num_bytes(self) -> int:
-        return int(self.megabytes * 1e6)
 
-
-def write_quality(
-    path: Path, quality: ClipQuality, examples: int, num_bytes: int, terms: Mapping[str, Mapping[str, float]]
-) -> None:
-    """Write the page on quality: the `examples` worst clips of each rule, `num_bytes` of sound; `terms`: hours by licence …"""
-    worst = {limit: quality.places(quality.worst(limit, examples)) for limit in quality.limits}
-    order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
-    sounds = _read(list(dict.fromkeys(order)), num_bytes)
+def write_quality(path: Path, quality: ClipQuality, shown: ReportParams, terms: Mapping[str, Mapping[str, float]]) -> None:
+    """Write the page on quality, with the worst clips of each rule; `terms`: hours by licence …"""
+    worst = {limit: quality.places(quality.worst(limit, shown.examples)) for limit in quality.limits}
+    sounds = _read(_in_turn(worst.values()), shown)
     text = page.render(
         "soundmill.corpora",
         "quality.html",
@@ -205,27 +197,28 @@ def write_quality(
     path.write_text(text, encoding="utf-8")
 
 
-def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]], examples: int, num_bytes: int) -> None:
-    """Write the page on duplicates: at most `examples` of `pairs` (manifest.DUPLICATES) of these clips, `num_bytes` of sound."""
-    shown = _choose(pairs, examples)
-    places = _places(clips, {pair[side] for pair in shown for side in "ab"})
-    sounds = _read(list(dict.fromkeys(places[pair[side]] for pair in shown for side in "ab")), num_bytes)
+def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]], shown: ReportParams) -> None:
+    """Write the page on duplicates: those of `pairs` (manifest.DUPLICATES) of these clips with the highest scores of each kind."""
+    ordered = sorted(pairs, key=lambda pair: (pair["kind"], -pair["score"], pair["a"], pair["b"]))
+    some = _in_turn([list(of_kind) for _, of_kind in itertools.groupby(ordered, itemgetter("kind"))])[: shown.examples]
+    places = _places(clips, {pair[side] for pair in some for side in "ab"})
+    sounds = _read([places[pair[side]] for pair in some for side in "ab"], shown)
     text = page.render(
         "soundmill.corpora",
         "duplicates.html",
         title="Duplicates",
         num_pairs=len(pairs),
-        pairs=[(pair, sounds[places[pair["a"]]], sounds[places[pair["b"]]]) for pair in shown],
+        pairs=[(pair, sounds[places[pair["a"]]], sounds[places[pair["b"]]]) for pair in some],
     )
     path.write_text(text, encoding="utf-8")
 
 
-def write_captions(path: Path, clips: Path, origins: Mapping[str, int], fit: Fit, examples: int, num_bytes: int) -> None:
-    """Write the page on captions: the `examples` lowest scores, `num_bytes` of sound; `origins`: clips by origin of captions."""
+def write_captions(path: Path, clips: Path, origins: Mapping[str, int], fit: Fit, shown: ReportParams) -> None:
+    """Write the page on captions, with the lowest scores; `origins`: number of clips by the origin of their captions."""
     scores, least = fit.captions["score"].to_numpy(), fit.least
-    lowest = fit.captions.take(np.argsort(scores, kind="stable")[:examples]).to_pylist()
+    lowest = fit.captions.take(np.argsort(scores, kind="stable")[: shown.examples]).to_pylist()
     places = _places(clips, {row["clip_id"] for row in lowest})
-    sounds = _read(list(dict.fromkeys(places[row["clip_id"]] for row in lowest)), num_bytes)
+    sounds = _read([places[row["clip_id"]] for row in lowest], shown)
     counts = pc.value_counts(fit.tags["tag"].combine_chunks()).to_pylist()
     text = page.render(
         "soundmill.corpora",
@@ -261,21 +254,18 @@ def _places(clips: Path, clip_ids: set[str]) -> dict[str, tuple[Path, int]]:
     return places
 
 
-def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Pairs of both kinds alternately, highest scores first."""
-    by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for pair in sorted(pairs, key=lambda pair: (-pair["score"], pair["a"], pair["b"])):
-        by_kind.setdefault(pair["kind"], []).append(pair)
-    ranked = [(rank, kind, pair) for kind, some in by_kind.items() for rank, pair in enumerate(some)]
-    return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
+def _in_turn(lists: Iterable[Sequence[Any]]) -> list[Any]:
+    """The first of each, then the second of each …"""
+    return [one for turn in itertools.zip_longest(*lists) for one in turn if one is not None]
 
 
-def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], dict[str, Any]]:
-    """Rows of the clips at these places, with `flac` and `picture` (JPEG); both are None beyond the first `num_bytes`."""
+def _read(places: Iterable[tuple[Path, int]], shown: ReportParams) -> dict[tuple[Path, int], dict[str, Any]]:
+    """Rows of the clips at these places, with `flac` and `picture` (JPEG); both are None of those for which there is no room."""
     from soundmill.audio.flac import flac_channels
 
+    order = list(dict.fromkeys(places))
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
-    playable, left = [], num_bytes
+    playable, left = [], int(shown.megabytes * 1e6)
     channels = max((flac_channels(row["audio"]["bytes"]) for row in _rows(order[:1], ["audio"]).values()), default=1)
     for place in order:
         size = 2 * channels * rows[place]["num_samples"]  # upper bound of 16-bit FLAC, nearly always
