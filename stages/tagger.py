@@ -19,7 +19,10 @@ def run(params: taggers.TaggerParams, ctx: Context, mels: Input, catalog: Input,
     """Write the trained tagger and its learning curve; the metrics have its classes and accuracy."""
     spec = read_spec(mels)
     rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
-    splits = {split: _at_most(params, [row for row in rows if row["split"] == split]) for split in manifest.SPLITS}
+    splits = {}
+    for split in manifest.SPLITS:  # at most `max_clips`, those with the smallest hashes, so a growing corpus changes few of them
+        own = sorted((row for row in rows if row["split"] == split), key=lambda row: hashing.digest(params.seed, row["clip_id"]))
+        splits[split] = sorted(own[: params.max_clips], key=lambda row: row["clip_id"])
     if not splits["train"]:
         raise UserError(f"{catalog}: no clip in the training split")
     chosen = [row for split in splits.values() for row in split]
@@ -77,12 +80,6 @@ def choose_targets(
 
 def _share(targets: taggers.Targets, training: Sequence[str]) -> float:
     return sum(clip_id in targets.of_clip for clip_id in training) / len(training)
-
-
-def _at_most(params: taggers.TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most `max_clips` rows, ordered by clip id: those with the smallest hashes, so a growing corpus changes few of them."""
-    kept = sorted(rows, key=lambda row: hashing.digest(params.seed, row["clip_id"]))[: params.max_clips]
-    return sorted(kept, key=lambda row: row["clip_id"])
 
 
 if __name__ == "__main__":

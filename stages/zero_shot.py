@@ -96,17 +96,18 @@ def score_shard(
     described = catalogs.match(recordings.to_pylist(), captions.to_pylist(), rows, ()).clips
     texts_of = {clip_id: list(dict.fromkeys(description.captions)) for clip_id, description in described.items()}
     keys = [hashing.digest(weights, row["clip_id"], row["digest"], texts_of.get(row["clip_id"], [])) for row in rows]
+    prompts = tuple(params.prompt.replace(WORD, word) for word in params.words)
     with shards.ItemWriter(output, manifest.ZERO_SHOT, previous) as writer:
         new = [place for place, key in enumerate(keys) if key not in writer]
         sounds = shards.read_rows(path, manifest.CLIPS, ["audio"], new)
         for _, row, report in writer.new(zip(keys, rows, strict=True)):
             texts = texts_of.get(row["clip_id"], [])
             sound = embed_sound(params.embedder, next(sounds)["audio"]["bytes"])
-            points = [round(float(sound @ _of_text(params.embedder, text)), DIGITS) for text in texts]  # cosines
+            points = [round(float(sound @ _of_texts(params.embedder, (text,))[0]), DIGITS) for text in texts]  # cosines
             scored = [{"caption": text, "score": point} for text, point in zip(texts, points, strict=True)]
             tags = []
             if params.words:  # the best first; of equal ones, the first in the list
-                points = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
+                points = np.round(_of_texts(params.embedder, prompts) @ sound, DIGITS)
                 order = np.argsort(-points, kind="stable")[: params.tags]
                 tags = [{"tag": params.words[place], "score": float(points[place])} for place in order]
             writer.write({"clip_id": row["clip_id"], "shard": shard, "captions": scored, "tags": tags})
@@ -130,16 +131,9 @@ def _network(embedder: str) -> embedders.Embedder:
 
 
 @lru_cache(TEXTS_HELD)
-def _of_text(embedder: str, text: str) -> np.ndarray:
-    """Unit vector [D] of a text."""
-    return _unit(_network(embedder).embed_texts([text])[0].astype(np.float64))
-
-
-@cache
-def _of_words(embedder: str, prompt: str, words: tuple[str, ...]) -> np.ndarray:
-    """Unit vectors [W, D] of the prompts with these words."""
-    embedded = _network(embedder).embed_texts([prompt.replace(WORD, word) for word in words])
-    return np.stack([_unit(vector.astype(np.float64)) for vector in embedded])
+def _of_texts(embedder: str, texts: tuple[str, ...]) -> np.ndarray:
+    """Unit vectors [N, D] of texts that are embedded together, as others in a batch change the last bits."""
+    return np.stack([_unit(vector.astype(np.float64)) for vector in _network(embedder).embed_texts(list(texts))])
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -124,6 +124,9 @@ class Runs:
 
     def __init__(self, where: Store):
         self.where, self.client = where, open_client(where)
+        from mlflow import entities
+
+        self.entities = entities
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
@@ -188,9 +191,8 @@ class Runs:
     def write(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
         """Write several metrics, or one event of another kind, with its file below `folder`."""
         if events[0]["op"] == "metrics":
-            from mlflow.entities import Metric
-
-            points = [Metric(key, value, one["time"], one.get("step", 0)) for one in events for key, value in one["values"].items()]
+            made = self.entities.Metric
+            points = [made(key, value, one["time"], one.get("step", 0)) for one in events for key, value in one["values"].items()]
             self.client.log_batch(run_id, metrics=points)
         else:
             (event,) = events
@@ -203,20 +205,16 @@ class Runs:
         self.log_params(run_id, event["values"])
 
     def log_params(self, run_id: str, values: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(key, value) for key, value in values.items()]
+        params = [self.entities.Param(key, value) for key, value in values.items()]
         for start in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
 
     def _tags(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
-        from mlflow.entities import RunTag
-
         values = dict(event["values"])
         if note := values.get(NOTE):  # it may link to files of the run
             experiment_id = self.client.get_run(run_id).info.experiment_id
             values[NOTE] = note.replace("{run_id}", run_id).replace("{experiment_id}", experiment_id)
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+        self.client.log_batch(run_id, tags=[self.entities.RunTag(key, value) for key, value in values.items()])
 
     def _file(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         path, target = folder / event["path"], event["folder"]
@@ -226,10 +224,8 @@ class Runs:
             self.client.log_artifact(run_id, str(path), target or None)
 
     def _dataset(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         schema = {"mlflow_colspec": [{"type": kind, "name": name, "required": True} for name, kind in event["columns"].items()]}
-        dataset = Dataset(
+        dataset = self.entities.Dataset(
             name=event["name"],
             digest=event["digest"],
             source_type="local",
@@ -237,8 +233,8 @@ class Runs:
             schema=json.dumps(schema) if event["columns"] else None,
             profile=json.dumps({"num_rows": event["rows"]}),
         )
-        tags = [InputTag("mlflow.data.context", event["context"])] if event["context"] else []
-        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+        tags = [self.entities.InputTag("mlflow.data.context", event["context"])] if event["context"] else []
+        self.client.log_inputs(run_id, datasets=[self.entities.DatasetInput(dataset, tags)])
 
     def _model(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         """Log and register a model, unless an earlier attempt did."""
