@@ -119,7 +119,7 @@ def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) ->
 
     Returns their paths with what was asked for, and the picture's path.
     """
-    catalog, asked = _catalog(root, source["family"]), {}
+    catalog, asked = clips.of_family(root, source["family"]).catalog, {}
     if _is_of(made, source) and catalog.is_file():
         for row in shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]):
             asked[row["clip_id"]] = sorted(row["labels"] or ()) or list(row["captions"] or ())[:1]
@@ -137,11 +137,6 @@ def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) ->
     figures.save_png(figures.draw_files(list(paths.values()), titles, 4, source["family"]), picture)
     named = {path.relative_to(directory).as_posix(): words[clip_id] for clip_id, path in paths.items()}
     return named, picture.relative_to(directory).as_posix()
-
-
-def _catalog(root: Path, family: str) -> Path:
-    variant = ((params.read_yaml(root / "params.yaml").get("families") or {}).get(family) or {}).get("clips")
-    return clips.Tables.of(root / "data", str(variant)).catalog
 
 
 def _listening(root: Path, checkpoint: Path) -> dict[str, float] | None:
@@ -163,7 +158,7 @@ def _is_of(made: Path, source: dict[str, str]) -> bool:
 
 def hours_by_label(checkpoint: Path, root: Path, family: str) -> dict[str, float]:
     """Hours of the clips that its own training used, by the labels that the project's catalog has for them, most first."""
-    catalog, table = _catalog(root, family), checkpoint / manifest.TRAINED_ON_FILE
+    catalog, table = clips.of_family(root, family).catalog, checkpoint / manifest.TRAINED_ON_FILE
     if not catalog.is_file() or not table.is_file():
         return {}
     rows = shards.read_rows(table, manifest.TRAINED_ON, ["clip_id", "seconds", "earlier"])
