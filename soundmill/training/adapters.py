@@ -123,8 +123,10 @@ def weights_of(net: nn.Module, name: str = ONE) -> dict[str, Tensor]:
     """The weights that a checkpoint stores: a whole net's, or the adapters' by their names in peft's files."""
     if not are_in(net):
         return net.state_dict()
-    own = {_in_file(key, name): value for key, value in adapted_model(net).state_dict().items() if _is_adapter(key)}
-    return {key: value for key, value in own.items() if key}
+    from peft import get_peft_model_state_dict
+
+    own = get_peft_model_state_dict(adapted_model(net), adapter_name=name, save_embedding_layers=False)
+    return {f"{PREFIX}{key}": value for key, value in own.items()}
 
 
 def give_weights(net: nn.Module, weights: Mapping[str, Tensor], name: str = ONE) -> None:
@@ -139,13 +141,6 @@ def give_weights(net: nn.Module, weights: Mapping[str, Tensor], name: str = ONE)
             raise RuntimeError(f"{key} is {shapes[0]} there and {shapes[1]} in the net")
         with torch.no_grad():
             own[key].copy_(weights[key])
-
-
-def _in_file(key: str, name: str) -> str:
-    """The name in peft's files of a tensor of adapter `name`; "" if it is another adapter's."""
-    part = re.fullmatch(rf"(.*lora_[AB])\.{re.escape(name)}\.weight", key)
-    magnitude = re.fullmatch(rf"(.*lora_magnitude_vector)\.{re.escape(name)}\.weight", key)
-    return f"{PREFIX}{part[1]}.weight" if part else f"{PREFIX}{magnitude[1]}" if magnitude else ""
 
 
 def scale(net: nn.Module, name: str, share: float) -> None:
