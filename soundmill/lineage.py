@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import hashing, manifest, params
+from soundmill.audio import tags
 from soundmill.errors import UserError
 from soundmill.holdings import Held, Piece, Project, Weights
 
@@ -52,8 +53,8 @@ def trace(root: Path, thing: str) -> Lineage:
             raise UserError(f"{path}: not a checkpoint, autoencoder or vocoder (no config.json)")
         node = Node("checkpoint", weights.name, _facts(weights))
         return Lineage(node, _upstream(project, weights), _products(project, weights), project.gone)
-    about = sound_facts(path) if path.suffix.lower() == ".wav" and path.is_file() else None
-    if about is not None:
+    about = tags.comment(path) if path.suffix.lower() == ".wav" and path.is_file() else {}
+    if "checkpoint" in about:
         return Lineage(Node("sound", str(path), about), _checkpoints(project, about), [], project.gone)
     beside = path.parent / manifest.ABOUT_SOUNDS
     about = params.read_json(beside, "`dvc repro`") if path.is_file() and beside.is_file() else None
@@ -62,7 +63,17 @@ def trace(root: Path, thing: str) -> Lineage:
         clip = Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, recordings)
         return Lineage(Node("sound", str(path), about), [clip, *_checkpoints(project, about)], [], project.gone)
     if thing in project.mixes:
-        return _of_mix(project, thing)
+        sources = [
+            Node("clip", clip_id, {}, [_recording(project, piece) for piece in project.find(f"clip:{clip_id}")])
+            for clip_id in project.mixes[thing]
+        ]
+        trained = [
+            _checkpoint(project, weights, {"part": part} if part else {})
+            for weights, part, table in project.trained()
+            if pc.any(pc.equal(table["mix"], thing)).as_py()
+        ]
+        paths = [Node("shard", path) for path in project.shards_with({thing})]
+        return Lineage(Node("mix", thing), sources, paths + trained, project.gone)
     pieces = project.find(thing)
     if not pieces:
         raise project.unknown(thing)
@@ -74,32 +85,6 @@ def trace(root: Path, thing: str) -> Lineage:
         return Lineage(recording, [], products, project.gone)
     facts = {"source": piece.source, "start": piece.start, "end": piece.end}
     return Lineage(Node("clip", thing.removeprefix("clip:"), facts), [recording], products, project.gone)
-
-
-def sound_facts(path: Path) -> dict[str, Any] | None:
-    """Facts from the comment of a WAV; None if Soundmill did not write it."""
-    import soundfile
-
-    try:
-        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:
-            facts = params.parse_json(sound.comment) if sound.comment else None
-    except (OSError, soundfile.LibsndfileError, ValueError):
-        return None
-    return facts if isinstance(facts, dict) and "checkpoint" in facts else None
-
-
-def _of_mix(project: Project, mix: str) -> Lineage:
-    sources = [
-        Node("clip", clip_id, {}, [_recording(project, piece) for piece in project.find(f"clip:{clip_id}")])
-        for clip_id in project.mixes[mix]
-    ]
-    trained = [
-        _checkpoint(project, weights, {"part": part} if part else {})
-        for weights, part, table in project.trained()
-        if pc.any(pc.equal(table["mix"], mix)).as_py()
-    ]
-    paths = [Node("shard", path) for path in project.shards_with({mix})]
-    return Lineage(Node("mix", mix), sources, paths + trained, project.gone)
 
 
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:

@@ -7,8 +7,10 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import quoteattr
+
+from soundmill import params
 
 # https://cv.iptc.org/newscodes/digitalsourcetype: made by a model alone; a recording that a model has changed.
 SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
@@ -68,6 +70,18 @@ def read(path: Path) -> MadeBy | None:
     except (OSError, soundfile.SoundFileError):
         return None
     return MadeBy(named[1], found[0]) if named and found else None
+
+
+def comment(path: Path) -> dict[str, Any]:
+    """What this project wrote into the comment of a generated WAV, such as its `prompt`; empty for any other file."""
+    import soundfile
+
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file) as sound:
+            found = params.parse_json(sound.comment)
+    except (OSError, soundfile.SoundFileError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def kinds(path: Path) -> list[SourceType]:

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from soundmill import clips, csv_files, manifest, params, shards
-from soundmill.audio import flac
+from soundmill.audio import flac, tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import family, folders
@@ -133,7 +132,7 @@ def folder_requests(folder: folders.Folder, captions: Path | None) -> dict[str, 
     return {
         sound.clip_id: Request(
             tuple(filter(None, [sound.clip_id.rpartition("/")[0]])),
-            texts.get(sound.clip_id) or _prompt(Path(os.fsdecode(sound.path))),
+            texts.get(sound.clip_id) or str(tags.comment(Path(os.fsdecode(sound.path))).get("prompt") or ""),
         )
         for sound in folder.sounds
     }
@@ -185,14 +184,3 @@ def _clip(tables: clips.Tables, clip_id: str) -> Wave:
 def _playable(wave: np.ndarray) -> np.ndarray:
     """One or two channels: more are averaged."""
     return wave if len(wave) <= 2 else wave.mean(axis=0, keepdims=True)
-
-
-def _prompt(path: Path) -> str:
-    """The prompt that `soundmill generate` stored in a WAV file, if any."""
-    try:
-        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:
-            comment = params.parse_json(sound.comment)
-    except (soundfile.SoundFileError, ValueError, OSError):
-        return ""
-    prompt = comment.get("prompt") if isinstance(comment, dict) else None
-    return prompt if isinstance(prompt, str) else ""
