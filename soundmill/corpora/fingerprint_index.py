@@ -70,8 +70,8 @@ def landmarks(words: np.ndarray) -> dict[str, bytes]:
     probes = probes_of(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
     return {
         "fingerprint": words.astype("<u4").tobytes(),
-        "keys": records(LANDMARK, keys[:most], frames[:most]).tobytes(),
-        "probes": records(LANDMARK, *probes).tobytes(),
+        "keys": np.rec.fromarrays([keys[:most], frames[:most]], LANDMARK).tobytes(),
+        "probes": np.rec.fromarrays(probes, LANDMARK).tobytes(),
     }
 
 
@@ -120,14 +120,6 @@ def probes_of(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most:
         frames = np.concatenate([frames, frames[either]])
         uncertain = np.concatenate([rest, rest[either]])
     return keys, frames
-
-
-def records(dtype: np.dtype, *columns: np.ndarray) -> np.ndarray:
-    """A structured array [n] from its columns [n]."""
-    rows = np.empty(len(columns[0]), dtype=dtype)
-    for name, column in zip(dtype.names, columns, strict=True):
-        rows[name] = column
-    return rows
 
 
 def landmark_table(fingerprints: Iterable[np.ndarray]) -> pa.Table:
@@ -235,7 +227,7 @@ class Index(AbstractContextManager):
             joined, counts = _joined(clips[column], LANDMARK)
             ranks = np.repeat(self._ranks[numbers], counts)
             part = (joined["key"] * FIRST_HASH) >> np.uint32(32 - PARTS.bit_length() + 1)
-            entries.add(records(KEY_RECORD, joined["key"], ranks, joined["frame"]), part)
+            entries.add(np.rec.fromarrays([joined["key"], ranks, joined["frame"]], KEY_RECORD), part)
             if column == "keys":
                 self.featureless += self._ids.take(first + np.flatnonzero(counts == 0)).to_pylist()
 
@@ -288,7 +280,7 @@ class Index(AbstractContextManager):
             for first, second, offset in _neighbours(places, frames, runs, self._owners, _places(probes), probes["frame"]):
                 apart = self._owners[first] != self._owners[second]
                 first, second, offset = first[apart], second[apart], offset[apart]
-                hits.add(records(HIT_RECORD, first, second, offset), first * PARTS // count)
+                hits.add(np.rec.fromarrays([first, second, offset], HIT_RECORD), first * PARTS // count)
 
 
 Sounds = tuple[Sequence[str], Iterable[pa.Table]]  # ids, each once, and their COLUMNS in this order
