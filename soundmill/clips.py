@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from soundmill import manifest, params, shards
+from soundmill.audio import flac
 from soundmill.errors import UserError
 
 
@@ -82,8 +83,6 @@ def with_audio(tables: Tables, clip_ids: set[str]) -> Iterator[dict[str, Any]]:
 
 def check_rate(row: dict[str, Any], sample_rate: int) -> None:
     """UserError if the rate of a clip (a row of manifest.CLIPS) differs from the one in params.yaml."""
-    from soundmill.audio import flac
-
     rate = flac.flac_rate(row["audio"]["bytes"])
     if rate != sample_rate:
         what = f"clip {row['clip_id']!r} has {rate} Hz, but `clips` in params.yaml says {sample_rate}"
@@ -92,8 +91,6 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
     """Write clips as `{clip_id}.wav` (16-bit PCM), beside no other sound of that name; returns the paths in order of the shards."""
-    from soundmill.audio import flac
-
     written = []
     for row in with_audio(tables, set(clip_ids)):
         check_rate(row, sample_rate)

@@ -1,5 +1,6 @@
 """Atomic file writes, synced to disk, and locks between processes."""
 
+import ctypes
 import fcntl
 import json
 import os
@@ -36,8 +37,6 @@ def sync_directory(path: Path) -> None:
 
 def sync_files_below(directory: Path) -> None:
     """Flush the file system of `directory`: syncing thousands of small files one by one takes minutes."""
-    import ctypes
-
     with opened(directory) as handle:
         if ctypes.CDLL(None, use_errno=True).syncfs(handle) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
@@ -45,8 +44,6 @@ def sync_files_below(directory: Path) -> None:
 
 def start_sync(path: Path) -> None:
     """Start writing a file to disk without waiting, so that a later sync has less to do."""
-    import ctypes
-
     SYNC_FILE_RANGE_WRITE = 2
     start = end = ctypes.c_int64(0)  # the whole file
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import disk, hashing, manifest, shards
-from soundmill.audio import fingerprint, resample
+from soundmill.audio import fingerprint, flac, resample
 from soundmill.corpora import inventory, sources
 from soundmill.corpora.fingerprint_index import COLUMNS, NEIGHBOURS, THRESHOLD, Index, landmarks
 from soundmill.decoding import decode
@@ -112,8 +112,6 @@ def _unescaped(path: str) -> str:
 
 def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the fingerprints of one shard's clips; those of unchanged clips are copied from `previous`."""
-    from soundmill.audio.flac import decode_mono, flac_rate
-
     with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
         plain = shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"])
         keyed = [(hashing.digest(row), row) for row in plain]
@@ -121,7 +119,7 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
         audio = shards.read_rows(source, manifest.CLIPS, ["audio"], new)
         for _, row, _ in writer.new(keyed):
             data = next(audio)["audio"]["bytes"]
-            wave, rate = decode_mono(data), flac_rate(data)
+            wave, rate = flac.decode_mono(data), flac.flac_rate(data)
             words = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
             writer.write({**row, "seconds": len(wave) / rate, **landmarks(words)})
     return writer.report

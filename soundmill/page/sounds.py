@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from soundmill import page
+from soundmill.audio.flac import encode_flac
+from soundmill.audio.resample import resample
 from soundmill.audio.tags import MadeBy
 from soundmill.errors import UserError, reason
 
@@ -169,9 +171,6 @@ def _seconds(sounds: Sequence[Sound]) -> float:
 
 def _flac(sound: Sound) -> bytes:
     """The excerpt at a rate that browsers play."""
-    from soundmill.audio.flac import encode_flac
-    from soundmill.audio.resample import resample
-
     channels = np.atleast_2d(sound.excerpt())
     played = [resample(channel, sound.sample_rate, sound.played_rate) for channel in channels]
     return encode_flac(np.stack(played), sound.played_rate, sound.made_by)
@@ -193,7 +192,6 @@ def _player_notes(sound: Sound) -> list[str]:
 def _levels(sound: Sound, rate: int, seconds: float) -> np.ndarray:
     """Mel spectrogram in dB [mels, about 320 frames] up to half of `rate` Hz, padded to `seconds`; -inf for digital silence."""
     from soundmill.audio.mel import log_mel, picture_spec
-    from soundmill.audio.resample import resample
 
     wave, peak = sound.excerpt(), sound.peak()
     if peak == 0:
