@@ -84,7 +84,7 @@ class Augmented:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", help="its `augment` needs log-mels")
+    parser.add_argument("family", help="`augment` needs one that trains on log-mels")
     parser.add_argument("steps", type=int, help="of each training; its rate falls to zero over them")
     parser.add_argument("variants", nargs="+", help="NAME or NAME: KEY=VALUE …")
     parser.add_argument("--project", type=Path, default=Path())

@@ -343,12 +343,12 @@ def changed(params: P, changes: dict[str, Any], where: str) -> P:
     return parse(type(params), merged(params.model_dump(mode="json"), changes), where)
 
 
-def once_each(settings: Sequence[str]) -> Sequence[str]:
+def once_each(settings: Sequence[str]) -> list[str]:
     """The settings (`KEY=VALUE`) of a command line; UserError if it has a key twice."""
     keys = [setting.partition("=")[0].strip("+ ") for setting in settings]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"{twice[0]} is given twice; leave one of them out")
-    return settings
+    return list(settings)
 
 
 def override(params: P, settings: Sequence[str], where: str) -> P:
@@ -357,15 +357,15 @@ def override(params: P, settings: Sequence[str], where: str) -> P:
 
     _check_settings(settings, where)
     values = params.model_dump(mode="json")
-    for setting in once_each(settings):
-        name, _, text = setting.partition("=")
+    for setting in settings:
+        name, _, text = (part.strip() for part in setting.partition("="))
         try:
             value = parse_yaml(text)
         except YAMLError:
             raise UserError(f"{where}.{name}: {text!r} is not a YAML value") from None
         *parents, key = name.split(".")
         inner = section(values, ".".join(parents), where) if parents else values
-        if not text.strip() or not isinstance(inner, dict) or key not in inner:
+        if not text or not isinstance(inner, dict) or key not in inner:
             keys = list(inner) if isinstance(inner, dict) else []
             raise UserError(
                 f"{where}: cannot set {setting!r}{text and did_you_mean(key, keys)} (expected KEY=VALUE, keys: {', '.join(keys)})"

@@ -9,7 +9,7 @@ from tests import graph
 # Up to the training as in the graph, whose stages it takes from the cache.
 SHORT = [one for one in graph.SHRUNK if one.startswith(("corpus.", "execution.", "tagger.", "evaluate."))]
 SHORT += "model=waveform_unet waveform_unet.train.steps=2 waveform_unet.generate.count=2".split()
-SHORT += "waveform_unet.train.network.channels=[4,4,8,8,8] waveform_unet.train.network.groups=4".split()
+SHORT += "waveform_unet.train.network.channels=[4,4,8] waveform_unet.train.network.groups=4".split()
 SHORT += "waveform_unet.generate.codec_count=1 waveform_unet.train.sampling.num_steps=2 evaluate.ladder=[]".split()
 
 

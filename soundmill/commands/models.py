@@ -23,7 +23,7 @@ from soundmill.commands.project import (
     writable_file,
 )
 from soundmill.errors import UserError
-from soundmill.params import MAX_SEED, read_json
+from soundmill.params import MAX_SEED, once_each, read_json
 
 app = typer.Typer()
 
@@ -37,6 +37,7 @@ Settings = Annotated[
         "--set",
         help="Override a sampling parameter of the checkpoint, such as num_steps=50 or guidance_scale=3; repeatable. A wrong name "
         "lists the valid ones.",
+        callback=lambda settings: once_each(settings or []),
     ),
 ]
 Labels = Annotated[

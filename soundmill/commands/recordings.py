@@ -35,7 +35,7 @@ Files = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the spectrograms.")]
-Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="Target sound: a caption or labels, as the model was trained.")]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="Target sound: a caption, or labels.")]
 
 
 @app.command()

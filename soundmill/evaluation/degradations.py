@@ -115,7 +115,7 @@ def degrade(kind: str, wave: np.ndarray, rate: int, clip_id: str, seed: int) -> 
     """A mono wave [T], degraded, float32."""
     if not len(wave):
         return wave
-    random = np.random.default_rng(int(hashing.digest("spoiled", kind, seed, clip_id), 16))  # another word: other scores
+    random = np.random.default_rng(int(hashing.digest("spoiled", kind, seed, clip_id), 16))  # another word would change scores
     return DEGRADATIONS[kind].degrade(wave, rate, random).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import ConfigDict
 
@@ -163,6 +163,7 @@ class Family:
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
+    commands: tuple[Command, ...]  # what its models can be asked to do; those of one type may do only a part
     generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: bool = False  # its package has a module `published`, with `read` for published files with its `SUFFIX`
@@ -177,13 +178,6 @@ class Family:
     @property
     def module(self) -> ModuleType:
         return import_module(f"soundmill.models.{self.name}.model")
-
-    @property
-    def commands(self) -> list[Command]:
-        """What its models can be asked to do; those of one type may do only a part."""
-        model = getattr(self.module.load, "__self__", None) or get_type_hints(self.module.load)["return"]
-        able = {one for kind in get_args(model) or [model] for one in commands_of(kind, self.train_params)}
-        return [one for one in get_args(Command) if one in able]
 
     def load(self, directory: Path) -> Model:
         """Load a model from its checkpoint directory, with its last weights."""

@@ -368,8 +368,8 @@ def generate_sounds(
     elif looped:
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     if any(setting.startswith("psi=") for setting in settings) and not hasattr(model.params.sampling, "psi"):
-        raise UserError(f"--psi is for GANs, which {source_facts['family']!r} is not; leave it out")
-    without(settings, "amount", "keep", "resamples")
+        raise UserError(f"psi is for GANs, which {source_facts['family']!r} is not; leave it out")
+    without(settings, *({"amount", "keep", "resamples"} & type(model.params.sampling).model_fields.keys()))
     requests = of_prompts(model, prompts, count, seed, labels)
     print_matched_labels(model, prompts, labels)
     with running(model, home, settings) as run:

@@ -77,7 +77,7 @@ def _write_model(checkpoint: Path, directory: Path, found: list[attribution.Cred
     generated, metrics = root / "data/generated" / source["family"], root / "data/metrics/evaluate" / f"{source['family']}.json"
     samples, picture = _samples(root, source, directory, generated)
     command = 'generate "a dog barks"' if trained.condition == "caption" else "generate"
-    changing = "upsample" if "factor" in type(trained.params).model_fields else "reconstruct"
+    changing = "upsample" if "upsample" in family.commands else "reconstruct"
     return card.of_model(
         name=name,
         family=source["family"],

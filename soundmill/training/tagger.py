@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count
         if distance.max() <= 1e-12:  # fewer distinct sounds than clusters
             break
         centres = np.vstack([centres, points[distance.argmax()]])
-    centres, _ = vq.kmeans2(points, centres, ROUNDS, minit="matrix")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")  # its centre stays
+        centres, _ = vq.kmeans2(points, centres, ROUNDS, minit="matrix")
     of_all = np.stack([(values - mean) / deviation for values in statistics.values()])
     one_hot = np.eye(len(centres), dtype=np.float32)[vq.vq(of_all, centres)[0]]
     of_clip = dict(zip(statistics, one_hot, strict=True))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 import soundfile
@@ -18,6 +19,7 @@ from flows.terminal import LOG
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
+from soundmill.models.family import commands_of
 from soundmill.training import curve
 from tests.flows.prefect_server import ROOT, ask, environment
 from tests.flows.test_pipeline import runs
@@ -27,7 +29,7 @@ from tests.processes import wait_for
 
 FEWER = ("model=", "vocoder", "tango", "ddpm_mel.train.steps", "ddpm_mel.generate")
 SMALL = [override for override in SHRUNK if not override.startswith(FEWER)]
-SMALL += ["waveform_unet.train.network.channels=[4,4,8,8,8]", "waveform_unet.train.network.groups=4"]
+SMALL += ["waveform_unet.train.network.channels=[4,4,8]", "waveform_unet.train.network.groups=4"]
 SMALL += ["waveform_unet.train.sampling.num_steps=2", "waveform_unet.train.hardware.threads=1"]
 SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all"]
 
@@ -36,7 +38,11 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
     for family in registry.FAMILIES:
         document = params.compose(ROOT / "conf", [f"model={family}"])
         shares = document["families"][family]["trainings"]
-        assert (shares is not None) == ("generate" in registry.family(family).commands), family
+        kind = registry.family(family)
+        model = getattr(kind.module.load, "__self__", None) or get_type_hints(kind.module.load)["return"]
+        able = {one for model in get_args(model) or [model] for one in commands_of(model, kind.train_params)}
+        assert set(kind.commands) == able, family
+        assert (shares is not None) == ("generate" in able), family
         if shares:
             assert sum(shares.values()) == pytest.approx(1)
             assert shares.keys() <= bakeoff.SECTIONS.keys()

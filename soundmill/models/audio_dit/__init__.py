@@ -92,6 +92,7 @@ FAMILY = Family(
     title="text, label and length to sound: a diffusion transformer over a codec's latents, by rectified flow or v-diffusion",
     paper="Evans, Parker, Carr, Zukowski, Taylor & Pons 2024, Stable Audio Open (arXiv:2407.14358)",
     train_params=TrainParams,
+    commands=("generate", "restyle", "reconstruct"),
     published=True,
     weights="transformer.safetensors",
     part="transformer",

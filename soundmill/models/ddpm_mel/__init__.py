@@ -83,7 +83,7 @@ class ResidualUNetParams(_NetworkParams):
     kind: Literal["residual"]
     blocks: int = Field(ge=1, description="residual blocks per level")
     dropout: Probability
-    gated: bool = Field(False, description="also predict a factor of each input; for patches with more coefficients than channels")
+    gated: bool = Field(False, description="also predict a gain of each channel of the input")
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -182,5 +182,6 @@ FAMILY = Family(
     title="diffusion on pictures of mel spectrograms, unconditional, by label or by caption; phases by Griffin-Lim",
     paper="Ho, Jain & Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239)",
     train_params=TrainParams,
+    commands=("generate", "restyle", "reconstruct"),
     fixed=("conditional", "text_width", "network", "picture", "diffusion.objective", "diffusion.num_timesteps"),
 )

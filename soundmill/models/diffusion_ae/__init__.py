@@ -20,6 +20,7 @@ FAMILY = Family(
     title="diffusion over the latents of an autoencoder whose decoder is a diffusion of waves: by label, caption or unconditional",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionAE",
     train_params=TrainParams,
+    commands=("generate", "reconstruct"),
     weights="unet.safetensors",
     fixed=("condition", "text_width", "network", "path"),
 )

@@ -24,6 +24,7 @@ FAMILY = Family(
     title="v-diffusion from log-mels to waves: a vocoder (wave to log-mels and back)",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionVocoder",
     train_params=TrainParams,
+    commands=("reconstruct",),
     part="net",
     fixed=("mel", "network"),
 )

@@ -58,6 +58,7 @@ FAMILY = Family(
     title="diffusion on waves in six steps: a vocoder (wave to log-mels and back), by label, by caption, or unconditional",
     paper="Kong, Ping, Huang, Zhao & Catanzaro 2021, DiffWave: a versatile diffusion model for audio synthesis (arXiv:2009.09761)",
     train_params=TrainParams,
+    commands=("generate", "reconstruct"),
     part="net",
     fixed=("condition", "text_width", "network", "noise"),
 )

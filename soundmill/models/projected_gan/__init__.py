@@ -109,6 +109,7 @@ FAMILY = Family(
     title="one-bar loops: a StyleGAN2 on mel pictures, its discriminators on frozen features; unconditional or by label",
     paper="Sauer, Chitta, Müller & Geiger 2021, Projected GANs converge faster (arXiv:2111.01007), on loops as pjloop-gan",
     train_params=TrainParams,
+    commands=("generate", "interpolate", "reconstruct"),
     part="generator",
     fixed=("conditional", "fit", "generator"),
     tagger=True,

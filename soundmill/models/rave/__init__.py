@@ -32,6 +32,7 @@ FAMILY = Family(
     title="a codec of multiband waves that plays in real time, and diffusion over its latents: by label, caption or unconditional",
     paper="Caillon & Esling 2021, RAVE (arXiv:2111.05011), and its second version",
     train_params=TrainParams,
+    commands=("generate", "reconstruct"),
     generate_params=GenerateParams,
     weights="unet.safetensors",
     fixed=("condition", "text_width", "network", "path"),

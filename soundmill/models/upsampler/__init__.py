@@ -29,6 +29,7 @@ FAMILY = Family(
     title="v-diffusion of the upper band: recordings of a low rate at a multiple of it (down and up again)",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionUpsampler",
     train_params=TrainParams,
+    commands=("upsample", "reconstruct"),
     weights="unet.safetensors",
     fixed=("factor", "network"),
 )

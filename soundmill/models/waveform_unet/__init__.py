@@ -71,6 +71,7 @@ FAMILY = Family(
     title="diffusion or rectified flow on short stereo waves: by label, caption or unconditional; restyles and inpaints recordings",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,
+    commands=("generate", "restyle", "inpaint", "interpolate"),
     weights="unet.safetensors",
     published=True,
     fixed=("condition", "transform", "network", "text", "path"),

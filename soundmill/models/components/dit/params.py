@@ -12,7 +12,7 @@ class SizesParams(StageParams):
     heads: int = Field(ge=1, description="attention heads; the transformer is heads · head_width wide")
     head_width: int = Field(ge=4, multiple_of=4, description="channels of a head; rotary positions turn half of them")
     key_heads: int = Field(ge=1, description="heads of keys and values in the attention to conditions; must divide `heads`")
-    gated: bool = Field(False, description="also predict a factor of each input, which inputs wider than the transformer need")
+    gated: bool = Field(False, description="also predict a gain of each channel of the input")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

@@ -2,7 +2,7 @@
 
 The architecture is that of a-unet's UNetV0 (Schneider et al. 2023, Moûsai, section 4; weights can be copied between them). Each
 level downsamples by its factor, applies its items, the level below and more items, upsamples, and adds the result, scaled by the
-noise level, to its input.
+noise level, to its input; the outermost, if `gated`, has a gain of each channel of its input instead (diffusion/gain.py).
 """
 
 import math
@@ -106,9 +106,10 @@ class Level(nn.Module):
         self.down = nn.Conv1d(in_channels, width, self.factor, stride=self.factor)
         self.before, self.inner, self.after = items(), inner, items()
         self.up = nn.Conv1d(width, out_channels, 3, padding=1)
-        self.adapter = nn.Identity() if in_channels == out_channels else nn.Conv1d(in_channels, out_channels, 1)
         if level == 0 and params.gated:
             self.adapter = None  # the gain takes its place
+        else:
+            self.adapter = nn.Identity() if in_channels == out_channels else nn.Conv1d(in_channels, out_channels, 1)
         self.scale = nn.Sequential(nn.SiLU(), nn.Linear(params.modulation, out_channels))
 
     def forward(self, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor] | None, latents: Tensor | None) -> Tensor:

@@ -70,7 +70,7 @@ class UNet1dParams(StageParams):
     head_width: int = Field(ge=1)
     groups: int = Field(ge=1, description="groups of the group norms")
     modulation: int = Field(ge=1, description="width of the embedding of noise level and label")
-    gated: bool = Field(False, description="also predict a factor of each channel of the transform, instead of a residual")
+    gated: bool = Field(False, description="predict a gain of each channel of the transform, instead of a residual")
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:

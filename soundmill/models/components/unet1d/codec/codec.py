@@ -53,7 +53,7 @@ class AutoencoderNet(nn.Module):
         v = self.unet(xt, level, latents=latents)
         if self.denoiser is None:
             return v
-        learned = v - xt  # the U-Net returns its input plus what its levels add
+        learned = v if self.unet.gated else v - xt  # without a gain, the U-Net returns its input plus what its levels add
         return learned + self.denoiser(xt, level, self.encoder.pca.decode(latents))
 
     @torch.no_grad()
