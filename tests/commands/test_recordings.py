@@ -99,7 +99,7 @@ def test_goes_from_one_to_another(home):
         (["interpolate", "3", "long.wav"], "interpolate 3 long.wav: give two seeds or two recordings, not one of each"),
         (["generate", "--set", "amount="], "--set amount=…: is not used here; use `soundmill restyle`"),
         (["generate", "--set", "guidance_scale="], "sampling: cannot set 'guidance_scale=' (expected KEY=VALUE, keys: "),
-        (["generate", "--psi", "0.7"], "--psi is for GANs, which 'waveform_unet' is not; leave it out"),
+        (["generate", "--psi", "0.7"], "psi is for GANs, which 'waveform_unet' is not; leave it out"),
         (["generate", "--set", "num_steps=3"], "num_steps is given twice; leave one of them out"),
         (["restyle", "long.wav", "--set", "amount=0.1"], "--set amount=…: is not used here; use --amount"),
         (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),

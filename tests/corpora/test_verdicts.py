@@ -137,5 +137,5 @@ def test_a_limit_is_broken_by_what_lies_beyond_it_and_by_nothing_else(measure, v
 def test_the_sound_of_a_page_counts_all_channels(monkeypatch):
     stereo = {"num_samples": 16_000, "audio": {"bytes": encode_flac(np.zeros((2, 16_000), np.float32), 16_000)}}
     monkeypatch.setattr(clip_pages, "_rows", lambda places, columns: dict.fromkeys(places, stereo))
-    shown = clip_pages._read([(Path("a"), 0), (Path("a"), 1)], 100_000)
+    shown = clip_pages._read([(Path("a"), 0), (Path("a"), 1)], clip_pages.ReportParams(examples=2, megabytes=0.1))
     assert [row["flac"] is None for row in shown.values()] == [False, True]

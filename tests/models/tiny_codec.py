@@ -111,5 +111,10 @@ def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingPa
 
 
 FAMILY = Family(
-    name="tiny_codec", title="a tiny autoencoder of stereo waves", paper="none", train_params=TrainParams, part="autoencoder"
+    name="tiny_codec",
+    title="a tiny autoencoder of stereo waves",
+    paper="none",
+    train_params=TrainParams,
+    commands=("reconstruct",),
+    part="autoencoder",
 )

@@ -81,7 +81,7 @@ def test_sounds_on_the_way_between_two(tmp_path, trainings):
 @pytest.mark.parametrize(("crop", "fixed"), [("start", True), ("random", False)])
 def test_shorter_clips_end_in_silence_and_crops_begin_where_they_are_told_to(tmp_path, trainings, crop, fixed):
     kind, data = registry.family("waveform_unet"), trainings.data("waveform_unet_none")
-    document = ROWS["waveform_unet_none"].composed(f".crop={crop}", ".num_samples=4000")
+    document = ROWS["waveform_unet_none"].composed(f".crop={crop}", ".num_samples=3968")
     expected = params.parse(kind.train_params, document["waveform_unet"]["train"], "waveform_unet.train")
 
     class Context:
@@ -89,7 +89,7 @@ def test_shorter_clips_end_in_silence_and_crops_begin_where_they_are_told_to(tmp
 
     prepared = kind.prepare(expected, Context, data / "clips", data / "clips", tmp_path, data / "catalog.parquet", None)
     first, second = (prepared.source.batch(np.array([0, 4]), prepared.draw(step).numpy())[0] for step in (0, 1))
-    assert first.shape == (2, 2, 4000)
+    assert first.shape == (2, 2, 3968)
     assert torch.equal(first[0], second[0]) == fixed
     assert (first[1, :, 2205:] == 0).all()
     assert (first[1, :, :2205] != 0).any()
