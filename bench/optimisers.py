@@ -3,8 +3,9 @@
 python -m bench.optimisers ddpm_mel 200 'as set' 'rate 3e-3: learning_rate=3.0e-3' 'batch 8: batch_size=8' 'pitch: augment=pitch:2'
 
 Reads what `dvc repro` made (`--project`). A variant is a name and the values to set: keys of the section `optimiser`, or of
-`FAMILY.train` (`ema.decay=0.98`), or `augment`, which changes the training clips beyond what the family does. All variants start
-from the same weights and see the same noise; the loss is the averaged net's on all clips of the validation and the test split.
+`FAMILY.train` (`ema.decay=0.98`), or `augment`, which changes the training clips beyond what the family does. All variants see
+the same noise, and those of one network start from the same weights. The loss is the averaged net's on all clips of the validation
+and the test split.
 """
 
 import argparse
@@ -84,7 +85,7 @@ class Augmented:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", help="`augment` needs one that trains on log-mels")
+    parser.add_argument("family", help="to train; `augment` needs one that trains on log-mels")
     parser.add_argument("steps", type=int, help="of each training; its rate falls to zero over them")
     parser.add_argument("variants", nargs="+", help="NAME or NAME: KEY=VALUE …")
     parser.add_argument("--project", type=Path, default=Path())

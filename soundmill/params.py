@@ -343,12 +343,21 @@ def changed(params: P, changes: dict[str, Any], where: str) -> P:
     return parse(type(params), merged(params.model_dump(mode="json"), changes), where)
 
 
-def once_each(settings: Sequence[str]) -> list[str]:
+def once_each(settings: Sequence[str] | None) -> list[str]:
     """The settings (`KEY=VALUE`) of a command line; UserError if it has a key twice."""
+    settings = list(settings or [])
     keys = [setting.partition("=")[0].strip("+ ") for setting in settings]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"{twice[0]} is given twice; leave one of them out")
-    return list(settings)
+    return settings
+
+
+def refuse(settings: Sequence[str], *names: str, instead: str = "") -> None:
+    """UserError if one of `names` is set: by `--set` it is of no use here, but by the option `instead` or in another command."""
+    for name in (setting.partition("=")[0].strip() for setting in settings):
+        if name in names:
+            use = instead or f"`soundmill {'restyle' if name == 'amount' else 'inpaint'}`"
+            raise UserError(f"--set {name}=…: is not used here; use {use}")
 
 
 def override(params: P, settings: Sequence[str], where: str) -> P:

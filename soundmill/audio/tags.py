@@ -73,7 +73,7 @@ def read(path: Path) -> MadeBy | None:
 
 
 def comment(path: Path) -> dict[str, Any]:
-    """What this project wrote into the comment of a generated WAV, such as its `prompt`; empty for any other file."""
+    """The comment of a WAV, if it is a JSON object, such as this project writes with the `prompt`; else empty."""
     import soundfile
 
     try:

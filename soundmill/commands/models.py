@@ -37,7 +37,7 @@ Settings = Annotated[
         "--set",
         help="Override a sampling parameter of the checkpoint, such as num_steps=50 or guidance_scale=3; repeatable. A wrong name "
         "lists the valid ones.",
-        callback=lambda settings: once_each(settings or []),
+        callback=once_each,
     ),
 ]
 Labels = Annotated[

@@ -235,7 +235,7 @@ def sweep(
             definition = sweeps.read(root, stem)
             terminal.say(f"{stem:<12} {definition.title}{f' ({definition.paper.source})' if definition.paper else ''}")
         return
-    chosen = parameters.once_each(overrides or []), trials.comma_separated(points), trials.numbers(seeds) if seeds else []
+    chosen = parameters.once_each(overrides), trials.comma_separated(points), trials.numbers(seeds) if seeds else []
     sweeps.plan(root, sweeps.read(root, name), *chosen)  # a mistake is told before Prefect starts
     with chdir(root):
         raise typer.Exit(pipeline.run_to_end("sweep", "points", lambda: sweeps.sweep(name, *chosen, return_state=True)))
@@ -259,10 +259,10 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
     from soundmill.corpora import buckets
 
     if corpus and buckets.is_url(corpus):
-        return buckets.root_of(corpus, Path()), parameters.once_each(overrides or [])
+        return buckets.root_of(corpus, Path()), parameters.once_each(overrides)
     if corpus and "=" in corpus and not Path(corpus).is_dir():
         return None, parameters.once_each([corpus, *(overrides or [])])
-    return Path(corpus) if corpus else None, parameters.once_each(overrides or [])
+    return Path(corpus) if corpus else None, parameters.once_each(overrides)
 
 
 def _check_minutes(minutes: float | None) -> None:
@@ -399,7 +399,7 @@ def params(
     from soundmill.evaluation import protocols
     from soundmill.models import registry
 
-    document = registry.compose(root / "conf", parameters.once_each(overrides or []))
+    document = registry.compose(root / "conf", parameters.once_each(overrides))
     _check(root, document)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)

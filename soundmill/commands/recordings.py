@@ -13,7 +13,7 @@ from soundmill import terminal
 from soundmill.commands.models import Checkpoint, FamilyName, Labels, RandomSeed, Settings, checkpoint_of
 from soundmill.commands.project import Project
 from soundmill.errors import UserError
-from soundmill.params import MAX_SEED
+from soundmill.params import MAX_SEED, refuse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,12 +109,12 @@ def restyle(
     Recordings longer than the model's sounds are processed in crossfaded windows; shorter ones keep their length. Writes each as
     FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
+    refuse(settings, "amount", instead="--amount")
     directory, home = checkpoint_of(checkpoint, family, project)
-    from soundmill.models import generation, transforming
+    from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    settings = [*generation.without(settings, "amount", instead="--amount"), f"amount={amount}"]
-    _say(transforming.restyle(directory, _read(files, output), request, output, home, settings))
+    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*settings, f"amount={amount}"]))
 
 
 @app.command()
@@ -142,10 +142,11 @@ def inpaint(
     sounds are processed in windows, each continuing the one before; a kept part beyond a recording's end is an error.
     Writes each as FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
+    refuse(settings, "keep", instead="--keep")
+    spans = parse_spans(keep)
     directory, home = checkpoint_of(checkpoint, family, project)
-    from soundmill.models import generation, transforming
+    from soundmill.models import transforming
 
-    spans, settings = parse_spans(keep), generation.without(settings, "keep", instead="--keep")
     request = transforming.Prompting(prompt or [], seed, label or [])
     _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings))
 
@@ -195,7 +196,7 @@ def interpolate(
     """
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.decoding import decode
-    from soundmill.models import generation, transforming
+    from soundmill.models import transforming
 
     ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
     numbers = [end for end in ends if re.fullmatch(r"\d{1,100}", end)]
@@ -211,9 +212,9 @@ def interpolate(
             raise UserError(f"interpolate {first} {second}: a seed is at most {MAX_SEED}")
     else:
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
-        settings = generation.without(settings, "amount", instead="--amount")
+        refuse(settings, "amount", instead="--amount")
     words = [*(prompt or []), *(label or [])]
-    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
+    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*settings, *more]))
 
 
 @app.command()

@@ -143,10 +143,10 @@ def apply_rules(
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}
     quality.rejected, quality.measures = joined.pop("rejected"), joined
     # One look-up for all clips: each builds a hash table of all recordings.
-    owners_of = pa.chunked_array(owners, pa.string())
-    owner_rows = pc.index_in(owners_of, recordings["recording_id"].combine_chunks())
+    recording_ids = pa.chunked_array(owners, pa.string())
+    owner_rows = pc.index_in(recording_ids, recordings["recording_id"].combine_chunks())
     if owner_rows.null_count:
-        stray = owners_of.filter(pc.is_null(owner_rows))[0]
+        stray = recording_ids.filter(pc.is_null(owner_rows))[0]
         raise UserError(f"{clips}: a clip's recording {stray} does not exist; make them again: `dvc repro -f resample`")
     numbers = pc.index_in(recordings["corpus"], pa.array(quality.corpora, pa.string())).take(owner_rows)
     quality.corpus = numbers.to_numpy().astype(np.int32)
@@ -260,7 +260,7 @@ def _in_turn(lists: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 def _read(places: Iterable[tuple[Path, int]], shown: ReportParams) -> dict[tuple[Path, int], dict[str, Any]]:
-    """Rows of the clips at these places, with `flac` and `picture` (JPEG); both are None of those for which there is no room."""
+    """Rows of the clips at these places, with `flac` and `picture` (JPEG); both are None once `shown.megabytes` are used up."""
     from soundmill.audio.flac import flac_channels
 
     order = list(dict.fromkeys(places))

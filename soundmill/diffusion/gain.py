@@ -1,4 +1,4 @@
-"""A gain for each channel of a net's input, as features of fewer channels cannot pass on the noise of each.
+"""A gain for each channel of a net's input: features of fewer channels cannot pass on the noise of each.
 
 The net predicts shift + gain · xt, as a Wiener filter does, and also sees |xt|, from which the gain follows.
 """

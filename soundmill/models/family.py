@@ -163,7 +163,7 @@ class Family:
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
-    commands: tuple[Command, ...]  # what its models can be asked to do; those of one type may do only a part
+    commands: tuple[Command, ...]  # what its models can be asked to do, though not each all of it
     generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: bool = False  # its package has a module `published`, with `read` for published files with its `SUFFIX`
@@ -216,14 +216,17 @@ class Family:
 
 
 def can(model: Model | type[Model], what: Capability) -> bool:
+    """Whether it has this method; what a user may ask for is `commands_of`."""
     return callable(getattr(model, what, None))
 
 
 def commands_of(model: Model | type[Model], params: type[FamilyTrainParams]) -> list[Command]:
     """What a model, or those of a type, trained with such parameters can be asked to do."""
-    sampling, transforms = params.model_fields["sampling"].annotation.model_fields, can(model, "transform")
-    needed = {"restyle": "amount" in sampling, "inpaint": "keep" in sampling, "upsample": "factor" in params.model_fields}
-    return [one for one in get_args(Command) if (transforms and needed[one] if one in needed else can(model, one))]
+    able = {one: can(model, one) for one in ("generate", "interpolate", "reconstruct")}
+    if can(model, "transform"):
+        sampling = params.model_fields["sampling"].annotation.model_fields
+        able |= {"restyle": "amount" in sampling, "inpaint": "keep" in sampling, "upsample": "factor" in params.model_fields}
+    return [one for one in get_args(Command) if able.get(one)]
 
 
 def require(model: Model, command: Command, name: str) -> None:

@@ -39,7 +39,7 @@ from soundmill.models.sounds import (
     print_matched_labels,
     reconstruct_each,
 )
-from soundmill.params import override
+from soundmill.params import override, refuse
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.params import Use
@@ -369,7 +369,7 @@ def generate_sounds(
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     if any(setting.startswith("psi=") for setting in settings) and not hasattr(model.params.sampling, "psi"):
         raise UserError(f"psi is for GANs, which {source_facts['family']!r} is not; leave it out")
-    without(settings, *({"amount", "keep", "resamples"} & type(model.params.sampling).model_fields.keys()))
+    refuse(settings, *({"amount", "keep", "resamples"} & type(model.params.sampling).model_fields.keys()))
     requests = of_prompts(model, prompts, count, seed, labels)
     print_matched_labels(model, prompts, labels)
     with running(model, home, settings) as run:
@@ -415,15 +415,6 @@ def read(checkpoint_dir: Path, use: Use | None = None) -> Loaded:
     used = use_weights(model, checkpoint_dir, use or model.params.use)
     remark = f", {model.remark}" if hasattr(model, "remark") else ""
     return Loaded(model, {**source_facts, "weights": used + remark})
-
-
-def without(settings: Sequence[str] | None, *names: str, instead: str = "") -> list[str]:
-    """The settings; UserError if one has a name that only `instead`, or only another command, may set."""
-    for name in (setting.partition("=")[0].strip() for setting in settings or []):
-        if name in names:
-            use = instead or f"`soundmill {'restyle' if name == 'amount' else 'inpaint'}`"
-            raise UserError(f"--set {name}=…: is not used here; use {use}")
-    return list(settings or [])
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
 from soundmill.models.family import Command, Model, Request, Run, is_checkpoint, made_by
-from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running, without
+from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natural_tempo, read, running
 from soundmill.models.sounds import (
     finite,
     length_in_model_format,
@@ -40,6 +40,7 @@ from soundmill.models.sounds import (
     reconstructed,
     stream_windows,
 )
+from soundmill.params import refuse
 from soundmill.training.device import pick_device
 from soundmill.training.seeds import seed_of
 
@@ -62,15 +63,16 @@ class Prompting:
 
     def check(self, model: Model) -> None:
         """UserError if the model cannot follow the prompts; prints the labels that they match."""
-        if model.condition == "caption" and len([*self.prompts, *([] if model.labels else self.labels)]) > 1:
+        if len(self._requests(model)) > 1:
             raise UserError("this model takes a single caption: give one --prompt")
-        self.request(model)
         print_matched_labels(model, self.prompts, self.labels)
 
     def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
         """The request for the sound `name`, or for its window that starts at sample `start`."""
-        request = of_prompts(model, self.prompts, 1, self.seed, self.labels)[0] if self.prompts or self.labels else Request()
-        return replace(request, seed=seed_of(self.seed, name), start=start)
+        return replace(self._requests(model)[0], seed=seed_of(self.seed, name), start=start)
+
+    def _requests(self, model: Model) -> list[Request]:
+        return of_prompts(model, self.prompts, 1, self.seed, self.labels) if self.prompts or self.labels else [Request()]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def restyle(
 
     def check(model: Model) -> None:
         prompting.check(model)
-        without(settings, "keep", "resamples")
+        refuse(settings, "keep", "resamples")
 
     work = partial(_in_windows, lambda model, run, name, start: prompting.request(model, name, start))
     return _each(checkpoint, "restyle", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
@@ -136,7 +138,7 @@ def inpaint(
         yield previous
 
     def check(model: Model) -> None:
-        without(settings, "amount")
+        refuse(settings, "amount")
         prompting.check(model)
         for name, sound in sounds.items():
             for start, stop in keep:
@@ -182,7 +184,7 @@ def interpolate(
     A seed stands for the first sound that `generate_sounds` makes with it. Sounds longer than the model's length are cut.
     """
     model, source_facts = load(checkpoint, "interpolate")
-    without(settings, "keep", "resamples", *([] if sounds else ["amount"]))
+    refuse(settings, "keep", "resamples", *([] if sounds else ["amount"]))
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
     print_matched_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]

@@ -50,10 +50,10 @@ class UNet1d(nn.Module):
         self.null_text = None if text_width is None else nn.Parameter(torch.randn(null_tokens, text_width))
         latents = [latent_channels if level == latents_at else 0 for level in range(len(params.channels))]
         self.encode, self.decode = _transforms(transform, in_channels, out_channels)
-        self.gated, count = params.gated, 1 + params.gated
-        widths, inner = [count * transform.channels(in_channels), *params.channels], None
+        self.gated, parts = params.gated, 1 + params.gated
+        widths, inner = [parts * transform.channels(in_channels), *params.channels], None
         for level in reversed(range(len(params.channels))):
-            out = count * transform.channels(out_channels) if level == 0 else widths[level]
+            out = parts * transform.channels(out_channels) if level == 0 else widths[level]
             inner = Level(params, level, widths[level], out, latents[level], text_width, inner)
         self.levels = inner
 
