@@ -352,9 +352,9 @@ def once_each(settings: Sequence[str] | None) -> list[str]:
     return settings
 
 
-def refuse(settings: Sequence[str], *names: str, instead: str = "") -> None:
+def refuse(settings: Sequence[str] | None, *names: str, instead: str = "") -> None:
     """UserError if one of `names` is set: by `--set` it is of no use here, but by the option `instead` or in another command."""
-    for name in (setting.partition("=")[0].strip() for setting in settings):
+    for name in (setting.partition("=")[0].strip() for setting in settings or []):
         if name in names:
             use = instead or f"`soundmill {'restyle' if name == 'amount' else 'inpaint'}`"
             raise UserError(f"--set {name}=…: is not used here; use {use}")

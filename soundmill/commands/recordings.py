@@ -114,7 +114,7 @@ def restyle(
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*settings, f"amount={amount}"]))
+    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
 
 
 @app.command()
@@ -148,7 +148,7 @@ def inpaint(
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings))
+    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
 
 
 @app.command()
@@ -214,7 +214,7 @@ def interpolate(
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
         refuse(settings, "amount", instead="--amount")
     words = [*(prompt or []), *(label or [])]
-    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*settings, *more]))
+    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
 
 
 @app.command()
