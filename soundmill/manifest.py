@@ -28,10 +28,8 @@ SPLIT_NAMES = {
     "eval": "test",
     "evaluation": "test",
 }
-# Names of folders that say nothing of the recordings in them; a single first-level one is not a class.
-CONTAINERS = frozenset(
-    {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
-)
+# Words, which have no digits, in names of folders that say nothing of the recordings in them.
+CONTAINERS = frozenset("audio wav wavs flac mp ogg clips sound sounds recordings samples files data part".split())
 OVERLAP_SECONDS = 1e-3  # of stretches of a recording; shorter overlaps are rounding errors
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 FILE_TAGS = ("title", "genre", "description")  # in the file itself

@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 
 from soundmill import manifest, shards
 from soundmill.audio.tempo import NAMED, named_tempo
+from soundmill.corpora.folder import is_container
 from soundmill.errors import UserError
-from soundmill.manifest import CONTAINERS, FILE_TAGS, SPLIT_NAMES, unescape_path
+from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, unescape_path
 
 # `origin`: where a clip's captions come from; see Origin.
 UNSPLIT = pa.schema([*(column for column in manifest.CATALOG if column.name != "split"), ("origin", pa.string())])
@@ -369,7 +370,7 @@ def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence
     that key, is the tempo, else one in the name is."""
     *folders, file = unescape_path(recording["path"]).decode("utf-8", "replace").split("/")
     name = os.path.splitext(file)[0]
-    classes = [name for name in folders if name.lower() not in SPLIT_NAMES and name.lower().encode() not in CONTAINERS]
+    classes = [name for name in folders if name.lower() not in SPLIT_NAMES and not is_container(name.encode())]
     tempo = recording["bpm"] if "bpm" in recording else named_tempo(name)
     found = {
         "label": join_words(labels) if labels else None,

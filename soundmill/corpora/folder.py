@@ -4,7 +4,7 @@ caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders, whole_of
-from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
+from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of, words_of_name
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
@@ -125,10 +125,10 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
 
 @cache
 def _class_of(folder: bytes) -> str | None:
-    """The class in a folder's name; None of a fold, and of a split and what holds recordings (`train_audio`)."""
+    """The class in a folder's name; None of a fold, of what holds recordings, and of both a split and that (`train_audio`)."""
     label = class_label(folder)
-    is_split = split_of(name := label.encode()) and label not in SPLIT_NAMES and not words_beside_split(name)
-    return None if is_split or _FOLD.fullmatch(name) else label
+    is_split = split_of(folder) and label not in SPLIT_NAMES and not words_beside_split(folder)
+    return None if is_split or is_container(folder) or _FOLD.fullmatch(label.encode()) else label
 
 
 def _layout_of_names(audio: list[AudioFile]) -> _Layout:
@@ -168,8 +168,12 @@ def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
 
 def words_beside_split(name: bytes) -> set[str]:
     """The words in a name, in lower case, but for those for splits and for what holds recordings."""
-    words = re.split(r"[\W\d_]+", name.decode("utf-8", "replace").lower())
-    return {word for word in words if word and word not in SPLIT_NAMES and word.encode() not in CONTAINERS}
+    return words_of_name(name) - SPLIT_NAMES.keys() - CONTAINERS
+
+
+def is_container(folder: bytes) -> bool:
+    """Whether a folder's name says only that recordings are in it: `wavs`, `AudioWAV`, `wav48`."""
+    return bool(words := words_of_name(folder)) and words <= CONTAINERS
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
@@ -191,20 +195,24 @@ def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ..
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """Depth of class folders, from `level` on. Folds are skipped, and so is a single folder that is a container, or above a
-    container or several folders that have all files."""
-    while names := {file.folders[level].lower() for file in audio if len(file.folders) > level}:
-        is_above = len(names) == 1 and (names <= CONTAINERS or _fork(audio, level + 1, CONTAINERS) is not None)
-        if not is_above and not all(map(_FOLD.fullmatch, names)):
+    """Depth of class folders, from `level` on. Folds and containers are skipped, and so is a single folder above a container or
+    several folders that have all files."""
+    while names := {file.folders[level] for file in audio if len(file.folders) > level}:
+        is_above = len(names) == 1 and _fork(audio, level + 1, or_container=True) is not None
+        if not is_above and not all(map(is_container, names)) and not all(map(_FOLD.fullmatch, names)):
             break
         level += 1
     return level
 
 
-def _fork(audio: list[AudioFile], level: int, alone: Set[bytes] = frozenset()) -> int | None:
-    """The first depth, from `level` on, at which all recordings are in folders, and in more than one or in one of `alone`."""
+def _fork(audio: list[AudioFile], level: int, or_container: bool = False) -> int | None:
+    """The first depth, from `level` on, at which all recordings are in folders, and in more than one or in a container."""
     at_depth = enumerate(map(set, zip(*(file.folders for file in audio), strict=False)))
-    ends = (depth for depth, names in at_depth if depth >= level and (len(names) > 1 or {name.lower() for name in names} <= alone))
+    ends = (
+        depth
+        for depth, names in at_depth
+        if depth >= level and (len(names) > 1 or (or_container and all(map(is_container, names))))
+    )
     return next(ends, None)
 
 
@@ -220,7 +228,7 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
         what = " are beside the folders of splits: without label, and for training; put them into these, or remove them"
     skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
     passed = audio[0].folders[slice(*skipped)] if audio else []
-    if lone := [folder for folder in passed if folder.lower() not in CONTAINERS and not _FOLD.fullmatch(folder)]:
+    if lone := [folder for folder in passed if not is_container(folder) and not _FOLD.fullmatch(folder)]:
         then = "; the labels are the folders in it" if layout.split_and_label(audio[0])[1] else ""
         tables.remarks.append(f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class{then}")
     numbers = [file.path for file in audio if layout.numbered and len(file.folders) > layout.level]

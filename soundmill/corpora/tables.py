@@ -252,10 +252,16 @@ def fold_number(text: str) -> int | None:
     return int(number) if 0 < len(number) <= 4 else None
 
 
+def words_of_name(name: bytes) -> set[str]:
+    """The words in a name, in lower case; `IRMAS-TestingData` has three."""
+    return {word.lower() for word in re.findall(r"[A-Z]*[^\W\d_A-Z]+|[A-Z]+", name.decode("utf-8", "replace"))}
+
+
 def keyword_in(path: bytes, meanings: Mapping[str, str]) -> str | None:
     """The meaning of the words in the last part of a path that has exactly one meaning; None if no part has."""
-    for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
-        found = {meanings[word] for word in re.split(r"[^a-z]+", part) if word in meanings}
+    for part in reversed(path.split(b"/")):
+        words = words_of_name(part) | words_of_name(part.lower())  # `AudioSet` is one word here
+        found = {meanings[word] for word in words if word in meanings}
         if len(found) == 1:
             return found.pop()
     return None

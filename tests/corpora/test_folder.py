@@ -77,6 +77,9 @@ def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, 
         (["audio/dog/1.wav", "audio/cat/1.wav"], {"dog", "cat"}, None),
         (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
         (["audio/a.wav", "audio/b.wav"], set(), None),
+        (["AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_IEO_HAP_HI.wav"], set(), None),  # CREMA-D
+        (["wav48/dog/1.wav", "MP3/dog/2.mp3"], {"dog"}, None),
+        (["IRMAS-TrainingData/cel/1.wav", "IRMAS-TestingData-Part1/Part1/2.wav"], {"cel"}, None),
         (["FSL10K/audio/wav/1_2.wav", "FSL10K/audio/wav/3_4.wav"], set(), "FSL10K, which is not used as a class"),
     ],
 )
