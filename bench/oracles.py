@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def shaped(noise: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def restyled(model: audio_dit.AudioDiT, x0: Tensor, time: float, labels: Sequence[tuple[str, ...]], run: Run) -> Tensor:
     """Latents [N, channels, frames] to which noise was added up to `time` and of which the model removed it in 8 midpoint steps."""
-    restored = []
+    restored, steps = [], replace(solvers.flow(8, "midpoint"), levels=torch.linspace(time, 0, 9).tolist())
     for start in range(0, len(x0), BATCH):
         part = x0[start : start + BATCH]
         requests = [Request(labels=one) for one in labels[start : start + BATCH]]
@@ -97,7 +98,7 @@ def restyled(model: audio_dit.AudioDiT, x0: Tensor, time: float, labels: Sequenc
         net = sampling.guided(model.net.eval(), told, audio_dit.hidden(told), run.sampling.guidance_scale)
         noise = sampling.Draw.of_seeds(range(start, start + len(part))).noise(part.shape[1:])
         with torch.no_grad():
-            restored.append(sampling.restyle(solvers.flow(8, "midpoint", start=time), net, part, noise))
+            restored.append(sampling.restyle(steps, net, part, noise))
     return torch.cat(restored)
 
 

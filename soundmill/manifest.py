@@ -354,3 +354,13 @@ def write_tango_json(rows: Iterable[dict[str, str]], path: Path) -> int:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
+
+
+def words_of_name(name: bytes) -> set[str]:
+    """The words in a name, in lower case; `IRMAS-TestingData` has three."""
+    return {word.lower() for word in re.findall(r"[A-Z]*[^\W\d_A-Z]+|[A-Z]+", name.decode("utf-8", "replace"))}
+
+
+def is_container(folder: bytes) -> bool:
+    """Whether a folder's name says only that recordings are in it: `wavs`, `AudioWAV`, `wav48`."""
+    return bool(words := words_of_name(folder)) and words <= CONTAINERS

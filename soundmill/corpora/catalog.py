@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 
 from soundmill import manifest, shards
 from soundmill.audio.tempo import NAMED, named_tempo
-from soundmill.corpora.folder import is_container
 from soundmill.errors import UserError
-from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, unescape_path
+from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, is_container, unescape_path
 
 # `origin`: where a clip's captions come from; see Origin.
 UNSPLIT = pa.schema([*(column for column in manifest.CATALOG if column.name != "split"), ("origin", pa.string())])

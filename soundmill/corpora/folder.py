@@ -12,8 +12,8 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders, whole_of
-from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of, words_of_name
-from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, path_text
+from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 # One line of several words between a letter and a letter: no events with their times, no settings.
@@ -169,11 +169,6 @@ def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
 def words_beside_split(name: bytes) -> set[str]:
     """The words in a name, in lower case, but for those for splits and for what holds recordings."""
     return words_of_name(name) - SPLIT_NAMES.keys() - CONTAINERS
-
-
-def is_container(folder: bytes) -> bool:
-    """Whether a folder's name says only that recordings are in it: `wavs`, `AudioWAV`, `wav48`."""
-    return bool(words := words_of_name(folder)) and words <= CONTAINERS
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:

@@ -14,7 +14,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed
 from soundmill.corpora.resolver import MAX_KEY, with_slashes, youtube_clip
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.errors import UserError
-from soundmill.manifest import FILE_TAGS, RECORDINGS, SPLIT_NAMES, VIDEO_ID, escape_path
+from soundmill.manifest import FILE_TAGS, RECORDINGS, SPLIT_NAMES, VIDEO_ID, escape_path, words_of_name
 from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
@@ -250,11 +250,6 @@ def fold_number(text: str) -> int | None:
     """A fold number of at most four digits, see `whole_number`; None for anything else."""
     number = whole_number(text)
     return int(number) if 0 < len(number) <= 4 else None
-
-
-def words_of_name(name: bytes) -> set[str]:
-    """The words in a name, in lower case; `IRMAS-TestingData` has three."""
-    return {word.lower() for word in re.findall(r"[A-Z]*[^\W\d_A-Z]+|[A-Z]+", name.decode("utf-8", "replace"))}
 
 
 def keyword_in(path: bytes, meanings: Mapping[str, str]) -> str | None:

@@ -1,8 +1,8 @@
 """Parameters of diffusion: noise schedule, objective, sampler."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from soundmill.params import Probability, StageParams
 
@@ -27,6 +27,17 @@ class RestylingParams(StageParams):
     amount: Probability = Field(
         0.5, description="of noise that `soundmill restyle`, which sets this, adds first: 2/π · atan(sigma / alpha)"
     )
+    keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        None, description="samples [start, stop) that `soundmill inpaint`, which sets this, keeps; null: restyle"
+    )
+    resamples: int = Field(1, ge=1, le=1000, description="how often each step of inpainting is repeated")
+
+    @field_validator("keep")
+    @classmethod
+    def _spans_fit(cls, keep: list[list[int]] | None) -> list[list[int]] | None:
+        if odd := [span for span in keep or [] if not 0 <= span[0] < span[1]]:
+            raise ValueError(f"{odd[0]} is not a span of samples: 0 <= start < stop must hold")
+        return keep
 
 
 class SamplerParams(RestylingParams):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from soundmill.diffusion.paths import Deviation, Net, scaled
+from soundmill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Steps:
     alpha_sigma: Callable[[float], tuple[float, float]]  # signal and noise scale at a level
     step: Callable[[Net, Tensor, float, float, Draw], Tensor]  # xt of one level → xt of the next
     scale: float = 1.0  # of the initial noise
+    remember: bool = False  # whether a step depends on those before, so that it can be taken only once
 
     def last(self, amount: float) -> "Steps":
         """Those from the first level with at most this amount of noise, 2/π · atan(sigma / alpha), for restyling; 0: none."""
@@ -66,9 +68,11 @@ def inpaint(steps: Steps, net: Net, sounds: Tensor, keep: Tensor, draw: Draw, re
     """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; the rest is unchanged, bit for bit.
 
     For a net that was not trained for it (RePaint: Lugmayr et al. 2022). At every level the kept part is the given sound with fresh
-    noise. Each step is taken `resamples` times, with noise added in between, so that the parts fit together; steps that remember
-    earlier ones can be taken only once.
+    noise. Each step is taken `resamples` times, with noise added in between, so that the parts fit together; UserError if it can be
+    taken only once.
     """
+    if resamples > 1 and steps.remember:
+        raise UserError("sampling.resamples: this sampler remembers its steps, so each is taken once; set it to 1, or sampler=ddim")
     xt = steps.alpha_sigma(steps.levels[0])[1] * draw.like(sounds)
     for now, after in pairwise(steps.levels):
         alpha, sigma = steps.alpha_sigma(after)
@@ -79,6 +83,33 @@ def inpaint(steps: Steps, net: Net, sounds: Tensor, keep: Tensor, draw: Draw, re
                 ratio = alpha_now / alpha
                 xt = ratio * xt + math.sqrt(max(sigma_now**2 - (ratio * sigma) ** 2, 0.0)) * draw.like(sounds)
     return torch.where(keep, sounds, xt)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What sampling begins with beside noise that it draws; without any of it, it generates."""
+
+    sounds: Tensor | None = None  # [N, …], to restyle, or to inpaint where `keep` is false
+    amount: float = 1.0  # of noise to restyle by, see Steps.last
+    keep: Tensor | None = None  # boolean, broadcast
+    resamples: int = 1
+    noise: Tensor | None = None  # [N, …], instead of drawn noise
+
+    def steps(self, steps: Steps) -> Steps:
+        """Those of `steps` that are taken."""
+        return steps if self.sounds is None or self.keep is not None else steps.last(self.amount)
+
+    def sample(self, items: slice, steps: Steps, net: Net, shape: tuple[int, ...], draw: Draw, device: torch.device) -> Tensor:
+        """Sounds [items, *shape] by what `steps` returned."""
+        sounds = None if self.sounds is None else self.sounds[items].to(device)
+        if sounds is not None and self.keep is not None:
+            return inpaint(steps, net, sounds, self.keep.to(device), draw, self.resamples)
+        noise = draw.noise(shape)  # also if it is given, so that what is drawn later is the same
+        noise = (noise if self.noise is None else self.noise[items]).to(device)
+        return sample(steps, net, noise, draw) if sounds is None else restyle(steps, net, sounds, noise, draw)
+
+
+FROM_NOISE = Given()
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:

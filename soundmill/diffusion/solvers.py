@@ -27,19 +27,19 @@ TOLERANCE = 1e-9  # for comparing noise levels
 STABLE_AUDIO = read_yaml(Path(__file__).with_name("stable_audio.yaml"))  # of its scheduler, as published
 
 
-def velocity(num_steps: int, start: float = 1.0) -> Steps:
-    """DDIM with eta 0 (Song et al. 2021) of v-diffusion, in evenly spaced steps from level `start`."""
+def velocity(num_steps: int) -> Steps:
+    """DDIM with eta 0 (Song et al. 2021) of v-diffusion, in evenly spaced steps."""
     path = Velocity()
 
     def step(net: Net, xt: Tensor, now: float, after: float, draw: Draw) -> Tensor:
         (alpha, sigma), (to_alpha, to_sigma), v = path.alpha_sigma(now), path.alpha_sigma(after), _output(net, xt, now)
         return to_alpha * path.x0(v, xt, alpha, sigma) + to_sigma * path.noise(v, xt, alpha, sigma)
 
-    return Steps([start * (num_steps - step) / num_steps for step in range(num_steps + 1)], path.alpha_sigma, step)
+    return Steps([(num_steps - step) / num_steps for step in range(num_steps + 1)], path.alpha_sigma, step)
 
 
-def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0, start: float = 1.0) -> Steps:
-    """Steps of rectified flow at evenly spaced times from `start`, then shifted.
+def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0) -> Steps:
+    """Steps of rectified flow at evenly spaced times, then shifted.
 
     Euler's method has an error of the order of the step, the midpoint method, with two passes per step, of its square. Ping-pong
     sampling (Novack et al. 2025, arXiv:2505.08175) goes to the sound in each step and adds new noise; its times are evenly spaced
@@ -59,12 +59,12 @@ def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0, start: fl
     if solver == "pingpong":
         inner = torch.sigmoid(-torch.linspace(-6, 2, num_steps + 1, dtype=torch.float64))[1:-1]
         return Steps([1.0, *inner.tolist(), 0.0], path.alpha_sigma, step)
-    return Steps(shifted(torch.linspace(start, 0, num_steps + 1, dtype=torch.float64), shift).tolist(), path.alpha_sigma, step)
+    return Steps(shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift).tolist(), path.alpha_sigma, step)
 
 
-def continuous(path: str, num_steps: int, start: float = 1.0) -> Steps:
-    """Steps of one pass along a path of `paths.PATHS`, from time `start`."""
-    return velocity(num_steps, start) if path == "v" else flow(num_steps, "euler", start=start)
+def continuous(path: str, num_steps: int) -> Steps:
+    """Steps of one pass along a path of `paths.PATHS`."""
+    return velocity(num_steps) if path == "v" else flow(num_steps)
 
 
 def stable_audio(num_steps: int, device: torch.device) -> Steps:
@@ -84,7 +84,7 @@ def stable_audio(num_steps: int, device: torch.device) -> Steps:
         return scheduler.step(v, scheduler.timesteps[levels.index(now)], xt, generator=list(draw.rngs)).prev_sample
 
     levels = scheduler.sigmas.tolist()
-    return Steps(levels, lambda sigma: (1.0, sigma), step, scheduler.init_noise_sigma)
+    return Steps(levels, lambda sigma: (1.0, sigma), step, scheduler.init_noise_sigma, remember=True)
 
 
 def scheduled(
@@ -123,7 +123,7 @@ def scheduled(
         extra = {"generator": list(draw.rngs)} if sampler == "ddpm" else {}
         return scheduler.step(x0, at[now], xt, **extra).prev_sample
 
-    return Steps([*visited, last], path.alpha_sigma, step)
+    return Steps([*visited, last], path.alpha_sigma, step, remember=sampler in ("dpm++", "unipc"))
 
 
 def ancestral(betas: Tensor, timesteps: Tensor, clip: float | None) -> Steps:

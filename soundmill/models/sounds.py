@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundmill import hashing, manifest, shards, terminal
@@ -129,6 +130,20 @@ def sampled(net: nn.Module, count: int, run: Run, work: Callable[[slice], Tensor
             outputs.append(work(slice(start, start + run.batch_size)).cpu())
             run.progress(len(outputs[-1]))
     return torch.cat(outputs)
+
+
+def mask_of(spans: Sequence[Sequence[int]], length: int) -> Tensor:
+    """[length], true in the spans [start, stop)."""
+    mask = torch.zeros(length, dtype=torch.bool)
+    for start, stop in spans:
+        mask[start:stop] = True
+    return mask
+
+
+def spans_of(mask: Tensor) -> list[list[int]]:
+    """The spans [start, stop) where a boolean mask [T] is true."""
+    edges = F.pad(mask, (1, 1)).int().diff()
+    return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
 
 
 def in_precision(net: Net, run: Run) -> Net:

@@ -33,11 +33,13 @@ from soundmill.models.generation import LONGEST_PROMPT, Loaded, draw, load, natu
 from soundmill.models.sounds import (
     finite,
     length_in_model_format,
+    mask_of,
     of_prompts,
     overlap_of,
     print_matched_labels,
     read_in_model_format,
     reconstructed,
+    spans_of,
     stream_windows,
 )
 from soundmill.params import refuse
@@ -125,11 +127,10 @@ def inpaint(
         size, previous, done_to = model.num_samples or length, torch.zeros(model.channels, 0), 0
         for start, part in windows(blocks, window_starts(length, size, overlap_of(model)), size):
             yield previous[:, : previous.shape[1] - (done_to - start)]
-            part, kept = part.clone(), torch.zeros(part.shape[1], dtype=torch.bool)
-            for first, stop in spans:
-                kept[max(0, first - start) : max(0, stop - start)] = True
+            part = part.clone()
             part[:, : done_to - start] = previous[:, previous.shape[1] - (done_to - start) :]
-            kept[: done_to - start] = True
+            within = [(max(0, first - start), max(0, stop - start)) for first, stop in spans]
+            kept = mask_of([(0, done_to - start), *within], part.shape[1])
             if not kept.all():
                 keeping = replace(run, sampling=run.sampling.model_copy(update={"keep": spans_of(kept)}))
                 request = replace(prompting.request(model, name), seed=seed_of(prompting.seed, name, start))
@@ -237,12 +238,6 @@ def _in_windows(
         return finite(model.transform(part, [request(model, run, name, start)], run), run)
 
     return stream_windows(window, blocks, length, model)
-
-
-def spans_of(kept: Tensor) -> list[list[int]]:
-    """The spans [start, stop) where a boolean mask [T] is true."""
-    edges = torch.cat([torch.zeros(1, dtype=torch.bool), kept, torch.zeros(1, dtype=torch.bool)]).int().diff()
-    return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
 
 
 def _each(

@@ -102,7 +102,7 @@ def passes(asked: Asked, loaded: Loaded) -> int:
 
     sampling = params.override(loaded.model.params.sampling, asked.settings, "sampling")
     told = bool(asked.prompts or asked.labels)
-    share = asked.amount if asked.kind == "restyle" and not hasattr(sampling, "keep") else 1.0  # else all steps follow the noise
+    share = asked.amount if asked.kind == "restyle" else 1.0
     calls = guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
     return max(1, round(share * calls))
 

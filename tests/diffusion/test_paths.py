@@ -298,7 +298,6 @@ def test_at_equal_passes_the_midpoint_is_nearer():
 def test_the_times_of_a_flow():
     assert solvers.flow(4, "euler").levels == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert solvers.flow(2, "midpoint", 3.0).levels == [1.0, 0.75, 0.0]
-    assert solvers.flow(2, "euler", start=0.5).levels == [0.5, 0.25, 0.0]
 
 
 def test_pingpong_goes_to_the_sound_and_back_along_even_steps_of_ln_snr():

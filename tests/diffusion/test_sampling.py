@@ -8,7 +8,7 @@ import torch
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Velocity, on_unit_variance, scaled
 from soundmill.diffusion.sampling import Draw, guided, inpaint, restyle, sample
-from tests.diffusion.test_paths import CONTINUOUS, FRESH, WAYS, blind, perfect
+from tests.diffusion.test_paths import CONTINUOUS, FRESH, WAYS, perfect
 
 X0 = 0.3 * torch.randn(3, 2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 NOISE = torch.randn(X0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -85,16 +85,6 @@ def test_an_inpainting_s_noise_has_the_level_s_strength():
         assert output == pytest.approx(sigma, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("velocity", solvers.velocity), ("euler", lambda n, at: solvers.flow(n, start=at))])
-def test_restyling_goes_from_nothing_to_everything(name, steps):
-    net = perfect(WAYS[name][0], -X0)
-    assert torch.equal(restyle(steps(4, 0.0), net, X0, NOISE), X0)
-    assert torch.equal(restyle(steps(4, 1.0), net, X0, NOISE), sample(steps(4, 1.0), net, NOISE))
-    # What the net is sure of it makes at any amount; one that answers 0 keeps the sound's share.
-    assert (restyle(steps(4, 0.3), net, X0, NOISE) + X0).abs().max() < 1e-13
-    torch.testing.assert_close(restyle(steps(1, 0.5), blind, X0, torch.zeros_like(X0)), X0 / 2)
-
-
 @pytest.mark.parametrize("name", WAYS)
 def test_the_last_steps_of_any_way_restyle(name):
     path, steps = WAYS[name]
@@ -126,7 +116,7 @@ def test_scaled_sounds_are_those_of_unit_variance(deviation):
     waves, noise, net = scaled(X0, deviation), scaled(NOISE, deviation), on_unit_variance(net_of_x0, deviation)
     for larger, unit in [
         (sample(solvers.velocity(5), net, noise), sample(solvers.velocity(5), net_of_x0, NOISE)),
-        (restyle(solvers.velocity(5, 0.6), net, waves, noise), restyle(solvers.velocity(5, 0.6), net_of_x0, X0, NOISE)),
+        (restyle(solvers.velocity(5).last(0.6), net, waves, noise), restyle(solvers.velocity(5).last(0.6), net_of_x0, X0, NOISE)),
     ]:
         torch.testing.assert_close(larger, scaled(unit, deviation), rtol=1e-12, atol=1e-14)
 

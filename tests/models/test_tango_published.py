@@ -208,7 +208,7 @@ def test_its_net_and_its_sounds_are_the_pipeline_s(audioldm, tmp_path):
     assert (model.autoencoder.scaling_factor, model.frames, model.text.max_tokens) == (0.75, 64, 6)
     run = Run(model.params.sampling.model_copy(update={"num_steps": 5}), torch.device("cpu"), "32", 2, tmp_path, tmp_path)
     requests = [Request(caption="a dog barks", seed=3), Request(caption="rain", seed=4)]
-    sounds, xt, t, outputs = model.generate(requests, run), torch.randn(1, *model.latent_shape), torch.tensor([700]), []
+    sounds, xt, t, outputs = model.generate(requests, run), torch.randn(1, *model.encoded_shape), torch.tensor([700]), []
     for wave, request in zip(sounds, requests, strict=True):
         states, mask = pad(model.states([request.caption], run))
         tokens = pipeline.tokenizer(request.caption, return_tensors="pt").input_ids

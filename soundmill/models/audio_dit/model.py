@@ -15,10 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from soundmill.diffusion import sampling as diffusion
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Flow, Velocity, error, length_shift, logit_normal, shifted
-from soundmill.diffusion.sampling import Draw, guided
+from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
@@ -29,10 +28,10 @@ from soundmill.models.components.dit.network import Conditions, DiT, hidden, pad
 from soundmill.models.components.latents.store import Posteriors, drawn, gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.components.vocoding import OfLatents
+from soundmill.models.encodings import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
-from soundmill.models.sounds import in_precision
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating
@@ -159,11 +158,27 @@ class AudioDiT(OfLatents, TrainedModel):
             run.progress(len(latents))
         return waves
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
-        self.net.to(run.device)
-        with torch.no_grad(), evaluating(self.net):
-            made = _window(self, requests, [length] * len(requests), None, 0, run, self.layout.fold(latents))
-        return self.layout.unfold(made)
+    def made(self, requests: Sequence[Request], run: Run, given: Given, length: int) -> Tensor:
+        sounds = None if given.sounds is None else self.layout.fold(given.sounds)
+        given = replace(given, sounds=sounds, keep=None if given.keep is None else given.keep[..., 0])
+
+        def window(items: slice) -> Tensor:
+            return _window(self, requests[items], [length] * len(requests[items]), 0, run, given, items)
+
+        latents = self.layout.unfold(sampled(self.net, len(requests), run, window))
+        return self.codec(run).decode(latents, [request.seed for request in requests])
+
+    @property
+    def encoded_shape(self) -> tuple[int, int]:
+        return len(self.layout.mean), self.latent_frames
+
+    def draws(self, requests: Sequence[Request], number: int = 0) -> Draw:
+        """The noise of the window `number` of each sound."""
+        return Draw.of_seeds([seed_of(request.seed, "window", number) for request in requests])
+
+    def length(self, run: Run) -> int:
+        seconds = run.sampling.seconds
+        return min(max(1, round(seconds * self.sample_rate)), self.num_samples) if seconds else self.num_samples
 
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
@@ -202,14 +217,18 @@ def sample(model: AudioDiT, requests: Sequence[Request], lengths: Sequence[int],
     places = [window_starts(length, model, run.sampling.overlap) for length in lengths]
     model.net.to(run.device)
     with torch.no_grad(), evaluating(model.net):
-        x0 = list(_window(model, requests, lengths, None, 0, run))
+        x0 = list(_window(model, requests, lengths, 0, run, FROM_NOISE, slice(None)))
         for number in range(1, max(map(len, places))):
             longer = [item for item, starts in enumerate(places) if number < len(starts)]
             for item in longer:
                 x0[item] = x0[item][:, : places[item][number - 1] + told_frames(model)]
             whole = [model.num_samples] * len(longer)
             before = [x0[item][:, places[item][number] :] for item in longer]
-            found = _window(model, [requests[item] for item in longer], whole, before, number, run)
+            canvas, keep = torch.zeros(len(longer), *model.encoded_shape), torch.zeros(len(longer), 1, model.latent_frames).bool()
+            for item, known in enumerate(before):
+                canvas[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
+            given = Given(canvas, keep=keep)
+            found = _window(model, [requests[item] for item in longer], whole, number, run, given, slice(None)).cpu()
             for item, known, window in zip(longer, before, found, strict=True):
                 x0[item] = torch.cat([x0[item], window[:, known.shape[1] :]], 1)
     return x0
@@ -234,15 +253,12 @@ def _window(
     model: AudioDiT,
     requests: Sequence[Request],
     lengths: Sequence[int],
-    before: Sequence[Tensor] | None,
     number: int,
     run: Run,
-    given: Tensor | None = None,
+    given: Given,
+    items: slice,
 ) -> Tensor:
-    """One window [N, channels, frames] of each sound, which is told to last `lengths` samples; `before` are its first frames.
-
-    `given` are latents to restyle by `amount`.
-    """
+    """One window [N, channels, frames] of each sound, which is told to last `lengths` samples, from `items` of what is given."""
     sampling, flow = run.sampling, model.params.flow
     try:
         check_solver(flow, sampling)  # settings of this call may differ from the training's
@@ -251,23 +267,14 @@ def _window(
     seconds = [min(length, model.num_samples) / model.sample_rate for length in lengths]
     conditions = model.conditions(requests, seconds, run)
     denoise = in_precision(guided(model.net, conditions, hidden(conditions), sampling.guidance_scale), run)
-    shape = len(model.layout.mean), model.latent_frames
-    draw = Draw.of_seeds([seed_of(request.seed, "window", number) for request in requests])
     if sampling.solver == "dpm++_sde":
         steps = solvers.stable_audio(sampling.num_steps, run.device)
     elif flow.objective == "v":
         steps = solvers.velocity(sampling.num_steps)
     else:
-        steps = solvers.flow(sampling.num_steps, sampling.solver, shift_of(flow, shape[1]))
-    if before is None:
-        noise = draw.noise(shape).to(run.device)
-        if given is None:
-            return diffusion.sample(steps, denoise, noise, draw).cpu()
-        return diffusion.restyle(steps.last(sampling.amount), denoise, given.to(run.device), noise, draw).cpu()
-    canvas, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)
-    for item, known in enumerate(before):
-        canvas[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
-    return diffusion.inpaint(steps, denoise, canvas.to(run.device), keep.to(run.device), draw).cpu()
+        steps = solvers.flow(sampling.num_steps, sampling.solver, shift_of(flow, model.latent_frames))
+    draw = model.draws(requests, number)
+    return given.sample(items, given.steps(steps), denoise, model.encoded_shape, draw, run.device).cpu()
 
 
 def shift_of(flow: FlowParams, frames: int) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, gain_of, log_mel
+from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Codec, LatentCodec, Saved, Vocoder
+from soundmill.models.components.contracts import Saved, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.training.device import evaluating
 
@@ -81,11 +81,6 @@ def vocoder_of(sampling: Any, trained: Vocoder | None, spec: MelSpec | None) -> 
     return trained
 
 
-def gains_of(waves: Tensor, spec: MelSpec | None) -> Tensor:
-    """[N, 1, 1]: by what log-mels are louder than their waves [N, C, T]."""
-    return torch.tensor([gain_of(wave.mean(0).numpy(), spec) if spec else 1.0 for wave in waves])[:, None, None]
-
-
 class ByLogMels:
     """What models share that reconstruct a sound from log-mels of `params.mel` by their own net; `run` is of models/family.py."""
 
@@ -110,39 +105,3 @@ class ByLogMels:
         with evaluating(self.net):
             rebuilt = to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
         return rebuilt.reshape(waves.shape)
-
-
-class OfLatents:
-    """What models of a codec's latents share; `run` is of models/family.py."""
-
-    autoencoder: LatentCodec
-    frames: int  # of log-mels, or of latents if the codec has no log-mels
-    vocoder: Vocoder | None  # None: Griffin-Lim
-
-    @property
-    def sample_rate(self) -> int:
-        return self.autoencoder.sample_rate
-
-    def codec(self, run: Any, frames: int | None = None) -> Codec:
-        """The autoencoder for sounds of so many frames, with the vocoder of the run if it needs one."""
-        return self.autoencoder.sounding(self.vocoder_for(run), frames or self.frames, run.sampling.grain, run.device)
-
-    def reconstruct(self, waves: Tensor, run: Any) -> Tensor:
-        """Wave → latent → wave."""
-        codec = self.codec(run)
-        return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
-
-    def transform(self, waves: Tensor, requests: Sequence[Any], run: Any) -> Tensor:
-        """Wave → latent → noised and denoised latent → wave, as loud as the recording."""
-        codec, length = self.codec(run), waves.shape[2]
-        requests = [replace(request, seed=request.window_seed) for request in requests]
-        restyled = codec.decode(self.restyled(codec.encode(waves), requests, length, run), [request.seed for request in requests])
-        return restyled[..., :length] / gains_of(waves, self.autoencoder.spec)
-
-    def rebuilt(self, waves: Tensor, run: Any) -> Tensor:
-        """Wave → latent → log-mel."""
-        codec = self.codec(run)
-        return codec.to_log_mels(codec.encode(waves))
-
-    def vocoder_for(self, run: Any) -> Vocoder | None:
-        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)

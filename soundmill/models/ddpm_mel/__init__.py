@@ -182,6 +182,6 @@ FAMILY = Family(
     title="diffusion on pictures of mel spectrograms, unconditional, by label or by caption; phases by Griffin-Lim",
     paper="Ho, Jain & Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239)",
     train_params=TrainParams,
-    commands=("generate", "restyle", "reconstruct"),
+    commands=("generate", "restyle", "inpaint", "interpolate", "reconstruct"),
     fixed=("conditional", "text_width", "network", "picture", "diffusion.objective", "diffusion.num_timesteps"),
 )

@@ -16,7 +16,7 @@ from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, log_mel, num_frames
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, guided, restyle, sample
+from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
@@ -28,6 +28,7 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.vocoding import vocoder_of
 from soundmill.models.ddpm_mel import DiTParams, PictureParams, SamplingParams, TrainParams
 from soundmill.models.ddpm_mel.unet import ResidualUNet, UNet
+from soundmill.models.encodings import OfEncodings
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Clips, Labelled, guided_passes, rehearsal
 from soundmill.models.sounds import in_precision, sampled
@@ -201,14 +202,14 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class DdpmMel(TrainedModel):
+class DdpmMel(OfEncodings, TrainedModel):
     """A `Model` (models/family.py).
 
     `levels` [N] are the levels of the training clips and `level_labels` [N, conditions] their label weights or the vector of their
     first caption: the level of a generated clip is drawn from them (a single unused row if the level is absolute).
     """
 
-    config, channels = Config, 1
+    config, channels, time_axis = Config, 1, 3
 
     params: TrainParams
     net: nn.Module
@@ -223,34 +224,55 @@ class DdpmMel(TrainedModel):
         return self.mel_spec.sample_rate
 
     @property
+    def spec(self) -> MelSpec:
+        return self.mel_spec
+
+    @property
     def num_samples(self) -> int:
         return self.picture.num_samples
 
+    @property
+    def encoded_samples(self) -> int:
+        return self.num_samples
+
+    @property
+    def encoded_shape(self) -> tuple[int, int, int]:
+        return self.picture.shape
+
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → log-mels → waves; the condition is the mean of a request's labels, or its caption."""
-        seeds = [request.seed for request in requests]
-        log_mels = sample_log_mels(self, self.vectors(requests, run), seeds, run)
-        return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, self.num_samples, seeds)
+        return self.made(requests, run, FROM_NOISE, self.num_samples)
+
+    def made(self, requests: Sequence[Request], run: Run, given: Given, length: int, levels: Tensor | None = None) -> Tensor:
+        conditions, seeds = self.vectors(requests, run), [request.seed for request in requests]
+        levels = self._levels(conditions, seeds) if levels is None else levels
+        log_mels = sample_log_mels(self, conditions, seeds, run, levels, given)
+        return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, length, seeds)
+
+    def drawn(self, requests: Sequence[Request], run: Run) -> tuple[Tensor]:
+        return (self._levels(self.vectors(requests, run), [request.seed for request in requests]),)
+
+    def _levels(self, conditions: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The level [N] of a random training clip among those whose labels match the condition best, drawn by the item's seed."""
+        levels = []
+        for condition, seed in zip(conditions, seeds, strict=True):
+            similarity, rng = self.level_labels @ condition, torch.Generator().manual_seed(seed_of(seed, "level"))
+            candidates = self.levels[similarity >= similarity.max() - 1e-6]
+            levels.append(candidates[int(torch.randint(len(candidates), (), generator=rng))])
+        return torch.stack(levels)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
         return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
-
-    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Wave → picture → noised and denoised picture of the same level → wave, as loud as the recording."""
-        seeds = [request.window_seed for request in requests]
-        log_mels = sample_log_mels(self, self.vectors(requests, run), seeds, run, self.encoded(waves))
-        restyled = vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, waves.shape[2], seeds)
-        return restyled / vocoding.gains_of(waves, self.mel_spec)
 
     def vocoder_for(self, run: Run) -> Vocoder:
         return vocoder_of(run.sampling, self.vocoder, self.mel_spec)
 
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         with torch.no_grad():
-            return self.picture.decode(*self.encoded(waves))
+            return self.picture.decode(*self.encoded(waves, run))
 
-    def encoded(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+    def encoded(self, waves: Tensor, run: Run) -> tuple[Tensor, Tensor]:
         """Latents of waves of any length, padded with silence or cut, and their levels; on the CPU."""
         fitted = F.pad(waves.mean(1), (0, self.num_samples - waves.shape[2]))
         with torch.no_grad():
@@ -276,12 +298,9 @@ class DdpmMel(TrainedModel):
 
 
 def sample_log_mels(
-    model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run, given: tuple[Tensor, Tensor] | None = None
+    model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run, levels: Tensor, given: Given = FROM_NOISE
 ) -> Tensor:
-    """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device.
-
-    `given` are latents to restyle by `amount`, and the levels that their pictures keep.
-    """
+    """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device."""
     sampling, picture, diffusion = run.sampling, model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval
     path = discrete(diffusion, diffusion.first_timestep)
@@ -292,8 +311,10 @@ def sample_log_mels(
         outside = guided(model.net, (condition,), (null,), 1.0)
         inside = guided(model.net, (condition,), (null,), sampling.guidance_scale) if model.condition != "none" else outside
         steps = scheduled(path, sampling.sampler, sampling.num_steps, run.device, clip=sampling.clip)
-        steps = steps.last(sampling.amount) if given else steps
-        visited = iter(steps.levels)  # in order: reading them from `t` would synchronise with the GPU at each step
+        steps = given.steps(steps)
+        turns = given.resamples if given.keep is not None else 1
+        # In order: reading them from `t` would synchronise with the GPU at each step.
+        visited = (level for level in steps.levels for _ in range(turns))
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
             answer = inside if first <= next(visited) / diffusion.num_timesteps <= last else outside
@@ -301,24 +322,14 @@ def sample_log_mels(
                 xt = xt.contiguous(memory_format=torch.channels_last)
             return answer(xt, t)
 
-        noise = draw.noise(picture.shape).to(run.device)
-        if given is None:
-            return sample(steps, in_precision(denoise, run), noise, draw)
-        return restyle(steps, in_precision(denoise, run), given[0][items].to(run.device), noise, draw)
+        return given.sample(items, steps, in_precision(denoise, run), picture.shape, draw, run.device)
 
     latents = sampled(model.net, len(seeds), run, work)
     with torch.no_grad():
         pictures = picture.from_latent(latents)
         if sampling.rescale:
             pictures = rescaled(pictures, picture.params.polarity)
-        if given:
-            return picture.from_picture(pictures, given[1])
-        levels = []  # of a random training clip among those whose labels match the condition best, drawn by the item's seed
-        for condition, seed in zip(conditions, seeds, strict=True):
-            similarity, rng = model.level_labels @ condition, torch.Generator().manual_seed(seed_of(seed, "level"))
-            candidates = model.levels[similarity >= similarity.max() - 1e-6]
-            levels.append(candidates[int(torch.randint(len(candidates), (), generator=rng))])
-        return picture.from_picture(pictures, torch.stack(levels))
+        return picture.from_picture(pictures, levels)
 
 
 def build_net(params: TrainParams, channels: int, num_labels: int) -> nn.Module:

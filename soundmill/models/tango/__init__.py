@@ -81,7 +81,7 @@ FAMILY = Family(
         "(arXiv:2304.13731)"
     ),
     train_params=TrainParams,
-    commands=("generate", "restyle", "reconstruct"),
+    commands=("generate", "restyle", "inpaint", "interpolate", "reconstruct"),
     published=True,
     weights="unet.safetensors",
     codec="vae",

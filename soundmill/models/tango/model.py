@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from soundmill import manifest, shards
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, guided, restyle, sample
+from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -28,7 +28,7 @@ from soundmill.models.components.latents.store import LatentsAbout, Posteriors, 
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig
-from soundmill.models.components.vocoding import OfLatents
+from soundmill.models.encodings import OfLatents
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
 from soundmill.models.sounds import in_precision, sampled
@@ -112,7 +112,7 @@ class Tango(OfLatents, TrainedModel):
     vocoder: Vocoder | None = None  # None: Griffin-Lim
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def encoded_shape(self) -> tuple[int, int, int]:
         return self.autoencoder.latent_shape(self.frames)
 
     @property
@@ -121,11 +121,11 @@ class Tango(OfLatents, TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and a text → latents → waves, through log-mels if the codec has them."""
-        seeds = [request.seed for request in requests]
-        return self.codec(run).decode(sample_latents(self, *conditions(self, requests, run), seeds, run), seeds)
+        return self.made(requests, run, FROM_NOISE, self.num_samples)
 
-    def restyled(self, latents: Tensor, requests: Sequence[Request], length: int, run: Run) -> Tensor:
-        return sample_latents(self, *conditions(self, requests, run), [request.seed for request in requests], run, latents)
+    def made(self, requests: Sequence[Request], run: Run, given: Given, length: int) -> Tensor:
+        seeds = [request.seed for request in requests]
+        return self.codec(run).decode(sample_latents(self, *conditions(self, requests, run), seeds, run, given), seeds)
 
     @classmethod
     def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
@@ -139,12 +139,9 @@ def conditions(model: Tango, requests: Sequence[Request], run: Run) -> tuple[lis
 
 
 def sample_latents(
-    model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run, given: Tensor | None = None
+    model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run, given: Given = FROM_NOISE
 ) -> Tensor:
-    """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`.
-
-    `given` are latents to restyle by `amount`.
-    """
+    """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
     sampling, path = run.sampling, discrete(model.params.diffusion)
 
     def work(items: slice) -> Tensor:
@@ -154,11 +151,8 @@ def sample_latents(
         unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
         denoise = in_precision(guided(model.net, condition, unconditional, sampling.guidance_scale), run)
         options = {"spacing": sampling.spacing, "variance": sampling.variance}
-        steps, draw = scheduled(path, sampling.sampler, sampling.num_steps, run.device, **options), Draw.of_seeds(seeds[items])
-        noise = draw.noise(model.latent_shape).to(run.device)
-        if given is None:
-            return sample(steps, denoise, noise, draw)
-        return restyle(steps.last(sampling.amount), denoise, given[items].to(run.device), noise, draw)
+        steps = given.steps(scheduled(path, sampling.sampler, sampling.num_steps, run.device, **options))
+        return given.sample(items, steps, denoise, model.encoded_shape, Draw.of_seeds(seeds[items]), run.device)
 
     return sampled(model.net, len(seeds), run, work)
 

@@ -23,17 +23,6 @@ class SamplingParams(RestylingParams):
 
     num_steps: int = Field(ge=1, le=10_000, description="evenly spaced noise levels; 10 to 100")
     guidance_scale: float = Field(ge=0, le=100, description="1: none")
-    keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
-        description="samples [start, stop) of a recording to keep while the rest is regenerated; null: restyle"
-    )
-    resamples: int = Field(ge=1, le=1000, description="how often each step of inpainting is repeated")
-
-    @field_validator("keep")
-    @classmethod
-    def _spans_fit(cls, keep: list[list[int]] | None) -> list[list[int]] | None:
-        if odd := [span for span in keep or [] if not 0 <= span[0] < span[1]]:
-            raise ValueError(f"{odd[0]} is not a span of samples: 0 <= start < stop must hold")
-        return keep
 
 
 class TrainParams(ConditionedTrainParams):
@@ -68,7 +57,7 @@ class TrainParams(ConditionedTrainParams):
 
 FAMILY = Family(
     name="waveform_unet",
-    title="diffusion or rectified flow on short stereo waves: by label, caption or unconditional; restyles and inpaints recordings",
+    title="diffusion or rectified flow on short stereo waves: by label, caption or unconditional",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,
     commands=("generate", "restyle", "inpaint", "interpolate"),

@@ -20,7 +20,7 @@ from soundmill.models.components.waves.source import WaveCrops, deviation_of, fo
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
-from soundmill.models.sounds import in_precision, noise_of, sampled
+from soundmill.models.sounds import in_precision, mask_of, noise_of, sampled
 from soundmill.models.trained import TrainedModel
 from soundmill.models.waveform_unet import SamplingParams, TrainParams
 from soundmill.training.loader import Arrays, Batch, Source
@@ -62,7 +62,7 @@ class WaveformUNet(TrainedModel):
         """Noise → waves; a request without label or caption is unconditional."""
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            return sample(self._steps(run.sampling.num_steps), net, self._noise(part, run))
+            return sample(self._steps(run), net, self._noise(part, run))
 
         return self._in_batches(work, requests, None, run)
 
@@ -73,12 +73,10 @@ class WaveformUNet(TrainedModel):
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
-                return restyle(self._steps(sampling.num_steps, sampling.amount), net, sounds, self._noise(part, run))
-            kept = torch.zeros(self.num_samples, dtype=torch.bool)
-            for start, stop in [*sampling.keep, [length, self.num_samples]]:
-                kept[start:stop] = True
+                return restyle(self._steps(run).last(sampling.amount), net, sounds, self._noise(part, run))
+            kept = mask_of([*sampling.keep, [length, self.num_samples]], self.num_samples)
             draw = Draw.of_seeds([request.seed for request in part], self.sigma_data)
-            return inpaint(self._steps(sampling.num_steps), net, sounds, kept.to(run.device), draw, sampling.resamples)
+            return inpaint(self._steps(run), net, sounds, kept.to(run.device), draw, sampling.resamples)
 
         return self._in_batches(work, requests, waves, run)[..., :length]
 
@@ -93,12 +91,12 @@ class WaveformUNet(TrainedModel):
 
         def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
             sounds, noise = starts.to(run.device).unbind(1)
-            return restyle(self._steps(run.sampling.num_steps, amount), net, sounds, scaled(noise, self.sigma_data))
+            return restyle(self._steps(run).last(amount), net, sounds, scaled(noise, self.sigma_data))
 
         return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
 
-    def _steps(self, num_steps: int, start: float = 1.0) -> Steps:
-        return solvers.continuous(self.params.path, num_steps, start)
+    def _steps(self, run: Run) -> Steps:
+        return solvers.continuous(self.params.path, run.sampling.num_steps)
 
     def _noise(self, requests: Sequence[Request], run: Run) -> Tensor:
         return scaled(noise_of(requests, self.channels, self.num_samples).to(run.device), self.sigma_data)
