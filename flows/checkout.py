@@ -16,7 +16,7 @@ from typing import Any
 from flows import dvc, locks
 from soundmill import disk, ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.evaluation import embedders
 from soundmill.params import read_yaml
 
@@ -118,11 +118,10 @@ def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[st
 
 def _refuse(reasons: list[str], state: tracking.RecordedState) -> None:
     if reasons:
-        more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
         raise UserError(
-            f"run {state.run_id} is not restored, because what it recorded could write outside the checkout:\n"
-            + "\n".join(f"  {reason}" for reason in reasons[:10])
-            + f"{more}\nNothing was kept. Its state/ (`make browse`) has the changes; read them and apply them by hand "
+            f"run {state.run_id} is not restored, because what it recorded could write outside the checkout:\n  "
+            + first_of(reasons, 10, between="\n  ")
+            + "\nNothing was kept. Its state/ (`make browse`) has the changes; read them and apply them by hand "
             f"in `git worktree add DIR {state.sha}`"
         )
 

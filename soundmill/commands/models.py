@@ -22,7 +22,7 @@ from soundmill.commands.project import (
     tables,
     writable_file,
 )
-from soundmill.errors import UserError
+from soundmill.errors import UserError, first_of
 from soundmill.params import MAX_SEED, once_each, read_json
 
 app = typer.Typer()
@@ -345,10 +345,8 @@ def licences(
     for fact, why in attribution.statements(found):
         terminal.say(f"{fact}\n    {why}")
     creators = sorted({credit.creator for credit in found if credit.creator})
-    terminal.say(
-        f"{len(creators)} creator{'' if len(creators) == 1 else 's'}"
-        + (f": {', '.join(creators[:10])}{' …' if len(creators) > 10 else ''}" if creators else "")
-    )
+    named = f": {first_of(creators, 10)}" if creators else ""
+    terminal.say(f"{len(creators)} creator{'' if len(creators) == 1 else 's'}{named}")
 
 
 @app.command()
