@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,9 @@ class StageRun:
     def log_curve(self, values: dict[str, float], step: int) -> None:
         self._send({"op": "metrics", "values": stores.numbers(values), "step": int(step), "time": journal.now()})
 
-    @contextmanager
-    def system_metrics(self) -> Iterator[None]:
+    def system_metrics(self) -> AbstractContextManager[None]:
         """While the block runs, log the use of this machine, unless `stage_run` was told not to."""
-        if not self._journal or not self._disk:
-            yield
-            return
-        with watched(self.log_curve, self._disk):
-            yield
+        return watched(self.log_curve, self._disk) if self._journal and self._disk else nullcontext()
 
     def log_figure(self, figure: Any, name: str) -> None:
         """Log a matplotlib figure as `figures/<name>.png`."""
