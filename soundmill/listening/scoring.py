@@ -191,9 +191,8 @@ def _value(key: Key, trial: Trial, answer: int | str) -> tuple[str, float]:
         return trial[0].system, float(answer)
     first, second = (one.system for one in trial)
     preferred = 0.5 if answer == SAME else float(answer == FIRST)
-    for a, b in _pairs(key):
-        if (a, b) == (second, first):
-            return f"{a} against {b}", 1 - preferred
+    if (second, first) in _pairs(key):
+        return f"{second} against {first}", 1 - preferred
     return f"{first} against {second}", preferred
 
 
