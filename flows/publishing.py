@@ -154,8 +154,7 @@ def _frame(axes: Axes, names: Sequence[str], label: str, color: str) -> None:
     axes.grid(axis="y", color="#e9ecef")
     axes.set_axisbelow(True)
     axes.margins(x=0.12)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "right", "top"]].set_visible(False)
     axes.set_xlabel(label, fontsize=9.5, color=color)
 
 
@@ -191,8 +190,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> No
         above.xaxis.set_major_locator(MaxNLocator(5))
         above.set_xlabel(f"{PAPER[kind]} in the paper ({OTHER_DATA})", fontsize=9.5, color=PAPER_COLOR)
         above.tick_params(axis="x", labelsize=8.5, colors=PAPER_COLOR)
-        for side in ("left", "right", "bottom"):
-            above.spines[side].set_visible(False)
+        above.spines[["left", "right", "bottom"]].set_visible(False)
         above.spines["top"].set_color(PAPER_COLOR)
 
 
