@@ -67,17 +67,15 @@ def wait_until_free(root: Path, seconds: float, say: Say, find: Callable[[Path],
         say(f"{', '.join(map(str, reported))} has finished; going on")
 
 
-def repair_unreadable(root: Path, say: Say) -> bool:
-    """Move away DVC's records of paths if a killed `dvc` left them unreadable, and say whether; UserError while one runs here."""
-    unreadable = dvc_recovery.unreadable_locks(root)
-    for path in unreadable:
+def repair_unreadable(root: Path, say: Say) -> None:
+    """Move away DVC's records of paths if a killed `dvc` left them unreadable, and say so; UserError while one runs here."""
+    for path in dvc_recovery.unreadable_locks(root):
         if running := holders(root) or dvc_in(root):
             raise UserError(f"{path} is unreadable, and {running[0]} is running; run again when it has ended")
         with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it reads and writes them
             disk.lock(guard)
             path.replace(path.with_name("rwlock.unreadable"))
         say(f"{path.relative_to(root)} was unreadable because `dvc` was killed: moved to rwlock.unreadable next to it")
-    return bool(unreadable)
 
 
 def dvc_in(root: Path) -> list[Holder]:
