@@ -191,5 +191,4 @@ def export_clips(
     if not selected:
         raise UserError("no clip matches; `soundmill clips list` shows all clips")
     project.check_apart(output, root)
-    for path in clips.export(where, selected, output, project.sample_rate_of(root, variant)):
-        terminal.say(path)
+    project.say_paths(clips.export(where, selected, output, project.sample_rate_of(root, variant)))

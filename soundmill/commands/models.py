@@ -19,6 +19,7 @@ from soundmill.commands.project import (
     project_if_any,
     project_root,
     sample_rate_of,
+    say_paths,
     tables,
     writable_file,
 )
@@ -265,8 +266,7 @@ def generate(
             example = [*prompts, "--label", *example]
         works = shlex.join(["soundmill", "generate", *example, *options])
         raise UserError(f"{error}\nthis works: {works}") from None
-    for path in paths:
-        terminal.say(path)
+    say_paths(paths)
 
 
 @app.command()
@@ -401,8 +401,7 @@ def pull(
 
     data = published.is_data(directory)
     target = output or Path("datasets" if data else "models") / directory.resolve().name
-    for path in published.pull(directory, target):
-        terminal.say(path)
+    say_paths(published.pull(directory, target))
     checkpoint = target / published.CHECKPOINT
     quoted = shlex.quote(str(checkpoint))
     if data:

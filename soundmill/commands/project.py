@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +95,11 @@ def check_apart(directory: Path, root: Path) -> None:
     for path in [*Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{directory}: is in {path}, which the pipeline reads or writes; choose a directory elsewhere")
+
+
+def say_paths(paths: Iterable[Path]) -> None:
+    for path in paths:
+        terminal.say(path)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from soundmill import terminal
 from soundmill.commands.models import Checkpoint, FamilyName, Labels, RandomSeed, Settings, checkpoint_of
-from soundmill.commands.project import Project
+from soundmill.commands.project import Project, say_paths
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED, refuse
 
@@ -54,7 +54,7 @@ def reconstruct(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    _say(transforming.reconstruct(directory, _read(files, output), output, home, settings or []))
+    say_paths(transforming.reconstruct(directory, _read(files, output), output, home, settings or []))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def transfer(
 
     edits = latent or []
     source = live.read(checkpoint, edits, trust, sample_rate, seed)
-    _say(transforming.transfer(source, _read(files, output), output, checkpoint=checkpoint.name, latent=edits, seed=seed))
+    say_paths(transforming.transfer(source, _read(files, output), output, checkpoint=checkpoint.name, latent=edits, seed=seed))
 
 
 @app.command()
@@ -114,7 +114,7 @@ def restyle(
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
+    say_paths(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
 
 
 @app.command()
@@ -148,7 +148,7 @@ def inpaint(
     from soundmill.models import transforming
 
     request = transforming.Prompting(prompt or [], seed, label or [])
-    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
+    say_paths(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
 
 
 @app.command()
@@ -169,7 +169,7 @@ def upsample(
     directory, home = checkpoint_of(checkpoint, None if checkpoint else family, project)
     from soundmill.models import transforming
 
-    _say(transforming.upsample(directory, _read(files, output), output, home, settings or []))
+    say_paths(transforming.upsample(directory, _read(files, output), output, home, settings or []))
 
 
 @app.command()
@@ -214,7 +214,7 @@ def interpolate(
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
         refuse(settings, "amount", instead="--amount")
     words = [*(prompt or []), *(label or [])]
-    _say(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
+    say_paths(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
 
 
 @app.command()
@@ -254,7 +254,7 @@ def vocode(
         log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))
     made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
     paths, timing = transforming.write_sounds(vocoder, log_mels_read, output, made_by)
-    _say(paths)
+    say_paths(paths)
     terminal.say(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
         f"{1 / timing.real_time_factor:.3g} times real time"
@@ -306,11 +306,6 @@ def _check_results(files: list[Path], results: list[Path]) -> None:
     for path in results:
         if path.exists() and not path.stem.endswith("-input") and not tags.kinds(path):
             raise UserError(f"{path}: is there, and was not made by a model; choose another --output")
-
-
-def _say(paths: list[Path]) -> None:
-    for path in paths:
-        terminal.say(path)
 
 
 def _files(path: Path, output: Path) -> list[Path]:
