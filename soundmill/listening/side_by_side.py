@@ -130,17 +130,16 @@ def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
 
 def _sound(column: Column, clip_id: str) -> Sound | None:
     """A sound at a rate that browsers play; None where the column has none."""
-    if clip_id not in column.sounds:
+    if (source := column.sounds.get(clip_id)) is None:
         return None
     try:
-        wave, rate = column.sounds[clip_id]()
+        sound = Sound(column.name, *source())
     except UserError as error:
         return Sound(column.name, np.zeros((1, 0), np.float32), MIN_RATE, str(error))
-    sound = Sound(column.name, wave, rate)
     played = sound.played_rate
-    source = column.sounds[clip_id]
+    wave = np.stack([resample(channel, sound.sample_rate, played) for channel in sound.wave])
     maker = tags.read(source.path) if isinstance(source, SoundFile) else None
-    return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played, made_by=maker)
+    return replace(sound, wave=wave, sample_rate=played, made_by=maker)
 
 
 def match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:

@@ -22,6 +22,7 @@ from tests.listening.test_material import MAKER, SECONDS, tone, write_models, wr
 
 SVG = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='2000' height='40'/%3E"
 WIDE = f'<section class="panel paper"><img alt="" src="{SVG}"></section>'  # wider than any page
+KL = {"soft": {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}, "wide": {"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0}}
 
 
 def gathered(root, **kl: dict[str, float]) -> material.Material:
@@ -35,9 +36,7 @@ def gathered(root, **kl: dict[str, float]) -> material.Material:
 @pytest.fixture
 def page(tmp_path):
     write_models(tmp_path)
-    values = {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}
-    output = gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0})
-    written = side_by_side.write(tmp_path / "page.html", output, 40.0, above=WIDE)
+    written = side_by_side.write(tmp_path / "page.html", gathered(tmp_path, **KL), 40.0, above=WIDE)
     assert written.shown == ["beep/1", "beep/2", "hiss/1", "hiss/2"]
     assert not written.left_out + written.faults
     return tmp_path / "page.html"
@@ -83,8 +82,7 @@ def test_bytes_do_not_change_and_nothing_outside_is_asked_for(page, tmp_path):
     again = tmp_path / "again.html"
     (tmp_path / "report_soft").rename(tmp_path / "old")
     (tmp_path / "report_wide").rename(tmp_path / "older")
-    values = {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}
-    side_by_side.write(again, gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0}), 40.0, above=WIDE)
+    side_by_side.write(again, gathered(tmp_path, **KL), 40.0, above=WIDE)
     assert again.read_bytes() == page.read_bytes()
     assert not re.search(r'(src|href)="(?!data:|#)', again.read_text(encoding="utf-8"))
 
