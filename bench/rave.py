@@ -148,7 +148,7 @@ def training_step(overrides: list[str], items: int, count: int) -> float:
         batch = Batch(step, np.arange(items), (0.1 * torch.randn(items, 1, chosen.weights.num_samples),))
         start = time.process_time()
         optimiser.zero_grad()
-        next(module.represent(step, batch, ["net"])).backward()
+        module.represent(step, batch).backward()
         optimiser.step()
         seconds.append(time.process_time() - start)
     return min(seconds)

@@ -8,7 +8,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -209,31 +208,8 @@ def decay_at(params: EmaParams, steps: int) -> float | None:
     return 0.0 if since <= 0 else min(max(1 - (1 + since / params.inv_gamma) ** -params.power, params.min_decay), params.decay)
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One net's step on a batch, taken on the batches for which `due` is true."""
-
-    net: str
-    due: Callable[[int], bool] = lambda step: True
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A phase of a training: which nets step on each batch, in which order, with which losses, and what is frozen.
-
-    `losses(step, batch, nets)` yields in order the loss of each of `nets`, those due on batch `step`; each is computed after the
-    nets before it have stepped. `frozen` names nets or submodules (`net.encoder`). The last phase has no `steps`: it runs to the
-    end.
-    """
-
-    turns: tuple[Turn, ...]
-    losses: Callable[[int, Batch, Sequence[str]], Iterator[Tensor]]
-    steps: int | None = None
-    frozen: tuple[str, ...] = ()
-
-
 class PhasedModule(TrainingModule):
-    """Several nets with one optimiser each, which step as the phases say; every batch is one training step.
+    """Several nets with one optimiser each, which take turns on a batch; every batch is one training step.
 
     `net` is averaged, validated and saved; `others` are the nets that it is trained against, by name, each with its optimiser's
     parameters.
@@ -246,28 +222,24 @@ class PhasedModule(TrainingModule):
             self.add_module(name, other)
 
     @abstractmethod
-    def phases(self) -> Sequence[Phase]:
-        """All phases, in order."""
+    def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        """The loss of each of `nets`, in order, on batch `step`; each is computed after the nets before it have stepped."""
 
-    def phase(self, step: int) -> Phase:
-        """The phase of batch `step`."""
-        first = 0
-        for phase in self.phases():
-            if phase.steps is None or step < first + phase.steps:
-                return phase
-            first += phase.steps
-        raise ValueError(f"batch {step} is in no phase: the last phase must have no `steps`")
+    def due(self, step: int) -> Sequence[str]:
+        """The nets that step on batch `step`, in order, at least one: by default the `others`, then `net`."""
+        return [*(name for name in self.optimised if name != "net"), "net"]
+
+    def frozen(self, step: int) -> Sequence[str]:
+        """Nets or submodules (`net.encoder`) that stand still on batch `step`."""
+        return ()
 
     def turns(self, batch: Batch) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """The turns of the phase. Nets that have had their turn on this batch, or have none, get no gradients meanwhile."""
-        phase = self.phase(batch.step)
-        due = [turn.net for turn in phase.turns if turn.due(batch.step)]
-        if not due:
-            raise ValueError(f"no net is due on batch {batch.step}: at least one must step on every batch")
-        losses = phase.losses(batch.step, batch, due)
+        """The turns of the nets due. Nets that have had their turn on this batch, or have none, get no gradients meanwhile."""
+        due = self.due(batch.step)
+        losses = self.losses(batch.step, batch, due)
         for place, name in enumerate(due):
             # Later turns may reuse this turn's forward pass, so only nets that are done or not due lose their gradients.
-            with self._without_gradients({*self.optimised} - {*due[place:]} | {*phase.frozen}):
+            with self._without_gradients({*self.optimised} - {*due[place:]} | {*self.frozen(batch.step)}):
                 yield name, partial(next, losses)
 
     @contextmanager

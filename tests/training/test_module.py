@@ -15,7 +15,7 @@ from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import autocast, usable_precision
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit as train
-from soundmill.training.module import Ema, Phase, Turn, discriminator_loss, feature_loss, generator_loss, rate_factor
+from soundmill.training.module import Ema, discriminator_loss, feature_loss, generator_loss, rate_factor
 from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams, HardwareParams, OptimiserParams
 from tests.imports import ROOT
 from tests.training import test_loop
@@ -168,9 +168,6 @@ class Points:
 class Duel(modules.PhasedModule):
     """From noise to points, told by a net with dropout, so that every source of randomness takes part."""
 
-    def phases(self):
-        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
-
     def losses(self, step, batch, nets):
         real = batch.values[0]
         output = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
@@ -252,18 +249,15 @@ def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
 class TwoPhases(Duel):
     """The net alone for four batches; then its first layer stands still, and the discriminator takes every other batch."""
 
-    def phases(self):
-        turns = (Turn("discriminator", lambda step: step % 2 == 0), Turn("net", lambda step: step % 2 == 1))
-        return [Phase((Turn("net"),), self.alone, steps=4), Phase(turns, self.in_turn, frozen=("net.0",))]
+    def due(self, step):
+        return ["net"] if step < 4 or step % 2 else ["discriminator"]
 
-    def alone(self, step, batch, nets):
-        assert nets == ["net"]
-        yield self.net(batch.values[0]).square().mean()
+    def frozen(self, step):
+        return [] if step < 4 else ["net.0"]
 
-    def in_turn(self, step, batch, nets):
-        assert nets == (["net"] if step % 2 else ["discriminator"])
-        real, (own, other) = batch.values[0], self.losses(step, batch, nets)
-        yield other if step % 2 else own + 0 * real.sum()
+    def losses(self, step, batch, nets):
+        own, other = super().losses(step, batch, nets)
+        yield self.net(batch.values[0]).square().mean() if step < 4 else other if nets == ["net"] else own
 
 
 def test_phases_say_who_steps_and_what_stands_still(tmp_path):
@@ -285,11 +279,9 @@ def test_the_curve_is_of_the_nets_own_batches(tmp_path):
     class Known(TwoPhases):
         """The net loses 1 on each of its batches, the discriminator 100."""
 
-        def alone(self, step, batch, nets):
-            yield 1 + 0 * self.net(batch.values[0]).sum()
-
-        def in_turn(self, step, batch, nets):
-            yield 1 + 0 * self.net(batch.values[0]).sum() if step % 2 else 100 + 0 * self.discriminator(batch.values[0]).sum()
+        def losses(self, step, batch, nets):
+            lost = {"net": 1, "discriminator": 100}
+            yield lost[nets[0]] + 0 * self.get_submodule(nets[0])(batch.values[0]).sum()
 
     _, points = fit(tmp_path, kind=Known)
     assert [point["loss/train"] for point in points] == [1, 1, 1]

@@ -150,9 +150,6 @@ class VocoderModule(modules.PhasedModule):
         if hinge:
             self.discriminator_loss, self.generator_loss = modules.hinge_discriminator_loss, modules.hinge_generator_loss
 
-    def phases(self) -> list[modules.Phase]:
-        return [modules.Phase((modules.Turn("discriminator"), modules.Turn("net")), self.losses)]
-
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """The weighted log-mel error (unweighted if its weight is 0); adversarial losses are not comparable between steps."""
         log_mel, real = batch.values

@@ -34,7 +34,7 @@ from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare
 from soundmill.training.loader import Batch, Source
-from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss
+from soundmill.training.module import PhasedModule, hinge_discriminator_loss, hinge_generator_loss
 from soundmill.training.seeds import seed_of
 
 FAMILY = "projected_gan"
@@ -235,9 +235,6 @@ class ProjectedGanModule(PhasedModule):
         discriminators = Discriminators(inputs, [sizes.mixed_widths[0], *sizes.mixed_widths], num_labels)
         super().__init__(net, {"discriminator": (discriminators, sizes.optimiser)}, params, steps)
         self.picture, self.projectors, self.names = picture, projectors, names
-
-    def phases(self) -> list[Phase]:
-        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
 
     def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         real, labels = self._real(batch)

@@ -16,7 +16,7 @@ from soundmill.models.components.rave.network import Normed, RaveNet
 from soundmill.models.components.waves.source import WaveCrops
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch, crop_places
-from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss, rate_factor
+from soundmill.training.module import PhasedModule, hinge_discriminator_loss, hinge_generator_loss, rate_factor
 from soundmill.training.seeds import seed_of
 
 LOWEST_HZ, HIGHEST_HZ = 20.0, 2000.0  # of the all-pass filter's poles
@@ -103,24 +103,30 @@ class RaveModule(PhasedModule):
             return rate_factor(max(0, step - first), max(1, self.steps - first), kept)
         return rate_factor(step, first, kept)
 
-    def phases(self) -> list[Phase]:
-        every = self.params.discriminator_every
-        turns = Turn("discriminators", lambda step: step % every == 0), Turn("net", lambda step: step % every != 0)
-        return [
-            Phase((Turn("net"),), self.represent, steps=self.params.phase_1_steps),
-            Phase(turns, self.oppose, frozen=("net.encoder",)),
-        ]
+    def due(self, step: int) -> Sequence[str]:
+        adversarial = self.opposed(step) and step % self.params.discriminator_every == 0
+        return ["discriminators" if adversarial else "net"]
 
-    def represent(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+    def frozen(self, step: int) -> Sequence[str]:
+        return ["net.encoder"] if self.opposed(step) else []
+
+    def opposed(self, step: int) -> bool:
+        """Whether a batch is of phase 2."""
+        return step >= self.params.phase_1_steps
+
+    def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        yield self.oppose(step, batch, *nets) if self.opposed(step) else self.represent(step, batch)
+
+    def represent(self, step: int, batch: Batch) -> Tensor:
         """Phase 1: the spectral distance plus the weighted KL divergence."""
         bands = self.net.pqmf.analysis(batch.values[0])
         mean, deviation = self.net.posterior(bands)
         latents = self._sample(mean, deviation, step)
         decoded = self.net.decoder(latents, self._noise(latents, step) if self.net.pca is not None else None)
         divergence = kl_divergence(mean.float(), deviation.float())
-        yield self._distance(decoded, bands, batch.values[0]) + self.params.kl.weight(step) * divergence
+        return self._distance(decoded, bands, batch.values[0]) + self.params.kl.weight(step) * divergence
 
-    def oppose(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+    def oppose(self, step: int, batch: Batch, name: str) -> Tensor:
         """Phase 2: each batch trains either the discriminators or the generator, which keeps the spectral distance."""
         if step == self.params.phase_1_steps and self.rank == 0:
             terminal.say(f"phase 2 begins at step {step} of {self.steps}: the encoder is frozen")
@@ -128,17 +134,15 @@ class RaveModule(PhasedModule):
         bands = self.net.pqmf.analysis(waves)
         with torch.no_grad(), evaluating(self.net.encoder):
             latents = self._sample(*self.net.posterior(bands), step)
-        for name in nets:
-            with torch.set_grad_enabled(name == "net"):
-                decoded = self.net.decoder(latents, self._noise(latents, step))
-                sounds = self.net.pqmf.synthesis(decoded)
-            real_maps, fake_maps = self.discriminators(waves), self.discriminators(sounds)
-            if name == "discriminators":
-                yield hinge_discriminator_loss([maps[-1] for maps in real_maps], [maps[-1] for maps in fake_maps])
-            else:
-                features = features_loss(real_maps, fake_maps, self.params.features)
-                adversarial = hinge_generator_loss([maps[-1] for maps in fake_maps])
-                yield self._distance(decoded, bands, waves, sounds) + adversarial + self.params.features.weight * features
+        with torch.set_grad_enabled(name == "net"):
+            decoded = self.net.decoder(latents, self._noise(latents, step))
+            sounds = self.net.pqmf.synthesis(decoded)
+        real_maps, fake_maps = self.discriminators(waves), self.discriminators(sounds)
+        if name == "discriminators":
+            return hinge_discriminator_loss([maps[-1] for maps in real_maps], [maps[-1] for maps in fake_maps])
+        features = features_loss(real_maps, fake_maps, self.params.features)
+        adversarial = hinge_generator_loss([maps[-1] for maps in fake_maps])
+        return self._distance(decoded, bands, waves, sounds) + adversarial + self.params.features.weight * features
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """The spectral distance with posterior means; adversarial losses are not comparable between steps."""
