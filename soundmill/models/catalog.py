@@ -41,7 +41,7 @@ def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
     """Sampling weights: split → clip id (sorted) → weight. UserError if the training split is empty."""
     splits = _by_split(catalog, "weight")
     if not splits["train"]:
-        raise no_training_clip(catalog)
+        raise UserError(f"{catalog}: the training split is empty; check the fractions in `splits` and the splits of the corpus")
     return splits
 
 
@@ -55,10 +55,6 @@ def read_left_out(catalog: Path) -> list[str]:
     """Valid clips that `catalog.only` excluded for their labels, so nothing was trained on them."""
     with shards.open_parquet(catalog) as file:
         return params.parse_json((file.schema_arrow.metadata or {}).get(manifest.LEFT_OUT, b"[]"))
-
-
-def no_training_clip(where: Path) -> UserError:
-    return UserError(f"{where}: the training split is empty; check the fractions in `splits` and the splits of the corpus")
 
 
 def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:

@@ -135,9 +135,15 @@ def inputs(tmp_path, data) -> Path:
     return Path(shutil.copytree(data, tmp_path / "data"))
 
 
+def write_catalog(home: Path, captions: dict[str, list[str]]) -> None:
+    """Only these clips, with these captions."""
+    rows = shards.read_table(home / "catalog.parquet", manifest.CATALOG).to_pylist()
+    kept = [{**row, "captions": captions[row["clip_id"]]} for row in rows if row["clip_id"] in captions]
+    shards.write_rows(kept, home / "catalog.parquet", manifest.CATALOG)
+
+
 def test_there_is_no_best_without_held_out_clips(tmp_path, inputs):
-    latents = inputs / "inputs/latents/clips"
-    write_latents(latents, {k: v for k, v in CAPTIONS.items() if k != "held-0"}, read_about(latents))
+    write_catalog(inputs, {k: v for k, v in CAPTIONS.items() if k != "held-0"})
     with pytest.raises(SystemExit, match=r"train/tango: `use` is `best`, but the validation split has no clip"):
         train(tmp_path, inputs, ".use=best")
     assert "valid_loss" not in train(tmp_path, inputs, ".steps=1")
@@ -163,7 +169,7 @@ def test_its_cost_is_told_before_it_runs():
 
 
 def test_inputs_that_do_not_belong_together_are_refused(tmp_path, inputs):
-    clips, mixes = (inputs / "inputs/latents" / name for name in ("clips", "mixes"))
+    mixes = inputs / "inputs/latents/mixes"
     about = read_about(mixes)
     write_latents(mixes, MIXES, about.model_copy(update={"autoencoder": "another"}))
     with pytest.raises(SystemExit, match="latents of another autoencoder"):
@@ -171,7 +177,7 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path, inputs):
     write_latents(mixes, {}, about)
     with pytest.raises(SystemExit, match=r"no mixes, but train\.mixed_items is 1; set it to 0, or `mixup\.pairing`"):
         train(tmp_path, inputs)
-    write_latents(clips, {**CAPTIONS, "clip-0": ["never encoded"]}, about)
+    write_catalog(inputs, {**CAPTIONS, "clip-0": ["never encoded"]})
     with pytest.raises(SystemExit, match="the state of caption 'never encoded' is missing"):
         train(tmp_path, inputs, ".mixed_items=0")
 
@@ -182,10 +188,9 @@ def test_without_mixes_it_trains_on_clips_alone(tmp_path, data):
 
 
 def test_clips_without_any_caption_are_trained_on_without_mixes(tmp_path, inputs):
-    clips, mixes = (inputs / "inputs/latents" / name for name in ("clips", "mixes"))
-    about = read_about(clips)
-    write_latents(clips, {clip_id: [] for clip_id in CAPTIONS}, about)
-    write_latents(mixes, {}, about)
+    mixes = inputs / "inputs/latents/mixes"
+    write_latents(mixes, {}, read_about(mixes))
+    write_catalog(inputs, {clip_id: [] for clip_id in CAPTIONS})
     metrics = train(tmp_path, inputs, ".steps=1")
     assert (metrics["mixes"], metrics["captions"]) == (0, 0)
 

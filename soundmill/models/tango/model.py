@@ -15,15 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from soundmill import manifest, shards
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
 from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted
-from soundmill.models.catalog import no_training_clip
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import LatentCodec, Vocoder, read_codec
+from soundmill.models.components.contracts import LatentCodec, Vocoder
 from soundmill.models.components.latents.store import LatentsAbout, Posteriors, drawn, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states import states as text_states
@@ -160,25 +158,6 @@ def sample_latents(
 load = Tango.load
 
 
-class Listing:
-    """Index of a directory of latents: captions and split by clip id."""
-
-    def __init__(self, directory: Path):
-        self.directory, self.about = directory, read_about(directory)
-        self.captions: dict[str, list[str]] = {}
-        self.splits: dict[str, str] = {}
-        self.mixed: dict[str, tuple[str, str]] = {}  # the clips in each mix
-        for row in iterate_index(directory):
-            self.captions[row["clip_id"]] = [caption for caption in row["captions"] or [] if caption]
-            self.splits[row["clip_id"]] = row["split"]
-            if row["first"]:
-                self.mixed[row["clip_id"]] = row["first"], row["second"]
-
-    def of(self, split: str) -> list[str]:
-        """Ids of one split, sorted."""
-        return sorted(clip_id for clip_id, clip_split in self.splits.items() if clip_split == split)
-
-
 def draw_captions(seed: int, batch_size: int, step: int) -> Tensor:
     """Random numbers in [0, 1) for Captioned, of which latents need none: [batch_size, 3]."""
     drawn = torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
@@ -216,13 +195,14 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
     A training that starts from another may have another text encoder of the same width, or another autoencoder; this is printed.
     """
-    clips, mixes, about = _listings(params, inputs)
-    clip_ids, valid = clips.of("train"), clips.of("valid")
-    if not clip_ids:
-        raise no_training_clip(clips.directory)
-    known = Clips(params, ctx, catalog, _weights(catalog, clip_ids), valid, mixes.of("train") if mixes else [])
-    listings = [listing for listing in (clips, mixes) if listing]
-    known.facts = {clip_id: {"captions": told} for listing in listings for clip_id, told in listing.captions.items()}
+    known, autoencoder = Clips.read(params, ctx, catalog), registry.load_latent_codec(inputs / AUTOENCODER)
+    clips, of_mixes = (inputs / "latents" / name for name in ("clips", "mixes"))
+    about, mixes = read_about(clips, autoencoder.digest), {}
+    # Without captions there are no mixes, and the training is unconditional.
+    if params.mixed_items and any(row["captions"] for row in known.facts.values()):
+        mixes = _mixes(of_mixes, about, params.mixed_items)
+    known.mixed = sorted(mixes)
+    known.facts |= mixes
     known.captions = sorted({caption for row in known.facts.values() for caption in row["captions"]})
     known.read_texts(inputs / "text", params.null_text)
     steps = known.steps  # epochs are counted without mixes
@@ -232,11 +212,9 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         known.order = Joined(known.order, second, devices)
 
     def source_of(ids: Sequence[str]) -> Source:
-        directories = [listing.directory for listing in listings if listing.captions.keys() & set(ids)]
-        posteriors = Posteriors(gather_posteriors(directories, ids, ctx.scratch))
+        posteriors = Posteriors(gather_posteriors([clips, of_mixes] if mixes.keys() & set(ids) else [clips], ids, ctx.scratch))
         return Captioned(posteriors, known.captions_of(ids), known.texts.padded, params.text_dropout)
 
-    autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     frames = about.num_samples // autoencoder.samples_per_frame
     torch.manual_seed(params.seed)
     net = build_net(params, autoencoder.latent_shape(frames))
@@ -253,40 +231,21 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         {"mixes": len(known.mixed), **known.counts},
         parts=[inputs / AUTOENCODER],
         own_parts=[parts / registry.VOCODER] if vocoder else [],
-        mixes=mixes.mixed if mixes else {},
+        mixes={clip_id: (row["first"], row["second"]) for clip_id, row in mixes.items()},
     )
 
 
-def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:
-    """Latents of clips and, if mixes are used and clips have captions, of mixes.
-
-    UserError if they are not from the autoencoder in `inputs`.
-    """
-    clips = Listing(inputs / "latents" / "clips")
-    # Without captions there are no mixes, and the training is unconditional.
-    mixes = Listing(inputs / "latents" / "mixes") if params.mixed_items and any(clips.captions.values()) else None
-    if mixes and not mixes.of("train"):
+def _mixes(directory: Path, clips: LatentsAbout, items: int) -> dict[str, dict[str, Any]]:
+    """Mixes by id, with captions and their two clips; UserError if there are none, or their latents differ from those of clips."""
+    if read_about(directory, clips.autoencoder) != clips:
+        raise UserError(f"{directory}: latents of another length than those of clips; run `dvc repro`")
+    mixes = {row["clip_id"]: row for row in iterate_index(directory)}
+    if not mixes:
         raise UserError(
-            f"{mixes.directory}: no mixes, but train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
-            "`pressure`, `random` or `fixed`"
+            f"{directory}: no mixes, but train.mixed_items is {items}; set it to 0, or `mixup.pairing` to `pressure`, `random` or "
+            "`fixed`"
         )
-    digest = read_codec(inputs / AUTOENCODER).digest
-    for listing in (clips, mixes):
-        if listing and (listing.about.autoencoder != digest or listing.about != clips.about):
-            raise UserError(
-                f"{listing.directory}: latents of another autoencoder than in {inputs}, or of another length; run `dvc repro`"
-            )
-    return clips, mixes, clips.about
-
-
-def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
-    """Sampling weights of clips."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "weight"]).to_pylist()
-    weights = {row["clip_id"]: row["weight"] for row in table}
-    missing = [clip_id for clip_id in clip_ids if clip_id not in weights]
-    if missing:
-        raise UserError(f"{catalog}: {len(missing)} clips with latents are missing, first {missing[0]!r}; run `dvc repro`")
-    return {clip_id: weights[clip_id] for clip_id in clip_ids}
+    return mixes
 
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: TextUNet, labels: int) -> Rehearsal:
