@@ -210,19 +210,17 @@ def _hash(seed: int, role: str, key: str) -> int:
     return hashing.uint64(f"{seed}\0{role}\0{key}".encode())
 
 
-def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
-    """The location of each clip: shard, row group, digest of the row."""
+def _places(clips: Path) -> dict[str, tuple[Path, int, str]]:
+    """The location of each clip, shard and row, and the digest of the row."""
     places = {}
     for path in shards.shard_paths(clips):
-        with shards.open_parquet(path) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group, columns=["clip_id", "digest"], use_threads=False).to_pylist():
-                    places[row["clip_id"]] = (str(path), group, row["digest"])
+        for number, row in enumerate(shards.read_rows(path, manifest.CLIPS, ["clip_id", "digest"])):
+            places[row["clip_id"]] = path, number, row["digest"]
     return places
 
 
 def _plan(
-    params: MixupParams, first: dict[str, Any], second: dict[str, Any], places: dict[str, tuple[str, int, str]], clips: Path
+    params: MixupParams, first: dict[str, Any], second: dict[str, Any], places: dict[str, tuple[Path, int, str]], clips: Path
 ) -> dict[str, Any]:
     """Everything about a mix except its sound. `difference`: dB by which the first sound is louder in it; None: p is 0.5."""
     for row in (first, second):
@@ -284,18 +282,12 @@ def _mix(plan: dict[str, Any], sounds: dict[str, bytes], report: shards.Report) 
 
 def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
     """FLAC bytes of every clip in the plans; each row group is read once."""
-    clips_at: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for plan in plans:
-        for role, place in zip(("first", "second"), plan["places"], strict=True):
-            clips_at[place].add(plan[role])
-    for path in sorted({path for path, _ in clips_at}):
-        with shards.open_parquet(path) as file:
-            for group in sorted(group for name, group in clips_at if name == path):
-                table = file.read_row_group(group, columns=["clip_id", "audio"], use_threads=False)
-                for row in range(table.num_rows):
-                    clip_id = table["clip_id"][row].as_py()
-                    if clip_id in clips_at[path, group]:
-                        yield clip_id, table["audio"][row].as_py()["bytes"]
+    rows_of: dict[Path, list[int]] = defaultdict(list)
+    for path, number in (place for plan in plans for place in plan["places"]):
+        rows_of[path].append(number)
+    for path, numbers in rows_of.items():
+        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"], numbers):
+            yield row["clip_id"], row["audio"]["bytes"]
 
 
 if __name__ == "__main__":
