@@ -62,6 +62,13 @@ class Arrays:
             raise UserError(f"{self.path}: ends within {self.ids[item]!r}; remove the file and run it again")
         return values
 
+    def crop(self, item: int, place: float, frames: int, fill: float = 0.0) -> np.ndarray:
+        """`frames` of one item's last axis; `place` in [0, 1) selects the start, and `fill` ends a shorter item."""
+        values = self.read(item)
+        start = start_of(place, values.shape[-1], frames)
+        part = values[..., start : start + frames]
+        return np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, frames - part.shape[-1])], constant_values=fill)
+
 
 class Described(NamedTuple):
     """One entry of the index: id, shape and digest of a stored array."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill.audio import log_mels
 from soundmill.errors import UserError
-from soundmill.training.loader import Arrays, Described, gather, start_of
+from soundmill.training.loader import Arrays, Described, gather
 
 AT_ONCE = 32  # items per batch when all are measured
 
@@ -31,14 +31,8 @@ class LogMels:
 
         `places` in [0, 1) select the start of each crop, uniformly; 0 is the first frame. Shorter clips are padded with `fill`.
         """
-        batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
-        for crop, item, place in zip(batch, items, places, strict=True):
-            values = self.arrays.read(item)
-            start = start_of(place, values.shape[1], frames)
-            part = values[:, start : start + frames]
-            crop[:, : part.shape[1]] = part
-            crop[:, part.shape[1] :] = fill
-        return torch.from_numpy(batch)
+        crops = [self.arrays.crop(item, place, frames, fill) for item, place in zip(items, places, strict=True)]
+        return torch.from_numpy(np.stack(crops))
 
     def beginnings(self, frames: int, fill: float) -> Iterator[Tensor]:
         """Batches [B, n_mels, frames] of all items in order, float32, from the start of each."""

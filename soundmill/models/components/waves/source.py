@@ -65,14 +65,9 @@ class WaveCrops:
     num_samples: int
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
-        channels = int(self.waves.shapes[0, 0]) if self.waves.shapes.shape[1] == 2 else 1
-        crops = np.zeros((len(items), channels, self.num_samples), np.float32)
-        for crop, item, place in zip(crops, items, drawn.tolist(), strict=True):
-            wave = np.atleast_2d(self.waves.read(item))
-            start = start_of(place, wave.shape[1], self.num_samples)
-            part = wave[:, start : start + self.num_samples]
-            crop[:, : part.shape[1]] = part
-        return (torch.from_numpy(crops),)
+        pairs = zip(items, drawn.tolist(), strict=True)
+        crops = [np.atleast_2d(self.waves.crop(item, place, self.num_samples)) for item, place in pairs]
+        return (torch.from_numpy(np.stack(crops).astype(np.float32)),)
 
     def whole(self) -> Iterator[Tensor]:
         """Each wave as consecutive crops [n, channels, num_samples]; the end of the last one is silence."""
