@@ -7,7 +7,6 @@ faulty file is unknown, and the caller decodes them one by one (`stream`), with 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import os
 import re
@@ -49,6 +48,9 @@ _SILENCE_IN_GAPS = (
     "asetpts='st(3,PTS-PREV_INPTS-(N-ld(1))/SR/TB);st(2,ld(2)+if(lt(ld(3)*TB,-1),ld(3),0));st(4,PTS-STARTPTS-N/SR/TB-ld(0)-ld(2));"
     "st(1,N);st(0,ld(0)+if(gt(min(ld(4),ld(3))*TB,0.05),0*print(N/SR+ld(0)*TB,24)+print(ld(4)*TB,24)/TB,0));N/SR/TB+ld(0)',aresample=async=1:min_hard_comp=0.04"
 )
+
+# AU: its header has rate and channels, and unlike WAV no size limit.
+_AS_DECODED = "-map_metadata -1 -fflags +bitexact -flags:a +bitexact -c:a pcm_f32be -f au -threads 1".split()
 
 # Formats that ffmpeg may detect if sniffing failed: no playlists, network, devices, pictures, subtitles or raw data.
 HARMLESS_DEMUXERS = Path(__file__).with_name("harmless_demuxers.csv").read_text(encoding="ascii").split()[1:]
@@ -113,35 +115,17 @@ def version_of(executable: Path) -> str:
 
 def compile_command(inputs: list[Input], outputs: list[int]) -> list[str]:
     """ffmpeg's command line for the first audio stream of each input; by descriptor, since a name may be odd or of a new file."""
-    head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
-    befores, afters = zip(*(_options(source.kind.demuxer, source.protocols) for source in inputs), strict=True)
-    opened = [[*before, source.url] for before, source in zip(befores, inputs, strict=True)]
-    numbered = enumerate(zip(afters, outputs, strict=True))
-    decoded = [["-map", f"{index}:a:0", *after, f"pipe:{output}"] for index, (after, output) in numbered]
-    return [*head, *itertools.chain(*opened, *decoded)]
-
-
-@functools.cache
-def _options(demuxer: str | None, protocols: str) -> tuple[list[str], list[str]]:
-    """(input options up to `-i`, output options) of one file; compiling many files at once takes quadratic time."""
-    import ffmpeg
-
-    force = {"f": demuxer} if demuxer else {"format_whitelist": ",".join(HARMLESS_DEMUXERS)}
-    # AU: its header has rate and channels, and unlike WAV no size limit.
-    out = {
-        "map_metadata": "-1",
-        "fflags": "+bitexact",
-        "flags:a": "+bitexact",
-        "c:a": "pcm_f32be",
-        "af": f"{'anull' if demuxer == 'avi' else _SILENCE_IN_GAPS},asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",
-        "f": "au",
-        "threads": 1,
-    }
-    # Checksums of FLAC, WavPack, TTA and AC-3, which ffmpeg ignores by default.
-    source = ffmpeg.input("file:", protocol_whitelist=protocols, err_detect="crccheck", threads=1, **force)
-    compiled = source.output("pipe:", **out).compile(cmd=[])
-    at = compiled.index("-i") + 1
-    return compiled[:at], compiled[at + 1 : -1]
+    command = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
+    for source in inputs:
+        demuxer = source.kind.demuxer
+        command += ["-f", demuxer] if demuxer else ["-format_whitelist", ",".join(HARMLESS_DEMUXERS)]
+        # Checksums of FLAC, WavPack, TTA and AC-3, which ffmpeg ignores by default.
+        command += ["-err_detect", "crccheck", "-protocol_whitelist", source.protocols, "-threads", "1", "-i", source.url]
+    for index, (source, output) in enumerate(zip(inputs, outputs, strict=True)):
+        gaps = "anull" if source.kind.demuxer == "avi" else _SILENCE_IN_GAPS
+        command += ["-map", f"{index}:a:0", "-af", f"{gaps},asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB", *_AS_DECODED]
+        command.append(f"pipe:{output}")
+    return command
 
 
 _TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
