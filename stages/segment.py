@@ -146,7 +146,7 @@ def _without(
     return kept
 
 
-def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
+def _check_form(probed: decode.Recording, params: ClipPlan) -> None:
     check_rate(probed.sample_rate)
     if params.upsample:
         return

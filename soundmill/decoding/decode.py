@@ -41,29 +41,23 @@ ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # if the duration is unknown: 32 kbit/s
 
 
 @dataclass
-class Probe:
-    """Properties of a file; `num_frames`: samples per channel at its own rate."""
+class Recording:
+    """An opened file: `blocks` of float32 [n, channels], to iterate once; any may raise DecodeError."""
 
     format: str
     sample_rate: int
     channels: int
-    num_frames: int | None
+    num_frames: int | None  # samples per channel at its own rate; None: not known before the last block
     backend: Literal["libsndfile", "ffmpeg"]
+    blocks: Iterator[np.ndarray] = field(compare=False)
+    remarks: list[str] = field(default_factory=list, compare=False)  # doubts about a usable file, complete after its last block
 
-
-@dataclass
-class Recording(Probe):
-    """An opened file: `blocks` of float32 [n, channels], to iterate once; any may raise DecodeError. `num_frames` may be None."""
-
-    blocks: Iterator[np.ndarray]
-    remarks: list[str] = field(default_factory=list)  # doubts about a usable file, complete after its last block
-
-    def probe(self) -> Probe:
-        """Exact properties; decodes only if the header is unreliable."""
+    def probe(self) -> Recording:
+        """It with `num_frames`; decodes only if the header is unreliable."""
         num_frames = sum(map(len, self.blocks)) if self.num_frames is None else self.num_frames
         if num_frames < MIN_SAMPLES:
             raise DecodeError("too short", "no or one sample")
-        return Probe(self.format, self.sample_rate, self.channels, num_frames, self.backend)
+        return replace(self, num_frames=num_frames)
 
 
 @dataclass
@@ -127,7 +121,7 @@ def _kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
+def probe(path: bytes | str | Path, max_seconds: float) -> Recording:
     """Rate, channels and exact length of a file; raises DecodeError. Decodes only if the header is unreliable."""
     with ExitStack() as stack:
         return _open(_look_into(open_regular(path), max_seconds, stack), max_seconds).probe()
