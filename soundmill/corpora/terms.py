@@ -175,11 +175,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> Callable[[str], dict[st
         tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {first:.200})")
 
     def match(path: str) -> dict[str, str | None] | None:
-        number = literal.get(path, -1)
-        for at, pattern in reversed(patterns):
-            if at < number or pattern.match(path):
-                number = max(at, number)
-                break
+        number = max([literal.get(path, -1), *(number for number, pattern in patterns if pattern.match(path))])
         return terms[number] if number >= 0 else None
 
     return match
