@@ -40,7 +40,5 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
 
 def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     """Resample one wave float32, [T] or [C, T], to `resampled_length(T)` samples."""
-    if wave.ndim == 1:
-        return np.concatenate([np.zeros(0, dtype=np.float32), *resample_blocks([wave], rate_in, rate_out)])
-    empty = np.zeros((0, len(wave)), dtype=np.float32)
-    return np.concatenate([empty, *resample_blocks([wave.T], rate_in, rate_out, len(wave))]).T
+    channels = 1 if wave.ndim == 1 else len(wave)
+    return np.concatenate([*resample_blocks([wave.T], rate_in, rate_out, channels)]).T
