@@ -174,30 +174,24 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
-    halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is two halves
-    frames = np.empty((STFT_WINDOWS, size), np.float32)
     loudest, total = 0.0, np.zeros(size + 2)
     mirror = _Mirror(sample_rate, size)
 
-    def squares(count: int) -> np.ndarray:
-        """Squared real and imaginary parts, interleaved, of the first `count` windows in `frames`."""
-        spectra = scipy.fft.rfft(frames[:count])
+    def squares(frames: np.ndarray) -> np.ndarray:
+        """Squared real and imaginary parts, interleaved, of these windows."""
+        spectra = scipy.fft.rfft(frames * window)
         mirror.add(spectra)
         parts = spectra.view(np.float32)
         return np.square(parts, out=parts)
 
     for start in range(0, whole, STFT_WINDOWS):
-        count = min(STFT_WINDOWS, whole - start)
-        np.multiply(halves[start : start + count], window[:hop], out=frames[:count, :hop])
-        np.multiply(halves[start + 1 : start + count + 1], window[hop:], out=frames[:count, hop:])
-        powers = squares(count)
+        frames = np.lib.stride_tricks.sliding_window_view(wave, size)[: whole * hop : hop]
+        powers = squares(frames[start : start + STFT_WINDOWS])
         loudest = max(loudest, float((powers @ weights).max()))
         total += powers.sum(axis=0)
     rest = wave[whole * hop :]
     if len(rest) > hop or not whole:  # otherwise it is in the previous window
-        frames[0] = 0
-        np.multiply(rest, window[: len(rest)], out=frames[0, : len(rest)])
-        powers = squares(1)
+        powers = squares(np.pad(rest, (0, size - len(rest)))[None])
         loudest = max(loudest, float((powers @ weights).max()))
         if not whole:
             total += powers[0]
