@@ -323,22 +323,19 @@ def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
 def _open(file: _File, max_seconds: float) -> Recording:
     frames = file.layout.frames
     remarks = [file.layout.remark] if file.layout.remark else []
-    if file.decoded:
-        decoded = file.decoded
-        num_frames = min(decoded.num_frames, frames)
-        recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, num_frames, "ffmpeg", decoded.blocks())
+    if decoded := file.decoded:
+        form, blocks = (decoded.sample_rate, decoded.channels, min(decoded.num_frames, frames), "ffmpeg"), decoded.blocks()
     elif file.layout.sndfile and (sound := file.open_libsndfile()):
         num_frames = min(sound.frames, frames) if file.layout.exact else None
-        blocks = _blocks(sound, file, max_seconds)
-        recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
+        form, blocks = (sound.samplerate, sound.channels, num_frames, "libsndfile"), _blocks(sound, file, max_seconds)
     else:
         rate, channels, blocks = ffmpeg.stream(file, max_seconds, file.release, remarks)
-        recording = Recording(file.kind.name, rate, channels, None, "ffmpeg", blocks)
+        form = rate, channels, None, "ffmpeg"
+    recording = Recording(file.kind.name, *form, blocks, remarks)
     if not 0 < recording.channels <= containers.layout.MAX_CHANNELS or recording.sample_rate <= 0:
         raise DecodeError("corrupt", f"the header declares {recording.channels} channels at {recording.sample_rate} Hz")
     if recording.num_frames is not None:
         check_bound(recording.num_frames, recording.sample_rate, recording.channels, max_seconds)
-    recording.remarks = remarks
     recording.blocks = _sound(recording.blocks, frames, recording.sample_rate)
     return recording
 
