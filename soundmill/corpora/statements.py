@@ -47,23 +47,19 @@ class Reader:
 
     def of(self, values: Mapping[str, Any], found: str) -> Statement | None:
         """What the columns, keys or tags of one recording state; None if nothing."""
-        ranked: list[tuple[int, str, str]] = []
+        texts = about_terms(values)
+        said: dict[str, str] = {}
         named: list[str] = []
         other = False
-        for name, text in about_terms(values).items():
-            _, kind = _RANKS[name]
+        for name in sorted(texts, key=lambda name: _RANKS[name][0]):
+            text, (_, kind) = texts[name], _RANKS[name]
             if len(text) > MAX_CELL:
                 self.too_long.append(found)
                 if kind in ("licence", "copyright"):
                     named.append(UNKNOWN)
-            elif (text := clean(text)).lower() not in NOTHING:
-                ranked.append((*_RANKS[name], text))
-            else:
+            elif (text := clean(text)).lower() in NOTHING:
                 other |= kind == "licence" and text.lower() in ("other", "unclear")
-        ranked.sort(key=lambda one: one[0])
-        said: dict[str, str] = {}
-        for _, kind, text in ranked:
-            if kind in ("licence", "copyright"):
+            elif kind in ("licence", "copyright"):
                 if licence := spdx(text) if kind == "licence" else of_copyright(text):
                     named.append(sys.intern(licence))
             elif kind == "source_url":
