@@ -231,14 +231,10 @@ def by_shard(table: pa.Table) -> dict[int, pa.Table]:
 
 def table_digest(table: pa.Table) -> str:
     """Digest of a table's rows and types. Equal tables may have different ones if their nulls are encoded differently."""
-    return hashing.bytes_digest(_ipc_stream(table))
-
-
-def _ipc_stream(table: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())
-    return sink.getvalue()
+    return hashing.bytes_digest(sink.getvalue())
 
 
 def _optional(schema: pa.Schema) -> list[str]:
