@@ -127,8 +127,6 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
     row: dict[str, str | None] = dict.fromkeys(("licence", "creator", "source_url", "ai_terms"))
     sources: dict[str, tuple[list[str], list[str]]] = {}  # → its columns; what it says, if another contradicts it
     for level in levels:
-        if not level:
-            continue
         for column in [column for column, value in row.items() if value is None]:
             first: dict[str, Statement] = {}  # that has this value
             for one in level:
