@@ -51,9 +51,6 @@ class RecordingMeter:
         while len(block):
             room = size - self._waiting
             part, block = block[:room], block[room:]
-            if not self._waiting and len(part) == size:
-                self._measure(part)
-                continue
             whole = getattr(part.base, "nbytes", part.nbytes)  # a view keeps its base alive
             self._pending.append(part if 2 * part.nbytes > whole else part.copy())
             self._waiting += len(part)
