@@ -22,6 +22,7 @@ SPLIT_NAMES = {
     "val": "valid",
     "valid": "valid",
     "validation": "valid",
+    "validate": "valid",
     "dev": "valid",
     "test": "test",
     "testing": "test",

@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
-from soundmill.commands.pipeline import Choices
+from soundmill.commands.pipeline import Choice
 from soundmill.commands.runs import read_experiments
 from soundmill.models import registry
 from soundmill.models.components import registry as components
@@ -146,11 +146,9 @@ def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups(
 
 
 @pytest.mark.parametrize("condition", ["label", "caption", "none"])
-def test_every_kind_of_recordings_has_parameters_that_a_run_accepts(condition):
-    choices = params.parse(Choices, params.read_yaml(ROOT / "conf/run.yaml"), "conf/run.yaml")
-    for name, kind in choices.kinds.items():
-        document = registry.compose(ROOT / "conf", ["corpus=auto", *kind.overrides, *getattr(kind, condition)])
+def test_recordings_of_any_description_have_parameters_that_a_run_accepts(condition):
+    choice = params.parse(Choice, params.read_yaml(ROOT / "conf/run.yaml"), "conf/run.yaml")
+    for short in ([], choice.short.overrides):
+        document = registry.compose(ROOT / "conf", ["corpus=auto", *choice.overrides, *short, *getattr(choice, condition)])
         registry.check(document)
-        (family,) = document["families"]
-        assert document[family]["train"]["condition"] == condition, name
-    assert [kind.below for kind in choices.kinds.values()][-1] is None
+        assert document[choice.family]["train"]["condition"] == condition

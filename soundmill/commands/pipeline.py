@@ -42,14 +42,13 @@ class Short(parameters.StageParams):
     overrides: list[str]
 
 
-class Kind(parameters.StageParams):
-    """What is trained on recordings of one kind; `label`, `caption` and `none` have overrides for how they are described."""
+class Choice(parameters.StageParams):
+    """conf/run.yaml: what is trained; `label`, `caption` and `none` have overrides for how the recordings are described."""
 
-    below: float | None = Field(gt=0, description="median seconds of the recordings; null: any")
-    up_to: float | None = Field(gt=0, description="minutes that are there; null: any")
+    minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
     why: str
     overrides: list[str]
-    short: Short | None
+    short: Short
     label: list[str]
     caption: list[str]
     none: list[str]
@@ -57,19 +56,6 @@ class Kind(parameters.StageParams):
     @property
     def family(self) -> str:
         return next(override.removeprefix("model=") for override in self.overrides if override.startswith("model="))
-
-
-class Choices(parameters.StageParams):
-    """conf/run.yaml."""
-
-    minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
-    kinds: dict[str, Kind] = Field(min_length=1, description="the first that fits is taken")
-
-    def fitting(self, seconds: float, minutes: float) -> Kind:
-        """For recordings with that median of seconds."""
-        return next(
-            kind for kind in self.kinds.values() if seconds < (kind.below or math.inf) and minutes <= (kind.up_to or math.inf)
-        )
 
 
 @app.command()
@@ -120,9 +106,9 @@ def run(
     _check_minutes(minutes)
     chosen = [*([f"model={model}"] if model else []), *changes]
     named = _named(chosen, {path.stem for path in (root / "conf/model").glob("*.yaml")})
-    choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-    possible = [kind for kind in choices.kinds.values() if folder and named <= {kind.family}]
-    document = _composed(root, folder, [*(possible[0].overrides if possible and named else []), *chosen])
+    choice = parameters.parse(Choice, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
+    chooses = bool(folder) and named <= {choice.family}
+    document = _composed(root, folder, [*(choice.overrides if chooses and named else []), *chosen])
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
@@ -130,13 +116,12 @@ def run(
     _check(root, document)  # a folder may take minutes to read
     protocols.check_weights(document["evaluate"]["protocols"])
     contents = _contents(folder, document) if folder else None
-    if possible:
-        if minutes is None and not any(_own_steps(changes, kind.family) for kind in possible):
+    if chooses:
+        if minutes is None and not _own_steps(changes, choice.family):
             asks = not dry_run and sys.stdin.isatty()
-            minutes = typer.prompt("Minutes it may take", choices.minutes, type=float) if asks else choices.minutes
+            minutes = typer.prompt("Minutes it may take", choice.minutes, type=float) if asks else choice.minutes
             _check_minutes(minutes)
-        if (kind := choices.fitting(contents.median_seconds, minutes or choices.minutes)) in possible:
-            chosen = [*_chosen(kind, contents), *chosen]
+        chosen = [*_chosen(choice, contents), *chosen]
         document = _composed(root, folder, chosen)
         _check(root, document)
     if note := registry.vocoder_note(document):
@@ -325,14 +310,15 @@ def _own_steps(changes: list[str], family: str) -> list[str]:
     return [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]
 
 
-def _chosen(kind: Kind, contents: Survey) -> list[str]:
-    """The overrides that fit recordings of a kind; says what is trained, and why."""
+def _chosen(choice: Choice, contents: Survey) -> list[str]:
+    """The overrides that fit the recordings; says what is trained, and why."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
-    short = kind.short.overrides if kind.short and contents.median_seconds < kind.short.below else []
-    terminal.say(f"choice      {kind.family}{by}, for sounds of {contents.median_seconds:.3g} s: {kind.why} (docs/results.md)")
+    short = choice.short.overrides if contents.median_seconds < choice.short.below else []
+    sounds = f"sounds of {contents.median_seconds:.3g} s"
+    terminal.say(f"choice      {choice.family}{by}, for {sounds}: {choice.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
-    return [*kind.overrides, *short, *getattr(kind, condition)]
+    return [*choice.overrides, *short, *getattr(choice, condition)]
 
 
 def _family_for(document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:

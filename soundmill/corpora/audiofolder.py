@@ -35,7 +35,10 @@ _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcription|transcript|sentence|description|prompt")
 _NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
 # The first column with a name is used, else the first with a value.
-LABELS = ("human_labels", "labels", "label", "category", "class", "genre")
+LABELS = (
+    *("human_labels", "labels", "label", "category", "class", "genre", "class_name", "class_label", "label_name"),
+    *("event_label", "event_labels", "scene_label", "primary_label", "species", "emotion"),
+)
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
 ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`

@@ -113,6 +113,7 @@ class ClassTable(CsvRows):
 class Bbc(CsvRows):
     FORMAT = "bbc"
     columns = frozenset({"location", "description"})
+    without = frozenset({"filename", "file_name"})  # whose `location` is a place
     remedy = "put BBCSoundEffects.csv there"
 
     def row(self, cells: Cells) -> dict[str, Any]:

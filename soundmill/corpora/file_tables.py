@@ -26,7 +26,6 @@ from soundmill.manifest import SPLIT_NAMES, escape_path
 _SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
-_MORE_LABELS = "class_name class_label label_name event_label event_labels scene_label primary_label species emotion".split()
 _SPLITS = ("split", "subset", "partition", "set")
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
@@ -74,12 +73,18 @@ class FileTables:
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
+        told = defaultdict[str, set[tuple[str, ...]]](set)  # by folder, the labels that tables give
+        for row in tables.recordings:
+            if row["labels"] and (label := folders[row["raw_path"]][1]):
+                told[label].add(tuple(row["labels"]))
+        if told and all(len(labels) > 1 for labels in told.values()):  # folders hold what tables tell apart
+            classes = set()
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
             if row["labels"] and label and label.isdecimal():
                 continue  # a part's number
-            if label and (len(classes) > 1 or not (tables.captions or row["labels"])):
+            if label in classes and (len(classes) > 1 or not (tables.captions or row["labels"])):
                 row["labels"] = list(dict.fromkeys([*row["labels"], label]))
         add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)
@@ -116,7 +121,7 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
     if any(map(_STARTS.fullmatch, columns)) and any(map(_ENDS.fullmatch, columns)):
         unused = captions
-    labels = [column for column in (*LABELS, *_MORE_LABELS) if column in columns]
+    labels = [column for column in LABELS if column in columns]
     split = next((column for column in _SPLITS if column in columns), "")
     if not (captions - unused or labels or split or _is_list(name)):
         return None
@@ -181,7 +186,7 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
         if table.label == "event_labels" and isinstance(label, str):  # of DESED
             label = re.split("[,;]", label)
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
-        told["label" if table.label in _MORE_LABELS else table.label] = label
+        told[table.label] = label
         row = row_of(table.name, at, told, {}, tables)
         split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
         row.split = split_of(split.encode("utf-8", "replace"))
@@ -219,7 +224,7 @@ def _named_splits(listed: dict[bytes, set[Recording]], are_stated: bool) -> dict
     count. If `dev` and `test` list all recordings, `dev` is for training.
     """
     stems = {name: os.path.splitext(os.path.basename(name))[0] for name in sorted(listed)}
-    words = {name: re.findall(r"[a-z]+", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
+    words = {name: re.findall(r"[a-z]{2,}", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
     everything, named = set().union(*listed.values()), {}
     for name, found in words.items():  # a word for a split is the first or the last
         if (split := split_of_file(name)) and split in (SPLIT_NAMES.get(found[0]), SPLIT_NAMES.get(found[-1])):

@@ -16,6 +16,8 @@ from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_nu
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
+_ITEM = re.compile(r"^(?:\d+\s*[-_.)]+\s|\d+[.)]|0\d*[-_ ])\s*")  # `1 - `, `2.`, `03_`: but `808 kick` and `2-step` are classes
+_LISTED = re.compile(r"^\d+[-_.)\s]+(?=\S)")  # of a list whose items all have a number
 # One line of several words between a letter and a letter: no events with their times, no settings.
 _SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
@@ -45,6 +47,9 @@ class Folder:
             tables.add_recording(file, num_shards, recording_id=own_id, start_time=start, **told)
         add_texts(inventory, num_shards, tables)
         remark_layout(inventory.audio, layout, doubtful, tables)
+        if len(labels := {label for row in tables.recordings for label in row["labels"]}) == 1:
+            then = "from their folder; if it is no class, move them out of it"
+            tables.remarks.append(f"all recordings with a label have the same, {labels.pop()!r}, {then}")
         return tables
 
 
@@ -104,6 +109,7 @@ class _Layout:
     level: int  # depth of the class folders
     split_in: Callable[[bytes], str | None] = split_of_folder  # the name of a split folder
     numbered: bool = False  # the folders at `level` are years, ids or parts, and no classes
+    listed: bool = False  # they have the numbers of a list before their names: `2-siren`
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
         """(split, label); a file beside the split folders has neither, one in a folder that is no class no label."""
@@ -111,22 +117,28 @@ class _Layout:
         if self.above is not None and split is None:
             return None, None
         folders = () if self.numbered else file.folders
-        return split, _class_of(folders[self.level]) if len(folders) > self.level else None
+        return split, _class_of(folders[self.level], self.listed) if len(folders) > self.level else None
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1."""
+    """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1; names
+    that differ only in their numbers, such as those of speakers, are none."""
     layout = _layout_of_names(audio)
+    names = {class_label(file.folders[layout.level]) for file in audio if len(file.folders) > layout.level}
+    listed = all(map(_LISTED.match, names)) and len({class_label(name.encode(), listed=True) for name in names}) == len(names)
+    layout = replace(layout, listed=listed)
     classes = {label for file in audio if (label := layout.split_and_label(file)[1])}
     counted = [set(map(str, range(first, first + len(classes)))) for first in (0, 1)]
     are_numbers = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)
-    return replace(layout, numbered=are_numbers and classes not in counted)
+    stems = {label.rstrip("0123456789") for label in classes}
+    are_ids = 0 < 2 * len(stems) <= len(classes) and all(label[-1].isdecimal() for label in classes) and not are_numbers
+    return replace(layout, numbered=(are_numbers and classes not in counted) or (are_ids and "" not in stems))
 
 
 @cache
-def _class_of(folder: bytes) -> str | None:
+def _class_of(folder: bytes, listed: bool) -> str | None:
     """The class in a folder's name; None of a fold, of what holds recordings, and of both a split and that (`train_audio`)."""
-    label = class_label(folder)
+    label = class_label(folder, listed)
     is_split = split_of(folder) and label not in SPLIT_NAMES and not words_beside_split(folder)
     return None if is_split or is_container(folder) or _FOLD.fullmatch(label.encode()) else label
 
@@ -227,16 +239,17 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
         then = "; the labels are the folders in it" if layout.split_and_label(audio[0])[1] else ""
         tables.remarks.append(f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class{then}")
     numbers = [file.path for file in audio if layout.numbered and len(file.folders) > layout.level]
-    tables.remark(numbers, "recordings are in folders of numbers, not used as classes", "; if they are classes, name them by words")
+    counted = "recordings are in folders of numbers or of numbered names, not used as classes"
+    tables.remark(numbers, counted, "; if they are classes, name them by words")
     tables.remark([file.path for file in unused], "recordings", what)
     then = " are named like a clip of a YouTube video (id and start) and read as such, but like words; rename them if they are none"
     tables.remark([file.path for file in doubtful], "recordings", then)
 
 
-def class_label(folder: bytes) -> str:
-    """The class in a folder's name: `001 - Dog bark` and `dog_bark` both give "dog bark"."""
+def class_label(folder: bytes, listed: bool = False) -> str:
+    """The class in a folder's name: `001 - Dog bark` and `dog_bark` both give "dog bark", `2-siren` "siren" if `listed`."""
     name = escape_path(folder)
-    words = re.sub(r"^\d+\s*[-_.)]+\s*|^\d+\s+", "", name).replace("_", " ").strip().lower()
+    words = (_LISTED if listed else _ITEM).sub("", name).replace("_", " ").strip().lower()
     return " ".join(words.split()) or name
 
 
@@ -421,7 +434,7 @@ class SpeechCommands:
 
 def _word(file: AudioFile) -> str | None:
     folder = b"".join(file.folders[-1:])
-    return class_label(folder) if folder and not NO_WORD.fullmatch(folder) else None
+    return None if not folder or NO_WORD.fullmatch(folder) or is_container(folder) else class_label(folder)
 
 
 def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:

@@ -122,7 +122,8 @@ class Inventory:
             + (f"; ignored: {ignored}" if ignored else "")
             + (f"; rejected: {rejected}" if rejected else "")
             + "".join(f"; {remark}" for remark in self.remarks.values())
-            + "); set it to the directory that holds the audio files"
+            + ("); unpack its archives" if self.ignored.keys() & {".tar", ".zip", ".7z", ".rar", ".gz"} else ")")
+            + "; set it to the directory that holds the audio files"
         )
 
     def beside(self, raw_path: bytes, extension: bytes) -> bytes | None:

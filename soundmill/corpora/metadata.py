@@ -132,7 +132,9 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
     if others:
         inventory.recoded[escape_path(name)] = None
         inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", inventory.recoded)
-    if _FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, filter(str.strip, text.split("\n")))):
+    lines = list(filter(str.strip, text.split("\n")))
+    is_table = len(lines) > 1 and min(counts := [line.count("\t") for line in lines]) == max(counts) > 1
+    if is_table or (_FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, lines))):
         return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")
     return text.strip()
 

@@ -28,7 +28,9 @@ def test_class_folders_become_labels(lay):
         ("12.Rain", "rain"),
         ("Café", "café"),
         ("007", "007"),
-        ("808 kick", "kick"),
+        ("03_siren", "siren"),
+        ("808 kick", "808 kick"),
+        ("2-step", "2-step"),
         ("_", "_"),
     ],
 )
@@ -69,17 +71,21 @@ def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, 
     [
         (["animals-master/dog/1.wav", "animals-master/cat/1.wav"], {"dog", "cat"}, "animals-master,"),
         (["Speech/v0.02/yes/1.wav", "Speech/v0.02/no/1.wav", "Speech/v0.02/no/deep/2.wav"], {"yes", "no"}, "Speech/v0.02,"),
-        (["x-main/train/dog/1.wav", "x-main/test/dog/1.wav"], {"dog"}, None),
+        (["x-main/train/dog/1.wav", "x-main/test/dog/1.wav"], {"dog"}, "have the same, 'dog', from their folder"),
         (["x/train/set/dog/1.wav", "x/test/set/cat/1.wav"], {"dog", "cat"}, " set,"),
-        (["dog/1.wav", "dog/2.wav"], {"dog"}, None),
-        (["dog/near/1.wav", "dog/far/1.wav", "dog/2.wav"], {"dog"}, None),
-        (["dog/near/1.wav", "dog/near/2.wav"], {"dog"}, None),
+        (
+            ["public_dataset/1.wav", "public_dataset/2.wav"],
+            {"public dataset"},
+            "have the same, 'public dataset', from their folder",
+        ),
+        (["dog/near/1.wav", "dog/far/1.wav", "dog/2.wav"], {"dog"}, "have the same"),
+        (["dog/near/1.wav", "dog/near/2.wav"], {"dog"}, "have the same"),
         (["audio/dog/1.wav", "audio/cat/1.wav"], {"dog", "cat"}, None),
         (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
         (["audio/a.wav", "audio/b.wav"], set(), None),
         (["AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_IEO_HAP_HI.wav"], set(), None),  # CREMA-D
-        (["wav48/dog/1.wav", "MP3/dog/2.mp3"], {"dog"}, None),
-        (["IRMAS-TrainingData/cel/1.wav", "IRMAS-TestingData-Part1/Part1/2.wav"], {"cel"}, None),
+        (["wav48/dog/1.wav", "MP3/dog/2.mp3"], {"dog"}, "have the same"),
+        (["IRMAS-TrainingData/cel/1.wav", "IRMAS-TestingData-Part1/Part1/2.wav"], {"cel"}, "have the same"),
         (["FSL10K/audio/wav/1_2.wav", "FSL10K/audio/wav/3_4.wav"], set(), "FSL10K, which is not used as a class"),
     ],
 )
@@ -96,7 +102,28 @@ def test_folders_of_years_ids_and_parts_are_no_classes(lay, folders):
     """As in FMA, MTG-Jamendo, LibriTTS, MAESTRO, AudioMNIST."""
     tables = registry.read("auto", lay(*(f"train/{folder}/{at}.wav" for at, folder in enumerate(folders.split()))), 1)
     assert [(row["labels"], row["split"]) for row in tables.recordings] == [([], "train")] * len(folders.split())
-    assert "are in folders of numbers, not used as classes" in str(tables.remarks)
+    assert "are in folders of numbers or of numbered names, not used as classes" in str(tables.remarks)
+
+
+@pytest.mark.parametrize("folders", ["Actor_01 Actor_02", "p225 p226 p227", "female1 female2 male1 male2", "Session1 Session2"])
+def test_folders_of_speakers_and_sessions_are_no_classes(tmp_path, folders):
+    put(tmp_path, *(f"{folder}/{at}.wav" for at, folder in enumerate(folders.split())))
+    assert {label for row in scan(tmp_path).recordings for label in row["labels"]} == set()
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        ("1-dog 2-siren 10-rain", {"dog", "siren", "rain"}),  # a list
+        ("90 BPM/120 BPM", {"90 bpm", "120 bpm"}),
+        ("808 Kit/909 Kit", {"808 kit", "909 kit"}),
+        ("2-step/house", {"2-step", "house"}),
+        ("kick1 snare", {"kick1", "snare"}),
+    ],
+)
+def test_numbers_before_names_are_left_out_only_of_a_list(tmp_path, folders, labels):
+    put(tmp_path, *(f"{folder}/a.wav" for folder in (folders.split("/") if "/" in folders else folders.split())))
+    assert {label for row in scan(tmp_path).recordings for label in row["labels"]} == labels
 
 
 @pytest.mark.parametrize("numbers", [range(2), (3, 7), range(12), range(1, 11)])
@@ -118,7 +145,7 @@ def test_texts_without_recording_are_missing(lay):
     tables = registry.read("folder", result, 1)
     assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
     assert len(tables.matched) == 1
-    (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
+    _, remark = tables.remarks  # of the single label; of a list, and of a text in a folder without captions
     assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
 
 
@@ -156,6 +183,7 @@ def test_of_texts_of_one_recording_the_normalised_is_read(lay):
             ("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False),
             ("0 46797 She had.", False),
             ("0.5,1.5,dog", False),
+            ("Onset\tOffset\tPitch\n0.5\t1.5\t60\n", False),
             ("3\n", False),
             ("808 909 loop", True),
         ),
