@@ -20,6 +20,7 @@ import numpy as np
 from bench import measure
 from bench.picture import GRID, INK, MUTED
 from soundmill.audio.flac import write_wav
+from soundmill.diffusion.sampling import Given
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, folders, protocols
 from soundmill.evaluation.library import Setup
@@ -176,7 +177,7 @@ class Sampler:
         sampling = self.how.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps})
         wall, cpu = time.perf_counter(), time.process_time()
         states = list(self.states.values())
-        latents = sample_latents(self.model, states, self.null, self.seeds, replace(self.how, sampling=sampling))
+        latents = sample_latents(self.model, states, self.null, self.seeds, replace(self.how, sampling=sampling), Given())
         # The latents are on the CPU, so a GPU has finished.
         return latents, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 

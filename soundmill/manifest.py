@@ -29,8 +29,8 @@ SPLIT_NAMES = {
     "eval": "test",
     "evaluation": "test",
 }
-# Words, which have no digits, in names of folders that say nothing of the recordings in them.
-CONTAINERS = frozenset("audio wav wavs flac mp ogg clips sound sounds recordings samples files data part".split())
+# Words, without digits (`mp` of `mp3`), in names of folders that say nothing of the recordings in them.
+CONTAINERS = frozenset("audio wav wavs flac mp ogg clips sounds recordings samples files data part".split())
 OVERLAP_SECONDS = 1e-3  # of stretches of a recording; shorter overlaps are rounding errors
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 FILE_TAGS = ("title", "genre", "description")  # in the file itself

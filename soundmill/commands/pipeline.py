@@ -35,20 +35,14 @@ Corpus = Annotated[
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 
 
-class Short(parameters.StageParams):
-    """What recordings with a median below so many seconds need besides."""
-
-    below: float = Field(gt=0)
-    overrides: list[str]
-
-
 class Choice(parameters.StageParams):
     """conf/run.yaml: what is trained; `label`, `caption` and `none` have overrides for how the recordings are described."""
 
     minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
     why: str
     overrides: list[str]
-    short: Short
+    short_below: float = Field(gt=0, description="median seconds of recordings that `short` is for")
+    short: list[str]
     label: list[str]
     caption: list[str]
     none: list[str]
@@ -314,7 +308,7 @@ def _chosen(choice: Choice, contents: Survey) -> list[str]:
     """The overrides that fit the recordings; says what is trained, and why."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
-    short = choice.short.overrides if contents.median_seconds < choice.short.below else []
+    short = choice.short if contents.median_seconds < choice.short_below else []
     sounds = f"sounds of {contents.median_seconds:.3g} s"
     terminal.say(f"choice      {choice.family}{by}, for {sounds}: {choice.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")

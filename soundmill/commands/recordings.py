@@ -213,8 +213,8 @@ def interpolate(
     else:
         sounds, more = [(path.name, decode.open_sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
         refuse(settings, "amount", instead="--amount")
-    words = [*(prompt or []), *(label or [])]
-    say_paths(transforming.interpolate(directory, seeds, sounds, steps, words, output, home, [*(settings or []), *more]))
+    prompting = transforming.Prompting(prompt or [], seed or 0, label or [])
+    say_paths(transforming.interpolate(directory, seeds, sounds, steps, prompting, output, home, [*(settings or []), *more]))
 
 
 @app.command()

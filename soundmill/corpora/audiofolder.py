@@ -300,8 +300,9 @@ class Description:
         for column in LABELS:
             if isinstance(several := values.get(column), str):
                 listed = _listed(several)
-                plural = column in ("human_labels", "labels") and listed == [several]
-                values[column] = re.split(r";|,(?=\s*/[mtg]/)", several) if plural else listed
+                plural = column in ("human_labels", "labels", "event_labels") and listed == [several]
+                between = "[;,]" if column == "event_labels" else r";|,(?=\s*/[mtg]/)"  # the first of DESED
+                values[column] = re.split(between, several) if plural else listed
         labels = [classes for column in LABELS if (classes := _classes(values.get(column), names.get(column)))]
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := seconds(values.get(column))) is not None)

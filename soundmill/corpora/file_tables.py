@@ -21,12 +21,13 @@ from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_no_description, split_of, split_of_file
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, escape_path
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, words_of_name
 
 _SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
 _SPLITS = ("split", "subset", "partition", "set")
+_PLACEHOLDERS = re.compile(r"submission|invalid")  # of labels, and what was found wrong
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
 _LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
@@ -73,12 +74,8 @@ class FileTables:
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
-        told = defaultdict[str, set[tuple[str, ...]]](set)  # by folder, the labels that tables give
-        for row in tables.recordings:
-            if row["labels"] and (label := folders[row["raw_path"]][1]):
-                told[label].add(tuple(row["labels"]))
-        if told and all(len(labels) > 1 for labels in told.values()):  # folders hold what tables tell apart
-            classes = set()
+        if any(row["labels"] for row in tables.recordings):  # `train_short_audio` is no class beside those of a table
+            classes = {label for label in classes if not words_of_name(label.encode()) & {*SPLIT_NAMES, *CONTAINERS}}
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
@@ -115,7 +112,8 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     files, form = [column for column in columns if _FILES.fullmatch(column)], None
     if not files and not (is_about_corpus(name) or is_no_description(name)) and (form := unnamed.detect(inventory, name, index)):
         columns, files = ["file", *form.columns], ["file"]
-    if not files or any(map(BY_MODELS.search, [*columns, escape_path(os.path.basename(name)).lower()])):
+    names = [*columns, escape_path(os.path.basename(name)).lower()]
+    if not files or _PLACEHOLDERS.search(names[-1]) or any(map(BY_MODELS.search, names)):
         return None
     captions = set(filter(CAPTIONS.fullmatch, columns))
     unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()
@@ -183,8 +181,6 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator
         if not isinstance(file, str) or not file.strip():
             tables.reject(table.name, "bad id", f"line {at}: no `{table.files}`")
             continue
-        if table.label == "event_labels" and isinstance(label, str):  # of DESED
-            label = re.split("[,;]", label)
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
         told[table.label] = label
         row = row_of(table.name, at, told, {}, tables)

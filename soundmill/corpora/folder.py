@@ -16,8 +16,11 @@ from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_nu
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
-_ITEM = re.compile(r"^(?:\d+\s*[-_.)]+\s|\d+[.)]|0\d*[-_ ])\s*")  # `1 - `, `2.`, `03_`: but `808 kick` and `2-step` are classes
-_LISTED = re.compile(r"^\d+[-_.)\s]+(?=\S)")  # of a list whose items all have a number
+_ITEM = re.compile(
+    r"^(?:\d+\s*[-_.)]+\s|\d+[.)](?!\d)|0\d+[-_ ])\s*"
+)  # `1 - `, `2.`, `03_`; but `808 kick` and `2-step` are classes
+_LISTED = re.compile(r"(\d+)[-_.)\s]+(?=\S)")  # of a list of which most items have a number
+_ID = re.compile(r"(?:actor|speaker|spk|subject|person|user|singer|drummer|player|female|male|session|track|id|p|s) ?\d+")
 # One line of several words between a letter and a letter: no events with their times, no settings.
 _SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
@@ -121,26 +124,36 @@ class _Layout:
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1; names
-    that differ only in their numbers, such as those of speakers, are none."""
+    """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1.
+
+    Numbered speakers, sessions and tracks are none.
+    """
     layout = _layout_of_names(audio)
-    names = {class_label(file.folders[layout.level]) for file in audio if len(file.folders) > layout.level}
-    listed = all(map(_LISTED.match, names)) and len({class_label(name.encode(), listed=True) for name in names}) == len(names)
-    layout = replace(layout, listed=listed)
+    layout = replace(layout, listed=_are_listed({file.folders[layout.level] for file in audio if len(file.folders) > layout.level}))
     classes = {label for file in audio if (label := layout.split_and_label(file)[1])}
     counted = [set(map(str, range(first, first + len(classes)))) for first in (0, 1)]
     are_numbers = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)
-    stems = {label.rstrip("0123456789") for label in classes}
-    are_ids = 0 < 2 * len(stems) <= len(classes) and all(label[-1].isdecimal() for label in classes) and not are_numbers
-    return replace(layout, numbered=(are_numbers and classes not in counted) or (are_ids and "" not in stems))
+    are_ids = len(classes) > 1 and all(map(_ID.fullmatch, classes))
+    return replace(layout, numbered=(are_numbers and classes not in counted) or are_ids)
+
+
+def _are_listed(folders: set[bytes]) -> bool:
+    """Whether most folders have the number of a list before their names, which stay different without it."""
+    numbers = [match[1] for name in folders if (match := _LISTED.match(path_text(name)))]
+    if len(numbers) < 2 or 2 * len(numbers) < len(folders):
+        return False
+    counted = min(map(int, numbers)) <= 1 and max(map(int, numbers)) <= 2 * len(numbers)
+    differ = len({class_label(name, listed=True) for name in folders}) == len(folders)
+    return differ and (counted or any(number.startswith("0") for number in numbers))
 
 
 @cache
 def _class_of(folder: bytes, listed: bool) -> str | None:
-    """The class in a folder's name; None of a fold, of what holds recordings, and of both a split and that (`train_audio`)."""
+    """The class in a folder's name; None of a fold, of a numbered part, and of a split that holds recordings (`train_audio`)."""
     label = class_label(folder, listed)
     is_split = split_of(folder) and label not in SPLIT_NAMES and not words_beside_split(folder)
-    return None if is_split or is_container(folder) or _FOLD.fullmatch(label.encode()) else label
+    is_part = is_container(folder) and label[-1].isdecimal()  # `Part1`
+    return None if is_split or is_part or _FOLD.fullmatch(label.encode()) else label
 
 
 def _layout_of_names(audio: list[AudioFile]) -> _Layout:

@@ -72,7 +72,7 @@ def inpaint(steps: Steps, net: Net, sounds: Tensor, keep: Tensor, draw: Draw, re
     taken only once.
     """
     if resamples > 1 and steps.remember:
-        raise UserError("sampling.resamples: this sampler remembers its steps, so each is taken once; set it to 1, or sampler=ddim")
+        raise UserError("sampling.resamples: this sampler takes each step once; set it to 1, or take another sampler")
     xt = steps.alpha_sigma(steps.levels[0])[1] * draw.like(sounds)
     for now, after in pairwise(steps.levels):
         alpha, sigma = steps.alpha_sigma(after)
@@ -107,9 +107,6 @@ class Given:
         noise = draw.noise(shape)  # also if it is given, so that what is drawn later is the same
         noise = (noise if self.noise is None else self.noise[items]).to(device)
         return sample(steps, net, noise, draw) if sounds is None else restyle(steps, net, sounds, noise, draw)
-
-
-FROM_NOISE = Given()
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:

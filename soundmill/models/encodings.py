@@ -16,6 +16,7 @@ from soundmill.models.components.vocoding import vocoder_of
 from soundmill.models.family import Request, Run
 from soundmill.models.sounds import mask_of, spans_of
 
+AUDIBLE = 1e-3  # peak of what is heard
 JOIN_SECONDS = 0.01  # over which a made part fades in
 
 
@@ -57,11 +58,13 @@ class OfEncodings(ABC):
         kept = None if sampling.keep is None else mask_of(sampling.keep, length)
         known = waves if kept is None else waves * kept
         encoded, *along = self.encoded(known, run)
-        along = along if known.any() else self.drawn(requests, run)  # silence says nothing of how loud the rest is
+        gains = gains_of(known, self.spec)
+        if kept is not None and known.abs().max() < AUDIBLE:  # silence says nothing of how loud the rest is
+            along, gains = self.drawn(requests, run), torch.ones(())
         keep = None if kept is None else self._kept_frames(kept, encoded)
         requests = [replace(request, seed=request.window_seed) for request in requests]
         made = self.made(requests, run, Given(encoded, sampling.amount, keep, sampling.resamples), length, *along)
-        made = made[..., :length] / gains_of(known, self.spec)
+        made = made[..., :length] / gains
         return made if kept is None else joined(waves, made, sampling.keep, self.sample_rate)
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
@@ -82,9 +85,14 @@ class OfEncodings(ABC):
         return made[..., :length] / gains
 
     def _kept_frames(self, kept: Tensor, encoded: Tensor) -> Tensor:
-        """Which frames encode nothing but kept samples (`kept` [T]), in a shape to broadcast to the encodings."""
-        removed = F.pad(~kept, (0, self.encoded_samples - len(kept))).float()
-        frames = F.adaptive_max_pool1d(removed[None], encoded.shape[self.time_axis])[0] == 0
+        """Which frames encode nothing but kept samples (`kept` [T]), in a shape to broadcast to the encodings.
+
+        A frame of log-mels sees half a window on either side.
+        """
+        removed = F.pad(~kept, (0, self.encoded_samples - len(kept))).float()[None]
+        margin = self.spec.win_length // 2 if self.spec else 0
+        removed = F.max_pool1d(removed, 2 * margin + 1, 1, margin)
+        frames = F.adaptive_max_pool1d(removed, encoded.shape[self.time_axis])[0] == 0
         return frames.reshape(-1, *[1] * (encoded.ndim - self.time_axis - 1))
 
 
@@ -138,8 +146,9 @@ def joined(waves: Tensor, made: Tensor, keep: Sequence[Sequence[int]], sample_ra
     """`waves` [N, C, T] in the spans `keep` and `made` elsewhere, faded in while the mirrored end of what is kept fades out."""
     kept = mask_of(keep, waves.shape[2])
     result = torch.where(kept, waves, made)
-    for start, stop in spans_of(~kept):
-        for edge, room, forward in ((start, start, 1), (stop - 1, len(kept) - stop, -1)):
+    gaps = spans_of(~kept)
+    for (_, before), (start, stop), (after, _) in zip([[0, 0], *gaps], gaps, [*gaps[1:], [len(kept)] * 2], strict=False):
+        for edge, room, forward in ((start, start - before, 1), (stop - 1, after - stop, -1)):
             count = min(round(JOIN_SECONDS * sample_rate), room, (stop - start) // 2)
             steps = torch.arange(count)
             angle = (steps + 0.5) / max(1, count) * math.pi / 2

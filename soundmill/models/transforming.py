@@ -35,7 +35,6 @@ from soundmill.models.sounds import (
     length_in_model_format,
     mask_of,
     of_prompts,
-    overlap_of,
     print_matched_labels,
     read_in_model_format,
     reconstructed,
@@ -116,8 +115,8 @@ def inpaint(
 ) -> list[Path]:
     """Regenerate all of each sound except the spans `keep`, whose samples stay unchanged (at the model's rate and channels).
 
-    In a sound longer than the model's length, each window also keeps its overlap with the window before. A span outside a sound is
-    a UserError before anything is written.
+    In a sound longer than the model's length, each window also keeps its overlap with the window before, a quarter of it. A span
+    outside a sound is a UserError before anything is written.
     """
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
@@ -125,7 +124,7 @@ def inpaint(
             (round(start * model.sample_rate), length if stop is None else round(stop * model.sample_rate)) for start, stop in keep
         ]
         size, previous, done_to = model.num_samples or length, torch.zeros(model.channels, 0), 0
-        for start, part in windows(blocks, window_starts(length, size, overlap_of(model)), size):
+        for start, part in windows(blocks, window_starts(length, size, size // 4), size):
             yield previous[:, : previous.shape[1] - (done_to - start)]
             part = part.clone()
             part[:, : done_to - start] = previous[:, previous.shape[1] - (done_to - start) :]
@@ -175,7 +174,7 @@ def interpolate(
     seeds: tuple[int, int],
     sounds: Sequence[tuple[str, Sound]],
     steps: int,
-    prompts: Sequence[str],
+    prompting: Prompting,
     output: Path,
     home: Path,
     settings: Sequence[str] = (),
@@ -186,8 +185,10 @@ def interpolate(
     """
     model, source_facts = load(checkpoint, "interpolate")
     refuse(settings, "keep", "resamples", *([] if sounds else ["amount"]))
-    ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
-    print_matched_labels(model, prompts)
+    prompting.check(model)
+    words = prompting.prompts, prompting.labels
+    untold = bool(sounds) and not any(words)  # recordings need no caption
+    ends = [Request(seed=seed) if untold else of_prompts(model, words[0], 1, seed, words[1])[0] for seed in seeds]
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:
@@ -204,7 +205,7 @@ def interpolate(
     with running(model, home, settings) as run:
         disk.make_directory(output)
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
-        about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Prompting(prompts).facts}
+        about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **prompting.facts}
         maker = made_by(source_facts, CHANGED if sounds else GENERATED)
         loops = registry.family(source_facts["family"]).loops
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):

@@ -102,7 +102,8 @@ def passes(asked: Asked, loaded: Loaded) -> int:
 
     sampling = params.override(loaded.model.params.sampling, asked.settings, "sampling")
     told = bool(asked.prompts or asked.labels)
-    share = asked.amount if asked.kind == "restyle" else 1.0
+    share = asked.amount if asked.kind == "restyle" or (asked.kind == "interpolate" and asked.recordings) else 1.0
+    share *= getattr(sampling, "resamples", 1) if asked.kind in ("inpaint", "continue") else 1
     calls = guided_passes(sampling, told) if hasattr(sampling, "guidance_scale") else getattr(sampling, "num_steps", 1)
     return max(1, round(share * calls))
 
@@ -129,8 +130,7 @@ def make(asked: Asked, loaded: Loaded, folder: Path, output: Path, home: Path) -
     check_sounds(asked.kind, len(sounds))
     if asked.kind == "interpolate":
         ends, both = (asked.seed, asked.seed if sounds else asked.other_seed), list(sounds.items())
-        words, told = [*asked.prompts, *asked.labels], noisy if sounds else settings
-        return transforming.interpolate(loaded, ends, both, STEPS, words, output, home, told)
+        return transforming.interpolate(loaded, ends, both, STEPS, prompting, output, home, noisy if sounds else settings)
     ((name, sound), *_) = sounds.items()
     match asked.kind:
         case "reconstruct":

@@ -167,17 +167,11 @@ def test_classes_of_folders_stay(text, labels, tmp_path):
     assert labels or "guesses.csv" in "\n".join(tables.remarks)
 
 
-def test_folders_that_hold_what_a_table_tells_apart_are_no_classes(tmp_path):
-    put(tmp_path, "set_a/1.wav", "set_a/2.wav", "set_b/3.wav")
-    write(
-        tmp_path,
-        "train.csv",
-        "filename,primary_label,location,description\nset_a/1.wav,owl,Ohio,a bird\nset_a/2.wav,crow,Ohio,a bird\n",
-    )
-    write(tmp_path, "sample_submission.csv", "filename,label\nset_b/3.wav,dog\n")
-    tables = scan(tmp_path)
-    assert tables.format == "table"  # not `bbc`, whose `location` is a file
-    assert recordings(tables, "labels") == {"set_a/1.wav": ["owl"], "set_a/2.wav": ["crow"], "set_b/3.wav": []}
+def test_places_containers_and_placeholders_are_no_captions_and_labels(tmp_path):
+    put(tmp_path, "train_short_audio/1.wav", "train_short_audio/2.wav", "more_samples/3.wav")
+    write(tmp_path, "train.csv", "filename,species,location,description\n1.wav,owl,Ohio,a bird\n2.wav,crow,Ohio,a bird\n")
+    write(tmp_path, "sample_submission.csv", "filename,label\n3.wav,dog\n")
+    assert list(recordings(scan(tmp_path), "labels").values()) == [[], ["owl"], ["crow"]]
 
 
 def test_texts_and_folders_say_what_no_table_does(tmp_path):

@@ -12,7 +12,7 @@ from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
 from soundmill.diffusion import paths
 from soundmill.diffusion.paths import Discrete, discrete
-from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.sampling import Draw, Given, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models.components.dit.network import PictureDiT
 from soundmill.models.components.dit.params import SizesParams
@@ -399,7 +399,8 @@ def test_guidance_is_given_at_the_timesteps_of_its_interval_alone(train, spec, s
     settings = train.model_copy(update={"sampling": sampling, "diffusion": diffusion})
     picture = PictureCodec(train.picture, spec)
     model = DdpmMel(settings, Net(), spec, picture, torch.zeros(1), torch.ones(1, 1), labels=["bell"])
-    sample_log_mels(model, torch.ones(3, 1), [0, 1, 2], Run(sampling, torch.device("cpu"), "32", 2, ROOT, ROOT), torch.zeros(3))
+    run = Run(sampling, torch.device("cpu"), "32", 2, ROOT, ROOT)
+    sample_log_mels(model, torch.ones(3, 1), [0, 1, 2], run, torch.zeros(3), Given())
     guided = {t for t, count in seen if 0.2 <= t / diffusion.num_timesteps <= 0.6}
     assert 0 < len(guided) < 7
     assert [count for _, count in seen] == [

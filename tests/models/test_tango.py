@@ -9,6 +9,7 @@ import torch
 
 from soundmill import params, text
 from soundmill.diffusion.paths import alpha_bar
+from soundmill.diffusion.sampling import Given
 from soundmill.models.components.latents.store import Posteriors, drawn
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
@@ -191,7 +192,7 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
     def make(chosen: list[int], null: np.ndarray, scale: float) -> torch.Tensor:
         changed = sampling.model_copy(update={"guidance_scale": scale})
         run = Run(changed, torch.device("cpu"), "32", batch_size=2, home=Path("."), scratch=Path("."))
-        return sample_latents(model, [texts[one] for one in chosen], null, [10 + one for one in chosen], run)
+        return sample_latents(model, [texts[one] for one in chosen], null, [10 + one for one in chosen], run, Given())
 
     conditional = make([0, 1], null, 1.0)
     torch.testing.assert_close(conditional, make([0, 1], 3 * null, 1.0), rtol=0, atol=0)  # no other text has a say

@@ -161,9 +161,10 @@ def test_a_checkpoint_is_a_model_that_can_what_it_says(tmp_path, trainings: Trai
 
 
 OF_ENCODINGS = rows(*(name for name, row in ROWS.items() if row.family in ("audio_dit", "ddpm_mel", "tango")))
+RESTYLING = [*OF_ENCODINGS, *rows(*(name for name, row in ROWS.items() if row.family == "waveform_unet"))]
 
 
-@pytest.mark.parametrize("name", OF_ENCODINGS)
+@pytest.mark.parametrize("name", RESTYLING)
 def test_inpainting_keeps_samples_and_hears_nothing_of_the_rest(tmp_path, trainings: Trainings, name):
     model = load(trainings.trained(name), name)
     waves = 0.1 * torch.randn(1, model.channels, 1500, generator=torch.Generator().manual_seed(0))
@@ -178,11 +179,12 @@ def test_inpainting_keeps_samples_and_hears_nothing_of_the_rest(tmp_path, traini
     assert torch.equal(found[..., kept], waves[..., kept])
     assert torch.equal(found, inpainted(other))
     assert not torch.equal(found[..., ~kept], inpainted(waves, seed=2)[..., ~kept])
-    torch.testing.assert_close(found[..., 700], waves[..., 699], rtol=0.1, atol=2e-3)  # no click
+    if ROWS[name].family != "waveform_unet":  # no click
+        torch.testing.assert_close(found[..., 700], waves[..., 699], rtol=0.1, atol=2e-3)
     assert torch.equal(inpainted(waves, keep="[[0,1500]]"), waves)
 
 
-@pytest.mark.parametrize("name", OF_ENCODINGS)
+@pytest.mark.parametrize("name", RESTYLING)
 def test_interpolation_ends_with_what_seeds_make_and_with_recordings(tmp_path, trainings: Trainings, name):
     model, ends = load(trainings.trained(name), name), (Request(seed=1), Request(seed=2))
     waves = 0.1 * torch.randn(2, model.channels, 1500, generator=torch.Generator().manual_seed(0))

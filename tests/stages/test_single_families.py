@@ -68,16 +68,6 @@ def test_restyles_and_inpaints(tmp_path, trainings):
     assert (inpainted - waves)[..., 1000:2500].abs().mean() > 0.01
 
 
-def test_sounds_on_the_way_between_two(tmp_path, trainings):
-    model, ends = load(trainings, "waveform_unet_none"), (Request(seed=1), Request(seed=2))
-    with generation.running(model, tmp_path, ["amount=0.0"]) as run:
-        path = model.interpolate(ends, None, [0.0, 0.5, 1.0], run)
-        torch.testing.assert_close(path[::2], model.generate(ends, run))
-        assert 0.5 < float(path[1].std() / path[0].std()) < 2
-        waves = torch.stack([torch.full((2, 3000), 0.2), torch.full((2, 3000), 0.4)])
-        torch.testing.assert_close(model.interpolate(ends, waves, [0.0, 0.25, 1.0], run)[:, 0, 0], torch.tensor([0.2, 0.25, 0.4]))
-
-
 @pytest.mark.parametrize(("crop", "fixed"), [("start", True), ("random", False)])
 def test_shorter_clips_end_in_silence_and_crops_begin_where_they_are_told_to(tmp_path, trainings, crop, fixed):
     kind, data = registry.family("waveform_unet"), trainings.data("waveform_unet_none")

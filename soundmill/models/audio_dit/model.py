@@ -17,7 +17,7 @@ from torch import Tensor
 
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Flow, Velocity, error, length_shift, logit_normal, shifted
-from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
+from soundmill.diffusion.sampling import Draw, Given, guided
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
@@ -217,7 +217,7 @@ def sample(model: AudioDiT, requests: Sequence[Request], lengths: Sequence[int],
     places = [window_starts(length, model, run.sampling.overlap) for length in lengths]
     model.net.to(run.device)
     with torch.no_grad(), evaluating(model.net):
-        x0 = list(_window(model, requests, lengths, 0, run, FROM_NOISE, slice(None)))
+        x0 = list(_window(model, requests, lengths, 0, run, Given(), slice(None)))
         for number in range(1, max(map(len, places))):
             longer = [item for item, starts in enumerate(places) if number < len(starts)]
             for item in longer:

@@ -16,7 +16,7 @@ from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, log_mel, num_frames
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
+from soundmill.diffusion.sampling import Draw, Given, guided
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
@@ -57,6 +57,7 @@ class PictureCodec(nn.Module):
         self.silence = math.log(spec.floor)
         missing = params.width - self.frames
         self._padding = missing if params.fit == "pad" and 0 < missing <= params.patch[1] else 0  # columns
+        self.columns = self.frames + self._padding  # before a resize
         self.channels = params.patch[0] * params.patch[1]
         self.shape = (self.channels, params.height // params.patch[0], params.width // params.patch[1])
         constants = {"none": (1, 1, 1), "global": (1, 1, 1), "band": (1, params.height, 1), "channel": (self.channels, 1, 1)}
@@ -90,7 +91,7 @@ class PictureCodec(nn.Module):
 
     def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
         """log_mel [B, n_mels, frames]"""
-        picture = _resize(picture, (self.spec.n_mels, self.frames + self._padding))[:, 0, :, : self.frames]
+        picture = _resize(picture, (self.spec.n_mels, self.columns))[:, 0, :, : self.frames]
         if self.params.polarity == "dark":
             picture = -picture
         picture = picture.clamp(-1, HEADROOM)
@@ -233,7 +234,7 @@ class DdpmMel(OfEncodings, TrainedModel):
 
     @property
     def encoded_samples(self) -> int:
-        return self.num_samples
+        return self.picture.columns * self.mel_spec.hop_length
 
     @property
     def encoded_shape(self) -> tuple[int, int, int]:
@@ -241,7 +242,7 @@ class DdpmMel(OfEncodings, TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → log-mels → waves; the condition is the mean of a request's labels, or its caption."""
-        return self.made(requests, run, FROM_NOISE, self.num_samples)
+        return self.made(requests, run, Given(), self.num_samples)
 
     def made(self, requests: Sequence[Request], run: Run, given: Given, length: int, levels: Tensor | None = None) -> Tensor:
         conditions, seeds = self.vectors(requests, run), [request.seed for request in requests]
@@ -297,9 +298,7 @@ class DdpmMel(OfEncodings, TrainedModel):
         return cls(params, nets["net"], spec, nets["picture"], *drawn, vocoder, labels=labels, text=config.text)
 
 
-def sample_log_mels(
-    model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run, levels: Tensor, given: Given = FROM_NOISE
-) -> Tensor:
+def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run, levels: Tensor, given: Given) -> Tensor:
     """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device."""
     sampling, picture, diffusion = run.sampling, model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval

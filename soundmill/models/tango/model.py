@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill.diffusion.paths import Discrete, alpha_bar, discrete, scheduled_loss
-from soundmill.diffusion.sampling import FROM_NOISE, Draw, Given, guided
+from soundmill.diffusion.sampling import Draw, Given, guided
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -119,7 +119,7 @@ class Tango(OfLatents, TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and a text → latents → waves, through log-mels if the codec has them."""
-        return self.made(requests, run, FROM_NOISE, self.num_samples)
+        return self.made(requests, run, Given(), self.num_samples)
 
     def made(self, requests: Sequence[Request], run: Run, given: Given, length: int) -> Tensor:
         seeds = [request.seed for request in requests]
@@ -137,7 +137,7 @@ def conditions(model: Tango, requests: Sequence[Request], run: Run) -> tuple[lis
 
 
 def sample_latents(
-    model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run, given: Given = FROM_NOISE
+    model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run, given: Given
 ) -> Tensor:
     """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
     sampling, path = run.sampling, discrete(model.params.diffusion)
