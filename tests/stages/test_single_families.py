@@ -48,7 +48,7 @@ def test_guidance_changes_what_has_a_condition(tmp_path, trainings, name):
     assert (np.abs(guided - plain).max() > 1e-4) == bool(asked)  # of waves of standard deviation 0.1
 
 
-def test_restyles_and_inpaints(tmp_path, trainings):
+def test_restyles_from_nothing_to_everything(tmp_path, trainings):
     model = load(trainings, "waveform_unet")
     waves = 0.3 * torch.randn(2, 2, 3000, generator=torch.Generator().manual_seed(0))
     expected = [Request(("bell",), seed=1), Request(("rain",), seed=2)]
@@ -58,14 +58,8 @@ def test_restyles_and_inpaints(tmp_path, trainings):
             return model.transform(waves, expected, run)
 
     assert torch.equal(transformed("amount=0.0"), waves)
-    changes = [float((transformed(f"amount={amount}") - waves).square().mean()) for amount in (0.1, 1.0)]
-    assert 0 < changes[0] < changes[1]
     with generation.running(model, tmp_path) as run:
         torch.testing.assert_close(transformed("amount=1.0"), model.generate(expected, run)[..., :3000])
-    inpainted = transformed("keep=[[0,1000],[2500,3000]]", "resamples=2")
-    assert torch.equal(inpainted[..., :1000], waves[..., :1000])
-    assert torch.equal(inpainted[..., 2500:], waves[..., 2500:])
-    assert (inpainted - waves)[..., 1000:2500].abs().mean() > 0.01
 
 
 @pytest.mark.parametrize(("crop", "fixed"), [("start", True), ("random", False)])
