@@ -93,7 +93,8 @@ def transfer(
 def restyle(
     files: Files,
     amount: Annotated[
-        float, typer.Option(min=0, max=1, help="Amount of noise added first: 0 none, 1 keeps little but its length.")
+        float,
+        typer.Option(min=0, max=1, help="Noise added first, at a level of the sampler: 0 none, 1 keeps only the length."),
     ] = 0.5,
     prompt: Prompts = None,
     label: Labels = None,

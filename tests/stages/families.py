@@ -143,7 +143,7 @@ def _tango(*sizes: str, **more: object) -> Row:
     net = ("network.widths=[8,16]", "network.heads=[2,2]", "network.text_levels=[1]", "real_items=2")
     return Row(
         "tango", more.pop("write", mel_latents), ("text.tango.scratch.width=16", *more.pop("choices", ())), (*net, *sizes),
-        lacks=("batch_size",), can={"generate", "reconstruct", "transform"}, **more,
+        lacks=("batch_size",), can={"generate", "reconstruct", "transform", "interpolate"}, **more,
     )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _dit(*sizes: str, **more: object) -> Row:
     size = ("audio_dit=labels",) if "labels" in more else text
     return Row(
         "audio_dit", more.pop("write", mel_latents), (*size, *more.pop("choices", ())), (net, *sizes),
-        can={"generate", "reconstruct", "transform"}, **more,
+        can={"generate", "reconstruct", "transform", "interpolate"}, **more,
     )  # fmt: skip
 
 
@@ -175,8 +175,8 @@ def _dit_of(codec: str, samples: int, *choices: str, **more: object) -> Row:
 
 
 def _ddpm(*sizes: str, choices: tuple[str, ...] = (), **more: object) -> Row:
-    size, model = (*sizes, "picture.seconds=0.3", "picture.width=32"), (RATE, 1, 4800)
-    return Row("ddpm_mel", pictures, choices, size, model=model, can={"generate", "reconstruct", "transform"}, **more)
+    more |= {"model": (RATE, 1, 4800), "can": {"generate", "interpolate", "reconstruct", "transform"}}
+    return Row("ddpm_mel", pictures, choices, (*sizes, "picture.seconds=0.3", "picture.width=32"), **more)
 
 
 AUTOENCODER = ("autoencoder/config.json", "autoencoder/model.safetensors")
