@@ -94,7 +94,7 @@ def restyle(
     files: Files,
     amount: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Noise added first, at a level of the sampler: 0 none, 1 keeps only the length."),
+        typer.Option(min=0, max=1, help="Noise added first, at most: 0 none; 1 keeps the length, and but for waves the loudness."),
     ] = 0.5,
     prompt: Prompts = None,
     label: Labels = None,

@@ -27,7 +27,7 @@ _SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
 _SPLITS = ("split", "subset", "partition", "set")
-_PLACEHOLDERS = re.compile(r"submission|invalid")  # of labels, and what was found wrong
+_NOT_LABELS = re.compile(r"submission|invalid")  # in names of tables: labels to fill in, recordings found wrong
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
 _LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
@@ -113,7 +113,7 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     if not files and not (is_about_corpus(name) or is_no_description(name)) and (form := unnamed.detect(inventory, name, index)):
         columns, files = ["file", *form.columns], ["file"]
     names = [*columns, escape_path(os.path.basename(name)).lower()]
-    if not files or _PLACEHOLDERS.search(names[-1]) or any(map(BY_MODELS.search, names)):
+    if not files or _NOT_LABELS.search(names[-1]) or any(map(BY_MODELS.search, names)):
         return None
     captions = set(filter(CAPTIONS.fullmatch, columns))
     unused = captions & {"description"} if any(map(_CREDITS.fullmatch, columns)) else set()

@@ -16,11 +16,10 @@ from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_nu
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
-_ITEM = re.compile(
-    r"^(?:\d+\s*[-_.)]+\s|\d+[.)](?!\d)|0\d+[-_ ])\s*"
-)  # `1 - `, `2.`, `03_`; but `808 kick` and `2-step` are classes
-_LISTED = re.compile(r"(\d+)[-_.)\s]+(?=\S)")  # of a list of which most items have a number
-_ID = re.compile(r"(?:actor|speaker|spk|subject|person|user|singer|drummer|player|female|male|session|track|id|p|s) ?\d+")
+# `1 - `, `2.`, `03_` before a name; not of `808 kick` and `2-step`.
+_ITEM = re.compile(r"^(?:\d+\s*[-_.)]+\s|\d+[.)](?!\d)|0\d+[-_ ])\s*")
+_LISTED = re.compile(r"(\d+)[-_.)\s]+(?=[^\s\d])")  # see `_are_listed`
+_ID = re.compile(r"(?:actor|speaker|spk|subject|person|user|singer|drummer|player|female|male|session|track|id|p|s)[ .-]?\d+")
 # One line of several words between a letter and a letter: no events with their times, no settings.
 _SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
@@ -138,21 +137,22 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
 
 
 def _are_listed(folders: set[bytes]) -> bool:
-    """Whether most folders have the number of a list before their names, which stay different without it."""
+    """Whether at least half of the folders begin with a number, these count from 0 or 1 or are padded, and the names differ."""
     numbers = [match[1] for name in folders if (match := _LISTED.match(path_text(name)))]
-    if len(numbers) < 2 or 2 * len(numbers) < len(folders):
+    differ = len({class_label(name, listed=True) for name in folders}) == len(folders)
+    if len(numbers) < 2 or 2 * len(numbers) < len(folders) or not differ:
         return False
     counted = min(map(int, numbers)) <= 1 and max(map(int, numbers)) <= 2 * len(numbers)
-    differ = len({class_label(name, listed=True) for name in folders}) == len(folders)
-    return differ and (counted or any(number.startswith("0") for number in numbers))
+    padded = len(set(map(len, numbers))) == 1 and any(number.startswith("0") for number in numbers)
+    return counted or padded
 
 
 @cache
 def _class_of(folder: bytes, listed: bool) -> str | None:
-    """The class in a folder's name; None of a fold, of a numbered part, and of a split that holds recordings (`train_audio`)."""
+    """The class in a folder's name; None of a fold, a numbered container, and a split that holds recordings (`train_audio`)."""
     label = class_label(folder, listed)
     is_split = split_of(folder) and label not in SPLIT_NAMES and not words_beside_split(folder)
-    is_part = is_container(folder) and label[-1].isdecimal()  # `Part1`
+    is_part = is_container(folder) and label[-1].isdecimal()  # `Part1`, `wav48`
     return None if is_split or is_part or _FOLD.fullmatch(label.encode()) else label
 
 

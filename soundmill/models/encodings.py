@@ -53,14 +53,19 @@ class OfEncodings(ABC):
         return self.num_samples
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Restyle by `amount`; or, if `keep` is set, make everything else anew from the kept part alone; as loud as the waves."""
+        """Restyle by `amount`; or, if `keep` is set, make everything else anew from the kept part alone.
+
+        The result is as loud as the waves; beside silence, as loud as generated sounds.
+        """
         sampling, length = run.sampling, waves.shape[2]
         kept = None if sampling.keep is None else mask_of(sampling.keep, length)
         known = waves if kept is None else waves * kept
         encoded, *along = self.encoded(known, run)
         gains = gains_of(known, self.spec)
-        if kept is not None and known.abs().max() < AUDIBLE:  # silence says nothing of how loud the rest is
-            along, gains = self.drawn(requests, run), torch.ones(())
+        if kept is not None:  # silence says nothing of how loud the rest is
+            silent = known.abs().amax((1, 2)) < AUDIBLE
+            along = [torch.where(silent, *both) for both in zip(self.drawn(requests, run), along, strict=True)]
+            gains = torch.where(silent[:, None, None], 1.0, gains)
         keep = None if kept is None else self._kept_frames(kept, encoded)
         requests = [replace(request, seed=request.window_seed) for request in requests]
         made = self.made(requests, run, Given(encoded, sampling.amount, keep, sampling.resamples), length, *along)
@@ -85,10 +90,7 @@ class OfEncodings(ABC):
         return made[..., :length] / gains
 
     def _kept_frames(self, kept: Tensor, encoded: Tensor) -> Tensor:
-        """Which frames encode nothing but kept samples (`kept` [T]), in a shape to broadcast to the encodings.
-
-        A frame of log-mels sees half a window on either side.
-        """
+        """Which frames see kept samples alone (`kept` [T]), in a shape to broadcast; those of log-mels see half a window around."""
         removed = F.pad(~kept, (0, self.encoded_samples - len(kept))).float()[None]
         margin = self.spec.win_length // 2 if self.spec else 0
         removed = F.max_pool1d(removed, 2 * margin + 1, 1, margin)

@@ -115,8 +115,8 @@ def inpaint(
 ) -> list[Path]:
     """Regenerate all of each sound except the spans `keep`, whose samples stay unchanged (at the model's rate and channels).
 
-    In a sound longer than the model's length, each window also keeps its overlap with the window before, a quarter of it. A span
-    outside a sound is a UserError before anything is written.
+    In a sound longer than the model's length, each window also keeps what the one before made of its first quarter (the last
+    window: of more). A span outside a sound is a UserError before anything is written.
     """
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
@@ -186,9 +186,9 @@ def interpolate(
     model, source_facts = load(checkpoint, "interpolate")
     refuse(settings, "keep", "resamples", *([] if sounds else ["amount"]))
     prompting.check(model)
-    words = prompting.prompts, prompting.labels
-    untold = bool(sounds) and not any(words)  # recordings need no caption
-    ends = [Request(seed=seed) if untold else of_prompts(model, words[0], 1, seed, words[1])[0] for seed in seeds]
+    prompts, labels = prompting.prompts, prompting.labels
+    untold = bool(sounds) and not (prompts or labels)  # recordings need no caption
+    ends = [Request(seed=seed) if untold else of_prompts(model, prompts, 1, seed, labels)[0] for seed in seeds]
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:

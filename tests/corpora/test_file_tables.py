@@ -167,7 +167,7 @@ def test_classes_of_folders_stay(text, labels, tmp_path):
     assert labels or "guesses.csv" in "\n".join(tables.remarks)
 
 
-def test_places_containers_and_placeholders_are_no_captions_and_labels(tmp_path):
+def test_places_containers_and_sample_submissions_describe_nothing(tmp_path):
     put(tmp_path, "train_short_audio/1.wav", "train_short_audio/2.wav", "more_samples/3.wav")
     write(tmp_path, "train.csv", "filename,species,location,description\n1.wav,owl,Ohio,a bird\n2.wav,crow,Ohio,a bird\n")
     write(tmp_path, "sample_submission.csv", "filename,label\n3.wav,dog\n")
