@@ -57,6 +57,19 @@ def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str
     hub.check_finite(net, path, remedy)
 
 
+def without_transform(state: Mapping[str, Any], names: Sequence[str], window: int, path: Path) -> dict[str, Any]:
+    """The state without the real and imaginary Fourier kernels [bins, 1, window] `names`; UserError if torch.stft's are others.
+
+    They have a periodic Hann window. torchopenl3's are rounded by up to 4e-4.
+    """
+    kernels = torch.fft.rfft(torch.diag(torch.hann_window(window))).T[:, None]
+    for name, own in zip(names, (kernels.real, kernels.imag), strict=True):
+        found = state.get(name)
+        if not (isinstance(found, torch.Tensor) and found.shape == own.shape and torch.allclose(found, own, rtol=0, atol=1e-3)):
+            raise UserError(f"{path}: {name}: not the Fourier transform of {window} samples; fetch it again")
+    return {name: values for name, values in state.items() if name not in names}
+
+
 def built(make: Callable[[], nn.Module], state: Mapping[str, Any], path: Path, remedy: str) -> nn.Module:
     """The net that `make` makes, with these tensors; UserError as `load_state`, before a net of any size takes memory."""
     with hub.bounded(str(path), remedy, len(state)), torch.device("meta"):

@@ -49,7 +49,7 @@ class OpenL3Embedder(Embedder):
         state = torch_weights.read_state(path, "torchopenl3")
         with torch.device("meta"):
             net = OpenL3()
-        torch_weights.load_state(net, {key: values for key, values in state.items() if key not in TRANSFORM}, path)
+        torch_weights.load_state(net, torch_weights.without_transform(state, TRANSFORM, FFT, path), path)
         self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

@@ -58,7 +58,7 @@ class Cnn14Embedder(Embedder):
         state = torch_weights.read_state(path, "PANNs", "model", NUMPY)
         with torch.device("meta"):
             net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)
-        torch_weights.load_state(net, {key: values for key, values in state.items() if key not in TRANSFORM}, path)
+        torch_weights.load_state(net, torch_weights.without_transform(state, TRANSFORM, self._variant.window, path), path)
         self._net = net.eval().fused().to(pick_device("auto"), memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

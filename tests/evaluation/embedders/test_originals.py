@@ -9,7 +9,7 @@ import torch
 from bench import references
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import audiobox, clap, msclap, openl3
+from soundmill.evaluation.embedders import audiobox, clap, msclap, openl3, panns
 from tests import clap_weights, recorded
 
 TOO_SHORT = {"vggish": 15_599, "passt": 4_800}  # samples; of others, none are
@@ -118,6 +118,12 @@ def without(state: dict, part: str) -> dict:
         ("vggish", lambda state: without(state, "features.0.bias"), r"Missing key.*features\.0\.bias"),
         ("vggish", lambda state: state | {"features.0.bias": torch.zeros(1)}, "size mismatch"),
         (C, lambda state: without(state, "melW"), "not the weights of Cnn14 .*Missing key.*melW"),
+        (
+            C,
+            lambda state: state | dict.fromkeys([panns.TRANSFORM[0]], torch.zeros(257, 1, 512)),
+            "conv_real.weight: not the Fourier",
+        ),
+        (O, lambda state: without(state, "dft_imag"), "dft_imag_kernels: not the Fourier transform of 2048 samples"),
         (O, lambda state: state | {"speclayer.mel_basis": torch.zeros(128, 1025)}, "not the weights of OpenL3"),
         (O, lambda state: without(state, "conv2d_3.bias"), r"Missing key.*conv2d_3\.bias"),
         ("passt", lambda state: {"norm.weight": state["norm.weight"]}, "not the weights of Passt"),
