@@ -27,7 +27,6 @@ TRAININGS = [
     "model=[ddpm_mel,audio_dit]",
     "corpus=esc",
     "ddpm_mel=gpu",
-    "audio_dit=labels",
     "ddpm_mel.train.hardware.precision=bf16",
     "audio_dit.train.hardware.precision=bf16",
     "audio_dit.train.batch_size=32",

@@ -161,7 +161,7 @@ def _rave(*sizes: str, choices: tuple[str, ...] = (), **more: object) -> Row:
 def _dit(*sizes: str, **more: object) -> Row:
     net = "network={layers: 1, heads: 2, head_width: 8, key_heads: 1, condition_width: 8}"
     text = "text.audio_dit.scratch.width=16", "text.audio_dit.max_tokens=8"
-    size = ("audio_dit=labels",) if "labels" in more else text
+    size = () if "labels" in more else ("audio_dit=captions", *text)
     return Row(
         "audio_dit", more.pop("write", mel_latents), (*size, *more.pop("choices", ())), (net, *sizes),
         can={"generate", "reconstruct", "transform", "interpolate"}, **more,

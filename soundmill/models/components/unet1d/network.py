@@ -244,7 +244,7 @@ def _transforms(params: TransformParams, in_channels: int, out_channels: int) ->
     if params.kind == "stft":
         return Stft(params.samples, params.size), InverseStft(params.samples, params.size)
     filters = {"kernel_size": params.samples, "stride": params.size, "padding": (params.samples - params.size) // 2, "bias": False}
-    analysis = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
+    analysis = nn.Conv1d(in_channels, params.channels(in_channels), padding_mode="reflect", **filters)
     return analysis, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)
 
 
