@@ -71,7 +71,7 @@ def write_spectrograms(sources: list[Path], count: int, directory: Path) -> None
     from soundmill.audio.mel import SpectrogramParams, log_mel
     from soundmill.decoding.decode import read_mono
 
-    spec = SpectrogramParams(**params.compose(measure.ROOT / "conf", [])["spectrogram"]["ddpm_mel"]).spec
+    spec = SpectrogramParams(**params.compose(measure.ROOT / "conf", ["model=ddpm_mel"])["spectrogram"]["ddpm_mel"]).spec
     real = [log_mel(read_mono(path, spec.sample_rate, 60.0), spec).astype("<f2") for path in sources]
     rng = np.random.default_rng(0)
     for start in range(0, count, PER_SHARD):

@@ -77,7 +77,7 @@ def unpack(clips: Path, directory: Path) -> None:
 def spectrograms(clips: Path, root: Path, spec: str) -> tuple[float, float]:
     """Seconds of the stage `spectrogram`, with and without starting processes."""
     shutil.rmtree(root, ignore_errors=True)
-    project = Project.make(root, [])
+    project = Project.make(root, ["model=ddpm_mel"])
     if spec == "like lhotse":
         document = params.read_yaml(root / "params.yaml")
         document["spectrogram"][spec] = {**document["spectrogram"]["ddpm_mel"], **LIKE_LHOTSE}

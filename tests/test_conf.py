@@ -151,4 +151,4 @@ def test_recordings_of_any_description_have_parameters_that_a_run_accepts(condit
     for short in ([], choice.short):
         document = registry.compose(ROOT / "conf", ["corpus=auto", *choice.overrides, *short, *getattr(choice, condition)])
         registry.check(document)
-        assert document[choice.family]["train"]["condition"] == condition
+        assert document["audio_dit"]["train"]["condition"] == condition

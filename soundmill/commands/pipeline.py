@@ -47,10 +47,6 @@ class Choice(parameters.StageParams):
     caption: list[str]
     none: list[str]
 
-    @property
-    def family(self) -> str:
-        return next(override.removeprefix("model=") for override in self.overrides if override.startswith("model="))
-
 
 @app.command()
 def run(
@@ -58,7 +54,7 @@ def run(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`; `experiment=NAME` changes many at once "
+            help="Parameters to change: `audio_dit.train.steps=2000 scale=paper`; `experiment=NAME` changes many at once "
             "(`soundmill experiments` lists them)."
         ),
     ] = None,
@@ -78,8 +74,8 @@ def run(
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
-    What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
-    parameter of another family. Parameters of the family that is chosen change nothing else.
+    How it is trained, and for how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or
+    a vocoder. Parameters change nothing else.
     """
     from flows import checkout, locks
     from soundmill.corpora import survey
@@ -99,10 +95,9 @@ def run(
         checkout.place_of(root, name)
     _check_minutes(minutes)
     chosen = [*([f"model={model}"] if model else []), *changes]
-    named = _named(chosen, {path.stem for path in (root / "conf/model").glob("*.yaml")})
     choice = parameters.parse(Choice, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-    chooses = bool(folder) and named <= {choice.family}
-    document = _composed(root, folder, [*(choice.overrides if chooses and named else []), *chosen])
+    chooses = bool(folder) and not any(re.match(r"[+~]*(model|experiment|vocoder)=", change) for change in chosen)
+    document = _composed(root, folder, chosen)
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
@@ -111,11 +106,11 @@ def run(
     protocols.check_weights(document["evaluate"]["protocols"])
     contents = _contents(folder, document) if folder else None
     if chooses:
-        if minutes is None and not _own_steps(changes, choice.family):
+        if minutes is None and not _own_steps(changes):
             asks = not dry_run and sys.stdin.isatty()
             minutes = typer.prompt("Minutes it may take", choice.minutes, type=float) if asks else choice.minutes
             _check_minutes(minutes)
-        chosen = [*_chosen(choice, contents), *chosen]
+        chosen = [*_chosen(choice, *document["families"], contents), *chosen]
         document = _composed(root, folder, chosen)
         _check(root, document)
     if note := registry.vocoder_note(document):
@@ -294,23 +289,17 @@ def _point_to(contents: Survey, document: dict[str, Any]) -> None:
     document["corpus"]["path"] = str(contents.report.path)
 
 
-def _named(changes: list[str], families: set[str]) -> set[str]:
-    """What overrides name of what is trained: families, `model`, `experiment`, `vocoder`."""
-    keys = [change.partition("=")[0].lstrip("+~") for change in changes]
-    return {"model", "experiment", "vocoder"} & set(keys) | families & {word for key in keys for word in re.split(r"[.@/]", key)}
+def _own_steps(changes: list[str]) -> list[str]:
+    return [change for change in changes if re.match(r"\+*\w+\.train\.(steps|epochs)=", change)]
 
 
-def _own_steps(changes: list[str], family: str) -> list[str]:
-    return [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]
-
-
-def _chosen(choice: Choice, contents: Survey) -> list[str]:
+def _chosen(choice: Choice, family: str, contents: Survey) -> list[str]:
     """The overrides that fit the recordings; says what is trained, and why."""
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
     short = choice.short if contents.median_seconds < choice.short_below else []
     sounds = f"sounds of {contents.median_seconds:.3g} s"
-    terminal.say(f"choice      {choice.family}{by}, for {sounds}: {choice.why} (docs/results.md)")
+    terminal.say(f"choice      {family}{by}, for {sounds}: {choice.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
     return [*choice.overrides, *short, *getattr(choice, condition)]
 
@@ -324,7 +313,7 @@ def _family_for(document: dict[str, Any], contents: Survey | None, changes: list
     if contents is None:
         raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
     (family,) = document["families"]
-    if own := _own_steps(changes, family):
+    if own := _own_steps(changes):
         raise UserError(f"--minutes sets the steps, and so does {own[0]}; leave one of them out")
     parts = {f"{family}.autoencoder.weights": document[family].get("autoencoder"), "vocoder.weights": document["vocoder"]}
     for name, part in parts.items():

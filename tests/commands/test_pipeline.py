@@ -99,10 +99,10 @@ def runs(monkeypatch, tmp_path):
 
 
 def test_run_takes_parameters_without_a_folder(root, runs):
-    works("run", "ddpm_mel.train.steps=20", "evaluate.bootstrap=7", cwd=root)
+    works("run", "audio_dit.train.steps=20", "evaluate.bootstrap=7", cwd=root)
     ((name, document),) = runs
-    assert name == "ddpm_mel"
-    assert document["ddpm_mel"]["train"]["steps"] == 20
+    assert name == "audio_dit"
+    assert document["audio_dit"]["train"]["steps"] == 20
     assert document["evaluate"]["bootstrap"] == 7
     assert document["corpus"]["format"] == "synthetic"
 
@@ -243,7 +243,7 @@ def test_run_asks_for_a_model_or_a_folder_that_is_there(root, runs):
 
 # What training will take
 
-TINY = ["corpus=auto", "ddpm_mel.train.steps=1000", "ddpm_mel.train.batch_size=2"]
+TINY = ["model=ddpm_mel", "corpus=auto", "ddpm_mel.train.steps=1000", "ddpm_mel.train.batch_size=2"]
 TINY += ["ddpm_mel.train.network.widths=[16,16,32]", "ddpm_mel.train.hardware.threads=1"]
 
 

@@ -104,8 +104,8 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(tiny):
 
 def test_a_stage_s_parameters_are_those_that_dvc_yaml_names():
     document = params.read_yaml(ROOT / "params.yaml")
-    found = dvc.sections(ROOT, ["train@ddpm_mel", "tagger", "segment@default"])
-    assert [*found.values()] == [document["ddpm_mel"]["train"], document["tagger"], document["clips"]["default"]]
+    found = dvc.sections(ROOT, ["train@audio_dit", "tagger", "segment@default"])
+    assert [*found.values()] == [document["audio_dit"]["train"], document["tagger"], document["clips"]["default"]]
 
 
 def test_a_section_that_is_missing_is_named_with_the_nearest_one(tiny):

@@ -32,7 +32,7 @@ def test_conf_names_the_components_that_a_family_imports(root):
 
 
 def test_counts_follow_the_parameters_and_allocate_nothing(root):
-    changes = ["scale=paper", "ddpm_mel.train.network.widths=[4096,8192,8192,8192]"]
+    changes = ["model=ddpm_mel", "scale=paper", "ddpm_mel.train.network.widths=[4096,8192,8192,8192]"]
     document = params.compose(root / "conf", changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     count = registry.parameter_counts("ddpm_mel", document)["unet"]

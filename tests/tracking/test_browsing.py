@@ -63,7 +63,7 @@ def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.Monk
     """Two pipelines, the worse one first, each with a training below it."""
     (home / "conf").symlink_to(ROOT / "conf")
     for fad, steps in ((75.1, 300), (34.8, 2000)):
-        document = params.compose(home / "conf", [])
+        document = params.compose(home / "conf", ["model=ddpm_mel"])
         document["ddpm_mel"]["train"]["steps"] = steps
         document["families"] = {"ddpm_mel": document["families"]["ddpm_mel"]}
         params.write_yaml(document, home / "params.yaml")
