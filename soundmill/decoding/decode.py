@@ -66,7 +66,6 @@ class _File(ffmpeg.Input):
 
     size: int
     release: ExitStack
-    origin: BinaryIO  # whose name its messages bear; `file` may be a copy
     decoded: ffmpeg.Decoded | None = None
     tried: bool = False  # in a batch already
 
@@ -296,7 +295,7 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
 
 
 def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stack: ExitStack, sums_checked: bool = False) -> _File:
-    file = origin = stack.enter_context(place)
+    file = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
         kind = containers.sniff(file, size)
@@ -305,7 +304,7 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
             file, layout = stack.enter_context(_joined(file, layout.pieces)), replace(layout, pieces=())
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None
-    return _File(file, kind, layout, size, stack, origin)
+    return _File(file, kind, layout, size, stack)
 
 
 def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
@@ -391,15 +390,16 @@ def _blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iter
 
 
 _STDERR = threading.Lock()
-# The first frames of a cut stream refer to bits of earlier frames; that is not damage.
-_MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
+# What is wrong in a tag is not damage. Nor is it that the first frames of a cut stream refer to bits of earlier frames.
+_MPG123_ERROR = re.compile(rb"libmpg123/(?!id3)\S* error: (?!part2_3_length)([^\n]*)")
+_MPG123_NOTE = re.compile(rb"^(\[[^\n]*libmpg123|Warning: )[^\n]*\n?", re.MULTILINE)
 
 
 @contextmanager
 def _mpg123_errors_raised(source: _File) -> Iterator[None]:
     """For MPEG audio, DecodeError if libmpg123 reports a damaged frame on standard error, which libsndfile ignores.
 
-    One thread at a time; other output to standard error is written afterwards, with the file's name.
+    One thread at a time; what others write to standard error is written afterwards.
     """
     if source.kind.name != "mpeg-audio":
         yield
@@ -417,8 +417,7 @@ def _mpg123_errors_raised(source: _File) -> Iterator[None]:
             text = os.pread(log, os.fstat(log).st_size, 0)
             if error := _MPG123_ERROR.search(text):
                 raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
-            if text:
-                os.write(2, os.fsencode(os.readlink(f"/proc/self/fd/{source.origin.fileno()}")) + b": " + text)
+            os.write(2, _MPG123_NOTE.sub(b"", text))
 
 
 # Demuxer of ffmpeg → how a frame begins: bits of a word, two words, and the first bits of a third.

@@ -32,7 +32,6 @@ from soundmill.errors import UserError
 # Of util-linux: the kernel kills ffmpeg when its parent ends. A `preexec_fn` would copy the parent's page tables at every start:
 # 0.1 s in a process of 1.5 GB.
 ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
-_HOLES_ARE_DAMAGE = ("asf",)  # gaps in these are as likely lost packets, of which nothing else tells
 STALL_SECONDS = 60.0  # without output, after which ffmpeg is killed
 MEMORY = 4 << 30  # of the child's address space
 BATCH_BYTES = 128 << 20  # of decoded samples per batch: 32 times 10 s of stereo
@@ -407,7 +406,7 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
                 log = again.log
         if error := log.error(source.kind) or (None if log.whole else DecodeError("corrupt", "ffmpeg's log cannot be read")):
             raise error
-        if log.gaps and source.kind.name in _HOLES_ARE_DAMAGE:
+        if log.gaps and source.kind.name == "asf":  # as likely lost packets, of which nothing else tells
             raise DecodeError("gap", log.gaps)
         remarks.extend([f"the film is silent until its sound starts at {log.delay:.3f} s"] if log.delay else [])
         remarks.extend([log.gaps] if log.gaps else [])

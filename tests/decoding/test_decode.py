@@ -60,15 +60,16 @@ def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(media, tmp_pat
     assert reason_of(tmp_path / "x.flac") == "corrupt"
 
 
-@pytest.mark.parametrize("ending", ["flac", "tta", "wav", "rf64", "w64", "aiff", "au", "caf", "m4a", "mov", "3gp", "wma"])
+@pytest.mark.parametrize("ending", ["flac", "tta", "wav", "rf64", "w64", "aiff", "au", "caf", "m4a", "mov", "3gp", "wma", "voc"])
 def test_joined_files_whose_first_header_counts_one_are_corrupt(tmp_path, ending):
     form = {"rf64": ["-rf64", "always", "-f", "wav"], "3gp": ["-ar", "8000", "-ac", "1"]}.get(ending, [])
     ffmpeg("-f", "lavfi", "-i", "sine=440:d=1", *form, tmp_path / f"x.{ending}")
     data = (tmp_path / f"x.{ending}").read_bytes()
     assert len(whole(tmp_path / f"x.{ending}")[1]) > 7000
-    (tmp_path / "two").write_bytes(data * 2)
-    with pytest.raises(DecodeError, match=r"corrupt .*files joined"):
-        whole(tmp_path / "two")
+    for between in (b"", b"\n", bytes(700), b"ID3\4\0\0\0\0\0\x14" + bytes(20)):
+        (tmp_path / "two").write_bytes(data + between + data)
+        with pytest.raises(DecodeError, match=r"corrupt .*files joined"):
+            whole(tmp_path / "two")
 
 
 def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
@@ -189,7 +190,7 @@ def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middl
     damaged, rng = bytearray(coded), np.random.default_rng(0)
     for start, size in frames[len(frames) // 3 : len(frames) // 2]:
         damaged[start + 4 : start + size] = rng.bytes(size - 4)
-    (tmp_path / "noise.mp3").write_bytes(damaged)
+    (tmp_path / "noise.mp3").write_bytes(b"ID3\3\0\0\0\0\0\x0aTIT2\0\0\1\0\0\0" + damaged)
     (tmp_path / "cut.mp3").write_bytes(coded[frames[10][0] :])
     with pytest.raises(DecodeError, match="libmpg123") as error:
         decode.read_mono(tmp_path / "noise.mp3", 16_000, MAX_SECONDS)

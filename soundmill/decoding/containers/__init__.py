@@ -162,7 +162,7 @@ def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
                 raise DecodeError("truncated", "the file ends inside a box header")
             length = int.from_bytes(wide, "big")
         if 0 < length < 8 or not all(32 <= byte < 127 for byte in name):
-            refuse_zeros(file, position, size)
+            refuse_joined(file, position, size, b".{4}(ftyp|moov|mdat)")
             return Layout(sndfile=False, seconds=seconds)  # not a box; ffmpeg decides
         if length == 0:  # to the end of the file
             return Layout(sndfile=False, seconds=seconds)
@@ -308,6 +308,7 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
             if not open_streams and codecs:  # tags or padding after the last page
                 if size - position > layout.MAX_PADDING:
                     raise DecodeError("corrupt", f"{size - position} bytes after the last Ogg page, at byte {position}")
+                refuse_joined(file, position, size, b"OggS\0")
                 break
             raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")
         if len(header) < 27:
@@ -347,23 +348,26 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
 
 
 def _times(codec: bytes, head: bytes) -> _Times | None:
-    """For a codec that libsndfile decodes as it should."""
+    """For a codec that libsndfile decodes as it should, and FLAC, whose length it does not know."""
     if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
         return _Times(opus_samples, exact=True)
     if codec == b"\x01vorbis" and len(head) > 28:
         longest = (1 << (head[28] >> 4)) // 2
         return _Times(lambda packet: longest, exact=False)
+    if codec == b"\x7fFLAC" and len(head) > 20:  # ffmpeg takes its first page to start at 0
+        most = int.from_bytes(head[19:21], "big")
+        return _Times(lambda packet: most, exact=False, last=0, agree=False)
     return None
 
 
 class _Times:
     """Whether the granule positions of a stream agree with its packets (RFC 7845, 4), each of `samples`: `exact`, or at most."""
 
-    def __init__(self, samples: Callable[[bytes], int], exact: bool) -> None:
-        self.agree = True
+    def __init__(self, samples: Callable[[bytes], int], exact: bool, last: int | None = None, agree: bool = True) -> None:
+        self.agree = agree
         self._samples_of, self._exact = samples, exact
         self._samples = 0  # since the last position
-        self._last: int | None = None  # not 0 at the start of recordings of broadcasts
+        self._last = last  # unknown at the start of recordings of broadcasts
         self._begun = b""  # first bytes of a packet that continues on the next page
 
     def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
@@ -414,6 +418,7 @@ _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "mlp": walks.walk_mlp,
     "truehd": walks.walk_mlp,
     "tta": walks.walk_tta,
+    "voc": walks.walk_voc,
     "mp4": walk_mp4,
     "matroska": walk_matroska,
     "avi": walks.walk_avi,

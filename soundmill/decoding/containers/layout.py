@@ -115,7 +115,8 @@ def refuse_zeros(file: BinaryIO, start: int, size: int) -> None:
 
 
 def refuse_joined(file: BinaryIO, end: int, size: int, start: bytes) -> None:
-    """DecodeError if what starts a file, a pattern, stands soon after the sound's `end`, where a decoder would stop."""
+    """DecodeError if what starts a file, a pattern, or too many zeros follow the sound's `end`, where a decoder would stop."""
+    refuse_zeros(file, end, size)
     if found := re.compile(start, re.DOTALL).search(read(file, end, MAX_PADDING) if end < size else b""):
         raise DecodeError("corrupt", f"another file starts at byte {end + found.start()}, after the sound; files joined?")
 
@@ -146,15 +147,11 @@ LYRICS_BYTES = 1 << 20  # searched for the ends of a Lyrics3 tag, and for an ID3
 
 
 def tag_end(head: bytes) -> int:
-    """Start of the audio after ID3v2 tags (0 without tags)."""
-    position = 0
-    while head[position : position + 3] == b"ID3" and len(head) >= position + 10:
-        a, b, c, d = head[position + 6 : position + 10]
-        if (a | b | c | d) & 0x80:
-            break
-        footer = 10 if head[position + 5] & 0x10 else 0
-        position += 10 + (a << 21 | b << 14 | c << 7 | d) + footer
-    return position
+    """Length of the ID3v2 tag that `head` starts (0: none)."""
+    if not re.match(rb"ID3.{3}[\0-\x7f]{4}", head, re.DOTALL):
+        return 0
+    a, b, c, d = head[6:10]
+    return 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 0x10 else 0)
 
 
 def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
@@ -175,11 +172,19 @@ def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int |
     return None
 
 
+_BEGINS_WITH_ZEROS = re.compile(rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot|\xf8ro|G.{191}G)|\0\0\1\xba|\0\1\xa3d", re.DOTALL)
+
+
 def sound_start(file: BinaryIO, size: int) -> int:
-    """Start of the sound after the tags at the start of a file."""
+    """Start of the sound after the tags at the start of a file, and the zeros that pad them."""
     position = 0
     for _ in range(MOST_TAGS):
-        position = tag_end_at(file, position, size, read(file, position, 10)) or position
+        if (tag := tag_end_at(file, position, size, read(file, position, 10))) is None:
+            break
+        position = zeros_end(file, tag, size)
+        start = max(tag, position - 4)
+        if number := _BEGINS_WITH_ZEROS.search(read(file, start, 204)):
+            position = start + number.start()
     return position
 
 
@@ -206,7 +211,8 @@ def _last_tag(file: BinaryIO, start: int, end: int) -> int:
         text = read(file, first, end - first)
         if foot[-9:] in (b"LYRICS200", b"LYRICSEND") and (at := text.rfind(b"LYRICSBEGIN")) >= 0:
             return first + at
-        for tag in re.finditer(rb"ID3[\2-\4]", text):
-            if tag_end(text[tag.start() : tag.start() + 10]) == len(text) - tag.start():
+        for tag in re.finditer(rb"ID3[\2-\4]|LIST(?=.{4}INFO)", text, re.DOTALL):  # the second after WAV of unknown size
+            head = text[tag.start() : tag.start() + 10]
+            if (tag_end(head) or 8 + int.from_bytes(head[4:8], "little")) == len(text) - tag.start():
                 return first + tag.start()
     return end - length if length <= end - start else end

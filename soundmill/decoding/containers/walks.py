@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import BinaryIO
 
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.layout import DecodeError, Layout, read, refuse_joined, refuse_zeros, too_many_parts, truncated
+from soundmill.decoding.containers.layout import DecodeError, Layout, read, refuse_joined, too_many_parts, truncated
 
 PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
 BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its kin, GSM 6.10
@@ -93,7 +93,6 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     frames = fmt.frames(sound, samples) if fmt else layout.UNKNOWN_FRAMES
     if fmt and fmt.codec in PLAIN_WAV_CODECS and frames < layout.UNKNOWN_FRAMES:
         layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
-    refuse_zeros(file, at + sound, size)
     refuse_joined(file, at + sound, size, rb"riff.{20}wave" if wave64 else re.escape(form) + b".{4}WAVE")
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
@@ -172,7 +171,6 @@ def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if at + declared > size:
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
         if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
-            refuse_zeros(file, at + declared, size)
             refuse_joined(file, at + declared, size, rb"FORM.{4}AIF[FC]")
             return Layout(sndfile=True)
     if b"COMM" in seen:  # allowed if there are no samples
@@ -188,7 +186,6 @@ def walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     start, declared = fields.unpack(head[4:12])
     if _is_unknown(file, start, declared, size, None):
         return Layout(sndfile=True, streamed=True, patches=((4, fields.pack(start, min(size - start, 0xFFFFFFFF))),))
-    refuse_zeros(file, start + declared, size)
     refuse_joined(file, start + declared, size, re.escape(head[:4]))
     return Layout(sndfile=True)
 
@@ -393,10 +390,6 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
 def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     start = layout.sound_start(file, size)
     end = layout.sound_end(file, start, size)
-    if mpeg_frame(read(file, start, 7)) is None:
-        return Layout(sndfile=False)
-    if read(file, 0, 3) == b"ID3":  # decoders know this one, and look for the note after it
-        start = 0
     found = _walk_frames(file, start, end, mpeg_frame, max_seconds)
     declared = found.declared
     if declared is not None:
@@ -442,6 +435,18 @@ def walk_tta(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     sizes = read(file, 22, 4 * -(-samples // max(1, 256 * rate // 245)))  # frames of 256/245 s
     end = 22 + len(sizes) + 4 + sum(struct.unpack(f"<{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4]))
     refuse_joined(file, end, size, re.escape(b"TTA1\1\0"))  # perhaps behind a tag
+    return Layout(sndfile=False)
+
+
+def walk_voc(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    """DecodeError if another file follows the blocks, of types 1 to 9: a decoder ends there."""
+    position = int.from_bytes(read(file, 20, 2), "little")
+    for _ in range(layout.MAX_CHUNKS):
+        kind, *length = read(file, position, 4).ljust(4, b"\0")
+        if not 1 <= kind <= 9:
+            break
+        position += 4 + int.from_bytes(length, "little")
+    refuse_joined(file, position, size, b"Creative Voice File\x1a")
     return Layout(sndfile=False)
 
 
