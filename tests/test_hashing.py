@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from soundmill import hashing, hub
-from soundmill.corpora.tables import id_of_path
 from soundmill.models.catalog import choose_by_hash
 from soundmill.shards import shard_of
 from soundmill.training.seeds import seed_of
@@ -34,7 +33,7 @@ def test_digests_of_values_and_order_by_hash():
     assert hashing.digest("a", 1, 0.5, [1, "ä"], {"b": None, "a": True}, b"raw") == "9f329147047d1a5870f564fb6b3b208e"
     assert hashing.digest({"a": True, "b": None}) == hashing.digest({"b": None, "a": True})
     assert hashing.digest("ab", "c") != hashing.digest("a", "bc")
-    assert hashing.short_digest(b"a/b.wav") == id_of_path(b"a/b.wav") == "abf22e75a1bf"
+    assert hashing.short_digest(b"a/b.wav") == "abf22e75a1bf"
     assert [shard_of(key, 7) for key in ("a", "b", b"c", "ä")] == [2, 5, 1, 0]
     assert seed_of(1, "clip", "ä", 3) == 4217270582666349523
     assert mixup._hash(3, "second 1", "clip-1") == 1388791198621227314

@@ -324,17 +324,23 @@ class Description:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list, also a list of texts in a cell as JSON or Python literal; anything else as a list of one item."""
+    """A list, also one in a cell as JSON or Python literal, perhaps with nan; anything else as a list of one item."""
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        for read in (parse_json, ast.literal_eval):
-            with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        for read in (parse_json, _literals):
+            with suppress(ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
                 items = read(value)
-                is_exact = read is parse_json or str(items) == value  # numpy's `['a' 'b']` would be read as one text
-                if is_exact and isinstance(items, list) and all(isinstance(item, str) for item in items):
+                # numpy's `['a' 'b']` would be read as one text
+                if read is parse_json or str(items).replace(" ", "") == value.replace(" ", ""):
                     return items
     return [value]
+
+
+def _literals(text: str) -> list[Any]:
+    """The items of a list as Python prints it, which `literal_eval` does not read with nan."""
+    items = ast.parse(text, mode="eval").body.elts
+    return [math.nan if getattr(item, "id", "") == "nan" else ast.literal_eval(item) for item in items]
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:

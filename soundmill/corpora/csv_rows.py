@@ -12,7 +12,7 @@ from itertools import islice, pairwise
 from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
-from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
+from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
 from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
@@ -49,12 +49,9 @@ class CsvRows(ManifestFormat):
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         for line, cells in read_csv(inventory, name):
             try:
-                values = {"split": split_of_file(name), **self.row(cells)}
+                yield ManifestRow(name, line, **{"split": split_of_file(name), **self.row(cells)})
             except BadRowError as error:
-                reason, detail = error.args
-                tables.reject(name, reason, f"line {line}: {detail}")
-            else:
-                yield ManifestRow(name, line, **values)
+                tables.reject(name, error.args[0], f"line {line}: {error.args[1]}")
 
 
 def _window(video: str, start: str) -> dict[str, Any]:
@@ -91,8 +88,6 @@ class UrbanSound8k(CsvRows):
         fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
         if fold is None:
             raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
-        if not label:
-            raise BadRowError("empty category", f"{cells['slice_file_name']:.80}")
         key, group = cells["slice_file_name"].strip(), whole_number(cells["fsid"]) or cells["fsid"].strip() or None
         return {"key": f"fold{fold}/{key}", "labels": [label], "fold": fold, "group": group}
 
@@ -105,8 +100,6 @@ class ClassTable(CsvRows):
 
     def row(self, cells: Cells) -> dict[str, Any]:
         label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
-        if not label:
-            raise BadRowError("empty category", f"{cells['filename']:.80}")
         return {"key": cells["filename"].strip(), "labels": [label]}
 
 
@@ -117,8 +110,7 @@ class Bbc(CsvRows):
     remedy = "put BBCSoundEffects.csv there"
 
     def row(self, cells: Cells) -> dict[str, Any]:
-        labels = [cells["category"].strip()] if cells.get("category", "").strip() else []
-        return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": labels}
+        return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": [cells["category"]]}
 
 
 class Fsd50k(CsvRows):
@@ -296,20 +288,9 @@ class Clotho(ManifestFormat):
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         part = self.part_of(name)
-        if not part:
-            tables.counts["csv_without_split"] += 1
         for line, cells in read_csv(inventory, name):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
             yield ManifestRow(name, line, cells["file_name"], captions=captions, part=part)
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Recordings of the test set have no captions, and are not for training."""
-        tables, parts = super().read(inventory, num_shards), self.parts_of(self.manifests(inventory))
-        folders = {file.raw_path: file.folders for file in inventory.audio}
-        for recording in tables.recordings:
-            if recording["split"] is None and folders[recording["raw_path"]]:
-                recording["split"] = parts.get(self.part_of(folders[recording["raw_path"]][-1]))
-        return tables
 
 
 def _decoded(name: str) -> str:
@@ -331,20 +312,18 @@ class AudioCaps(CsvRows):
     FORMAT = "audiocaps"
     columns = frozenset(COLUMNS)
     remedy = "put train.csv, val.csv and test.csv there"
+    unique = False
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return (name for name in inventory.csv_files() if _columns(inventory, name).issuperset(COLUMNS))
 
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Tables of all csv files and audio; a caption belongs to the recording of its video with the last start before it."""
-        tables = CorpusTables()
-        with_captions, with_labels = _tables_of(inventory, tables)
-        labelled = self.all_rows(inventory, with_labels, tables)
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
+        """Rows of all csv files; a caption belongs to the recording of its video with the last start before it."""
+        labelled = super().all_rows(inventory, _tables_of_labels(inventory, names, tables), tables)
         labels = {(row.key, row.start_time): row.labels for row in labelled}
-        rows = list(self.all_rows(inventory, with_captions, tables))
-        for row in rows:
+        for row in super().all_rows(inventory, names, tables):
             row.labels = labels.get((row.key, row.start_time), ())
-        return join(inventory, rows, num_shards, tables)
+            yield row
 
     def row(self, cells: Cells) -> dict[str, Any]:
         cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in cells.items()})
@@ -359,11 +338,9 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
     return {ALIASES.get(column, column) for column in csv_columns(inventory, name)}
 
 
-def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
-    """Names of csv files with captions, and with labels; one without a required column is a UserError, other lists are ignored."""
-    columns_of = {name: _columns(inventory, name) for name in inventory.csv_files()}
-    with_captions = [name for name, columns in columns_of.items() if columns.issuperset(COLUMNS)]
-    rest = {name: columns for name, columns in columns_of.items() if not columns.issuperset(COLUMNS)}
+def _tables_of_labels(inventory: Inventory, with_captions: Iterable[bytes], tables: CorpusTables) -> list[bytes]:
+    """Names of csv files with labels; a list of captions that lacks a column is a UserError, other lists are ignored."""
+    rest = {name: _columns(inventory, name) for name in inventory.csv_files() if name not in with_captions}
     with_labels = [name for name, columns in rest.items() if columns.issuperset(LABEL_COLUMNS)]
     others = [(escape_path(name), columns) for name, columns in rest.items() if not columns.issuperset(LABEL_COLUMNS)]
     lacking = [(path, columns) for path, columns in others if len(columns & set(COLUMNS)) > 1]
@@ -382,4 +359,4 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             f"(csv files: {found}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
         )
     tables.counts["other_csv"] += len(others)
-    return with_captions, with_labels
+    return with_labels

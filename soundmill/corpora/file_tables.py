@@ -203,7 +203,7 @@ def _settle_splits(described: list[Described]) -> None:
     for row, recording in described:
         listed[row.source].add(recording)
     stated = {recording for row, recording in described if row.split}
-    named, given = _named_splits(listed, bool(stated)), dict[Recording, str]()
+    named, given = _named_splits(listed), dict[Recording, str]()
     for row, recording in described:
         if recording not in stated and row.source in named:
             row.split = named[row.source]
@@ -213,11 +213,11 @@ def _settle_splits(described: list[Described]) -> None:
         row.split = given.get(recording)
 
 
-def _named_splits(listed: dict[bytes, set[Recording]], are_stated: bool) -> dict[bytes, str]:
+def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     """Splits by the names of tables: of those with a counterpart of another split, and of bare lists of a part (`test.csv`).
 
     `listed`: the recordings of each table. Of lists of folds, which put most recordings into several splits, those of the first
-    count. If `dev` and `test` list all recordings, `dev` is for training.
+    count.
     """
     stems = {name: os.path.splitext(os.path.basename(name))[0] for name in sorted(listed)}
     words = {name: re.findall(r"[a-z]{2,}", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
@@ -244,8 +244,6 @@ def _named_splits(listed: dict[bytes, set[Recording]], are_stated: bool) -> dict
         for name in sorted(named, key=lambda name: [int(number) for number in re.findall(rb"\d+", name)]):
             first.setdefault(re.sub(rb"\d+", b"", name), name)
         named = {name: named[name] for name in first.values()}
-    if set(named.values()) == {"valid", "test"} and splits.keys() == everything and not are_stated:
-        return {name: "train" if "dev" in words[name] else split for name, split in named.items()}
     return named
 
 

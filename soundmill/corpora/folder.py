@@ -158,8 +158,7 @@ def _class_of(folder: bytes, listed: bool) -> str | None:
 
 def _layout_of_names(audio: list[AudioFile]) -> _Layout:
     """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others; so do
-    folders that all have a word for a split, if one for training is otherwise named like another (`train-clean-100`, `test-clean`).
-    `dev` beside the test alone is for training."""
+    folders that all have a word for a split, if one for training is otherwise named like another (`train-clean`, `test-clean`)."""
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
     if above is None and (above := _above_words(audio)) is not None:
@@ -171,12 +170,7 @@ def _layout_of_names(audio: list[AudioFile]) -> _Layout:
     beside = {_folder_beside(file, above) for file in audio if not _split_below(file, above)} - {None}
     if beside and not (len({split_of_folder(folder) for folder in named}) > 1 and len(named) > len(beside)):
         return _Layout(None, _class_level(audio, 0))
-    is_dev_for_training = set(map(bytes.lower, named)) in ({b"dev", b"eval"}, {b"dev", b"test"})
-    return _Layout(above, _class_level(inside, len(above) + 1), _dev_for_training if is_dev_for_training else split_of_folder)
-
-
-def _dev_for_training(folder: bytes) -> str | None:
-    return "train" if folder.lower() == b"dev" else split_of_folder(folder)
+    return _Layout(above, _class_level(inside, len(above) + 1))
 
 
 def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
@@ -381,15 +375,13 @@ def _is_esc10(file: AudioFile) -> bool:
 
 
 def _esc_rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
-    """One row per line; names with a slash, bad folds and empty categories are quarantined."""
+    """One row per line; names with a slash and bad folds are quarantined."""
     for line, row in read_csv(inventory, name):
         file, fold, category = row["filename"], fold_number(row["fold"]), row["category"].replace("_", " ").strip().lower()
         if not file or "/" in file:
             tables.reject(name, "bad file name", f"line {line}: {file!r:.80}")
         elif fold is None:
             tables.reject(name, "bad fold", f"line {line}: {row['fold']!r:.80} is not a fold number")
-        elif not category:
-            tables.reject(name, "empty category", f"line {line}: {file}")
         else:
             source = _fold_and_original(os.path.splitext(file)[0])[1]
             yield ManifestRow(name, line, file, labels=[category], fold=fold, group=source)

@@ -1,5 +1,6 @@
 """Joining the rows of manifests with files: the main part of most adapters."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import clip_of_file, folders_of_key, youtube_clip
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, ManifestRow
+from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, is_missing, split_of
 from soundmill.manifest import escape_path, path_text
 
 NEAREST = 3  # files named for a manifest that matches none
@@ -122,16 +123,17 @@ def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
     at = f"line {row.at}" if isinstance(row.at, int) else row.at
     row.captions = tuple(tables.said(row.captions, row.origin))
     row.labels = tables.said(row.labels, row.origin, labels=True)
-    row.group = None if row.group and row.group.strip().lower() in MISSING else row.group
+    row.group = None if row.group and is_missing(row.group) else row.group
     if problem := resolver.key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
-    elif any(len(caption) > MAX_CAPTION for caption in row.captions):
+        return False
+    # Without its text, the recording still has the split, fold and group of the row.
+    if any(len(caption) > MAX_CAPTION for caption in row.captions):
         tables.reject(row.source, "caption too long", f"{at}: {row.key:.80}: over {MAX_CAPTION} characters")
+        row.captions = ()
     elif not row.captions and not row.labels and not row.bare:
         tables.reject(row.source, "empty caption", f"{at}: {row.key:.80}")
-    else:
-        return True
-    return False
+    return True
 
 
 def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: int, state: JoinState) -> dict[bytes, str]:
@@ -287,7 +289,6 @@ class ManifestFormat(ABC):
     looks: str  # description of its manifests, in errors
     remedy: str  # what to do, in errors
     unique: bool = False  # one row per recording
-    needs_rows: bool = False  # manifests without a row are none
     parts: Mapping[str, str] | None = None  # as in join
 
     def detect(self, inventory: Inventory) -> bool:
@@ -297,10 +298,18 @@ class ManifestFormat(ABC):
         """Read all manifests; unless `unique`, rows of one file are one recording with several captions."""
         tables, names = CorpusTables(), list(self.manifests(inventory))
         rows = list(self.all_rows(inventory, names, tables))
-        if not (rows if self.needs_rows else names):
+        if not (rows or names):
             raise inventory.lacks(self.looks, self.remedy)
         name_classes(rows, inventory, tables)
-        return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
+        join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
+        splits: dict[bytes, set[str | None]] = defaultdict(set)  # by folder: those that rows give
+        for recording in tables.recordings:
+            splits[os.path.dirname(recording["raw_path"])].add(recording["split"])
+        for recording in tables.recordings:
+            folder = os.path.dirname(recording["raw_path"])
+            if (split := split_of(folder)) and splits[folder] <= {split, None}:
+                recording["split"] = split  # what no row gives one, `eval_audio` does
+        return tables
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether one of its manifests shows the format, for detection: other formats may have such files too."""

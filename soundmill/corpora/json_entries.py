@@ -149,7 +149,7 @@ class Panns(ManifestFormat):
     FORMAT = "panns"
     looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
     remedy = "put one there"
-    unique = needs_rows = True
+    unique = True
     parts = WAVCAPS.parts
 
     def detect(self, inventory: Inventory) -> bool:

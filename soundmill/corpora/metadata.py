@@ -11,7 +11,7 @@ import os
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -39,9 +39,9 @@ MAX_LACKING = 100_000  # cells that rows may lack, besides one for each byte: ev
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
 NOT_UTF_8 = "lines that are not UTF-8, read as Windows-1252"
 _TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
-_SWALLOWED = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
 _UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
-_BROKEN = "texts with a line break and without quotes, whose pieces are left out"
+BROKEN = "texts with a line break and without quotes, whose pieces are left out"
+_OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _SAMPLE = 1000  # rows that show what is in which column
 _KEYS = ("file", "id", "number")
 _PROSE = re.compile(r"[^\W\d_]+[.!?:]?(\s.*)?", re.DOTALL)
@@ -187,32 +187,43 @@ class _Record:
     first: int
     last: int
     cells: list[str]
-    unclosed: bool  # it has a quote that is not closed, so it was read to the end of its line
+    unclosed: bool = False  # it has a quote that is not closed, so it was read to the end of its line
 
 
-def _records(text: str) -> Iterator[_Record]:
+def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> Iterator[_Record]:
     """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab in the first line.
 
-    A quote that is not closed, or not where a cell ends, is text up to the end of its line. csv.Error if a cell is too long.
+    A quote that is not closed, or not where a cell ends, is text up to the end of its line, and so is one that is closed only after
+    rows of files. csv.Error if a cell is too long.
     """
     header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
     mark = re.search(r"[,;\t]", header)
     delimiter = mark[0] if mark else ","
     lines = list(io.StringIO(text, newline=""))
-    at = 0
+    at, num_columns = 0, 0
     while at < len(lines):
         reader, start = csv.reader(map(lines.__getitem__, range(at, len(lines))), delimiter=delimiter, strict=True), at
         try:
             for cells in reader:
+                end = start + reader.line_num
+                inside = [line.split(delimiter) for cell in cells for line in cell.splitlines()[1:]] if end > at + 1 else []
+                rows = (row for row in inside if len(row) >= max(2, num_columns - 1) and not _is_spaced(row))
+                if any(_kind(cell) == "file" or is_file(cell) for row in rows for cell in row):
+                    raise csv.Error(_OPEN)
                 if cells:
-                    yield _Record(at + 1, start + reader.line_num, cells, False)
-                at = start + reader.line_num
-        except csv.Error:
-            over = start + reader.line_num > at + 1
+                    yield _Record(at + 1, end, cells)
+                    num_columns = num_columns or len(cells)
+                at = end
+        except csv.Error as problem:
+            over = start + reader.line_num > at + 1 or str(problem) == _OPEN
             try:
-                yield _Record(at + 1, at + 1, next(csv.reader([lines[at]], delimiter=delimiter)), over)
+                cells = next(csv.reader([lines[at]], delimiter=delimiter))
             except csv.Error as error:
                 raise csv.Error(f"{at + 1}: not readable as csv: {error}") from None
+            plain = [cell.strip('"\r\n') for cell in lines[at].split(delimiter)]
+            num_columns = num_columns or len(plain)
+            # Without a comma in its text, the quote has no meaning.
+            yield _Record(at + 1, at + 1, plain if over and len(plain) == num_columns else cells, unclosed=over)
             at += 1
 
 
@@ -224,19 +235,18 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     """
     path = escape_path(inventory.metadata[name])
     text = read_text(inventory, name)
-    records, found, lacking = _records(text), defaultdict(list), 0
     index = functools.cache(lambda: FileIndex(inventory))  # seldom needed
 
     def is_file(key: str) -> bool:
         return bool(index().resolve(key, os.path.dirname(name)).files)
 
+    records, found, lacking = _records(text, is_file), defaultdict(list), 0
     try:
-        columns = _header(records)
+        columns = _header(header := list(itertools.islice(records, 1)))
+        found[_UNCLOSED] += [f"line {record.first}" for record in header if record.unclosed]
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
         for record in _whole_rows(records, len(columns), is_file, found):
-            if record.last > record.first and _swallows_rows(record.cells, len(columns)):
-                found[_SWALLOWED].append(f"line {record.first}")
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
@@ -268,9 +278,15 @@ def _whole_rows(
     last: _Record | None = None  # held back until the next is known
     to_next = False
 
+    def completes(cells: list[str]) -> bool:
+        """Whether these cells and the last row's are one row, divided within a cell."""
+        return last is not None and len(last.cells) + len(cells) - 1 == num_columns and (spaced or not _is_spaced(cells))
+
     def is_piece(cells: list[str]) -> bool:
         like_prose = _is_spaced(cells) and not spaced and len(cells) <= num_columns
-        for cell in (cell for cell, kind in zip(cells, kinds, strict=False) if kind and _kind(cell) == kind):
+        # Numbers may follow a broken text, where rows also have the name of a file or video.
+        keys = set(_KEYS) - {"number"} if {"file", "id"} & set(kinds) and completes(cells) else {*_KEYS, "word"}
+        for cell in (cell for cell, kind in zip(cells, kinds, strict=False) if kind in keys and _kind(cell) == kind):
             if not like_prose or _kind(cell) != "file" or looks[_look(cell)] > 1 or is_file(cell):
                 return False
         short = len(cells) < num_columns and _kind(cells[0]) not in ("", "file")
@@ -280,15 +296,17 @@ def _whole_rows(
     for record in itertools.chain(head, records):
         if record.unclosed:
             found[_UNCLOSED].append(f"line {record.first}")
-        if is_piece(record.cells):
+        if not record.unclosed and is_piece(record.cells):
             to_next = not kinds[0]  # the rest of a text in the first column is in the next row
             if last and not (kinds[-1] and _kind(last.cells[-1]) == kinds[-1]):
-                found[_BROKEN].append(f"lines {last.first} and {record.last}")
-                end = len(last.cells) - 1 if len(last.cells) + len(record.cells) - 1 == num_columns else 0  # else it has commas
-                last.cells = [cell if kinds[at] or at < end else "" for at, cell in enumerate(last.cells[:num_columns])]
+                found[BROKEN].append(f"lines {last.first} and {record.last}")
+                if completes(record.cells):
+                    last.cells = [*last.cells[:-1], "", *record.cells[1:]]
+                else:  # the text has commas
+                    last.cells = [cell if kind else "" for cell, kind in zip(last.cells, kinds, strict=False)]
             continue
         if to_next:
-            found[_BROKEN].append(f"lines {record.first - 1} and {record.last}")
+            found[BROKEN].append(f"lines {record.first - 1} and {record.last}")
             record.cells[0], to_next = "", False
         if last:
             yield last
@@ -332,14 +350,8 @@ def _is_spaced(cells: list[str]) -> bool:
     return any(cell[:1] == " " for cell in cells[1:])
 
 
-def _header(records: Iterator[_Record]) -> list[str]:
+def _header(records: Iterable[_Record]) -> list[str]:
     return [column.strip().lower() for record in itertools.islice(records, 1) for column in record.cells]
-
-
-def _swallows_rows(cells: list[str], num_columns: int) -> bool:
-    """Whether a cell contains a line with as many cells as a row: an unclosed quote turns the following rows into text."""
-    lines = itertools.chain.from_iterable(cell.splitlines()[1:] for cell in cells)
-    return num_columns > 1 and any(max(map(line.count, ",;\t")) >= num_columns - 1 for line in lines)
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = HEAD_BYTES) -> bytes:

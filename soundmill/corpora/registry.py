@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from soundmill import hashing
 from soundmill.corpora import audiofolder, buckets, csv_rows, file_tables, folder, json_entries, sources
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.sources import PART_NAME
-from soundmill.corpora.tables import CorpusTables, id_of_path
+from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -216,7 +217,7 @@ def _add_recordings(part: UnionPart, tables: CorpusTables) -> dict[str, str]:
     for row in part.tables.recordings:
         own_id, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
         # Files with one path in two corpora have the same hash but are different recordings.
-        recording_id = None if own_id == id_of_path(row["raw_path"]) else own_id
+        recording_id = None if own_id == hashing.short_digest(row["raw_path"]) else own_id
         if VIDEO_ID.fullmatch(own_id) and starts.get(own_id, row["start_time"]) != row["start_time"]:
             recording_id = f"{own_id}_{row['start_time']:g}"  # another part of the video, as within one corpus
         ids[own_id] = tables.take_id(recording_id, raw_path, path)

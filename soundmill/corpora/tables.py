@@ -18,7 +18,9 @@ from soundmill.manifest import FILE_TAGS, RECORDINGS, SPLIT_NAMES, VIDEO_ID, esc
 from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
-MISSING = frozenset("- -- ? nan none null nil na n/a <na> #n/a #name? #value! #ref! #div/0! #num! #null!".split())
+_MISSING = frozenset(r"nan none null nil na n/a n.a NaT \n #n/a #name #value! #ref! #div/0! #num! #null!".split())
+_NO_CAPTION = frozenset((*NOTHING, "undefined", "missing", "not available", "no description"))
+_AROUND = "\"'()[]<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
 OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 BY_MODELS = re.compile(
@@ -112,8 +114,7 @@ class CorpusTables:
         for text in map(composed, texts):
             if all(char in BLANK or unicodedata.category(char) in "Cc Cf Mn Zl Zp Zs" for char in text):
                 continue
-            word = text.strip().lower()
-            if word in MISSING or (word in NOTHING and not labels):
+            if is_missing(text) or (not labels and text.strip(_AROUND).lower() in _NO_CAPTION):
                 what = "labels" if labels else "captions"
                 self.counts[f"{what}_that_say_nothing"] += 1
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")
@@ -154,7 +155,7 @@ class CorpusTables:
             recording_id = None
         while recording_id is None:
             # Hashed again if another path has the same hash (10⁻⁹ at 500 files).
-            hashed, raw_path = id_of_path(raw_path), raw_path + b"\0"
+            hashed, raw_path = hashing.short_digest(raw_path), raw_path + b"\0"
             recording_id = hashed if hashed not in self._ids else None
         self._ids[recording_id] = path
         return recording_id
@@ -207,6 +208,7 @@ class CorpusTables:
             count = self.counts[f"{what}_that_say_nothing"]
             self.remarks.append(f"{count} {what} are words for a missing value and are left out (first: {first})")
         self._nothing = {}
+        self._train_on_valid()
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
         for row in self.captions:
@@ -224,15 +226,26 @@ class CorpusTables:
             elif row["recording_id"] not in with_captions and row["path"] not in reported:
                 self.orphans.append({"path": row["path"]})
 
-
-def id_of_path(raw_path: bytes) -> str:
-    """Id of a recording that has no other id: 12 hex digits of its path's hash."""
-    return hashing.short_digest(raw_path)
+    def _train_on_valid(self) -> None:
+        """If only valid and test are given, valid is for training, which keeps the test; unless others with descriptions are."""
+        rows, captioned = self.recordings, {row["recording_id"] for row in self.captions}
+        described = [row for row in rows if row["labels"] or row["recording_id"] in captioned] or rows
+        if {row["split"] for row in rows} - {None} == {"valid", "test"} and all(row["split"] for row in described):
+            valid = [row for row in rows if row["split"] == "valid"]
+            for row in valid:
+                row["split"] = "train"
+            self.remark([row["path"] for row in valid], "recordings of the validation set are for training: no other is given")
 
 
 def _clean(text: str) -> str:
     """Composed text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
     return " ".join(composed(text).split()).encode("utf-8", "replace").decode()
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is no value (`nan`, `"None"`, `(null)`, `—`)."""
+    word = text.strip(_AROUND)
+    return not word or not _MISSING.isdisjoint((word, word.lower()))
 
 
 def is_no_description(name: bytes) -> bool:

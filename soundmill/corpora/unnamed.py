@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from soundmill.corpora.inventory import MEDIA, Inventory
 from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.metadata import HEAD_BYTES, LINE_END, first_keys, read_head, read_json, read_lines
+from soundmill.corpora.metadata import BROKEN, HEAD_BYTES, LINE_END, first_keys, read_head, read_json, read_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.tables import OPENING
 from soundmill.errors import UserError
@@ -21,6 +22,7 @@ from soundmill.manifest import SPLIT_NAMES
 
 _LIST = re.compile(rb"\.(?:csv|tsv|txt|lst|list)$", re.IGNORECASE)
 _ID = re.compile(r"(?=\w*\d)\w+(?:-\w+)+")  # LibriSpeech's `19-198-0000`
+_NAME = re.compile(rf"#.*|\S*\.\w+|{_ID.pattern}")  # a comment, and what looks like a file or an id
 _FURTHER = r"[\t|]|\.(?:wav|flac|mp3|ogg)\b|[\s,;]\d*\.\d+$"  # another cell, the name of a file, a score or a time
 _SAMPLED = 400  # lines
 _LONGEST_LABEL = 3  # words
@@ -89,9 +91,14 @@ def read(inventory: Inventory, name: bytes, form: Form) -> Iterator[Row]:
             fields = value if isinstance(value, dict) else {form.columns[0]: value}
             yield key, {**{field: fields[field] for field in fields if field.strip().lower() != "file"}, "file": key}
         return
-    for at, line in read_lines(inventory, name):
-        file, text = _cells(line, form.separator)
-        yield at, {"file": file, form.columns[0]: text} if _is_name(file) else {}
+    rows, broken = [(at, *_cells(line, form.separator)) for at, line in read_lines(inventory, name)], []
+    for (at, file, text), (after, rest, _) in pairwise([*rows, (0, ".x", "")]):
+        if form.separator and not _NAME.fullmatch(rest):  # the rest of the text: neither half is one
+            broken.append(f"lines {at} and {after}")
+            text = ""
+        if not form.separator or _NAME.fullmatch(file):
+            yield at, {"file": file, form.columns[0]: text} if _is_name(file) else {}
+    inventory.remark(name, BROKEN, broken)
 
 
 def _is_name(text: str) -> bool:

@@ -20,6 +20,7 @@ LINES = (
     'LJ001-0002|says "20" times|says "twenty times\n'
     "LJ001-0003|only this|\n"
 )
+OF_TEST = ("test", None, "r1nicOVtvkQ")  # split, fold, group
 WAVS = ("wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "wavs/LJ001-0003.wav")
 
 
@@ -80,8 +81,7 @@ def test_a_csv_that_lacks_a_column_or_no_csv_at_all_is_an_error_that_names_what_
     ("name", "split"),
     [
         (b"train.csv", "train"),
-        (b"x/val.csv", "valid"),
-        (b"audiocaps_valid.csv", "valid"),
+        (b"x/audiocaps_val.csv", "valid"),
         (b"TEST.csv", "test"),
         (b"train_test.csv", None),
         (b"contest.csv", None),
@@ -109,9 +109,9 @@ def test_real_captions(shared, tmp_path):
         (tmp_path / forms[number % 4].format(*window)).write_bytes(b"RIFF")
 
     tables = csv_rows.AUDIOCAPS.read(inventory.list_files(tmp_path), 16)
-    assert not tables.rejected
+    assert [row["reason"] for row in tables.rejected] == ["empty caption"] * 3  # `Not available`
     assert not tables.collisions
-    assert len(tables.captions) == 49_838 + 2_475 + 4_875
+    assert len(tables.captions) == 49_838 + 2_475 + 4_875 - 3
     assert {(row["recording_id"], f"{row['start_time']:g}") for row in tables.recordings} == windows
     ids = {row["recording_id"] for row in tables.recordings}
     assert {row["recording_id"] for row in tables.captions} >= ids
@@ -169,16 +169,6 @@ def test_the_freesound_original_is_the_group(clotho, number):
     assert groups["validation/door.wav"] is None
 
 
-def test_splits_in_plain_words_are_kept_and_keep_files_of_one_name_apart(tmp_path):
-    put(tmp_path, "train/x.wav", "test/x.wav", "train/rain in town.wav")
-    write(tmp_path, "train.csv", CLOTHO + "x.wav,A dog,b,,,\nrain in town.wav,Rain,,,,\n")
-    write(tmp_path, "test.csv", CLOTHO + "x.wav,A gun,d,,,\n")
-    tables = scan(tmp_path)
-    assert recordings(tables, "split") == {"test/x.wav": "test", "train/rain in town.wav": "train", "train/x.wav": "train"}
-    assert captions(tables) == {"test/x.wav": ["A gun", "d"], "train/x.wav": ["A dog", "b"], "train/rain in town.wav": ["Rain"]}
-    assert not tables.ambiguous
-
-
 @pytest.mark.parametrize(("first", "meaning"), [("dev", "train"), ("train", "valid")])
 def test_what_dev_is_follows_from_what_else_there_is(tmp_path, first, meaning):
     """Clotho's is for development; beside a training set it is to validate with. `eval` ends with `val`, and is not it."""
@@ -188,15 +178,50 @@ def test_what_dev_is_follows_from_what_else_there_is(tmp_path, first, meaning):
         write(tmp_path, f"{name}.csv", CLOTHO + f"x.wav,{name} sound,,,,\n")
     tables = scan(tmp_path)
     assert captions(tables) == {f"{name}/x.wav": [f"{name} sound"] for name in names}
+    assert not tables.ambiguous
     assert recordings(tables, "split") | {"dev/x.wav": meaning, "eval/x.wav": "test"} == recordings(tables, "split")
 
 
 def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
     """Clotho's test part has no captions; what is dealt out would be trained on."""
-    put(clotho, "test/a.wav", "test_retrieval_audio/b.wav", "development/c.wav", "extra/d.wav", "e.wav")
+    put(clotho, "test/a.wav", "test_retrieval_audio/b.wav", "extra/d.wav", "e.wav")
     splits = recordings(scan(clotho), "split")
-    found = {"test/a.wav": "test", "test_retrieval_audio/b.wav": "test", "development/c.wav": "train"}
-    assert splits | found | {"extra/d.wav": None, "e.wav": None} == splits
+    assert splits | {"test/a.wav": "test", "test_retrieval_audio/b.wav": "test", "extra/d.wav": None, "e.wav": None} == splits
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "outcome"),
+    [
+        ("test.csv", HEADER + "1,r1nicOVtvkQ,30,nan\n", OF_TEST),
+        ("test.csv", HEADER + f"1,r1nicOVtvkQ,30,{'x' * 70_000}\n", OF_TEST),
+        ("test.csv", "FileName,Class\nr1nicOVtvkQ_30.wav,\n", OF_TEST),
+        ("eval.csv", "fname,labels\nr1nicOVtvkQ_30,nan\n", OF_TEST),
+        ("test.json", '{"location": "r1nicOVtvkQ_30.wav", "captions": [""]}', OF_TEST),
+        ("m.csv", "ytid,start_s,caption,is_audioset_eval\nr1nicOVtvkQ,30,a song\nwith drums,True\n", OF_TEST),
+        ("u.csv", "slice_file_name,fsID,fold,class\nr1nicOVtvkQ_30.wav,7,3,None\n", (None, 3, "7")),
+        ("u.csv", "slice_file_name,fsID,fold,class\nx.wav,nan,3,dog\n", (None, 3, None)),
+        ("esc50.csv", "filename,fold,category\n1-17-A-0.wav,2,\n", (None, 2, "17")),
+    ],
+)
+def test_a_row_without_a_text_still_tells_the_split_the_fold_and_the_group(tmp_path, name, text, outcome):
+    put(tmp_path, "fold3/r1nicOVtvkQ_30.wav", "fold3/x.wav", "1-17-A-0.wav")
+    write(tmp_path, name, text)
+    found = recordings(scan(tmp_path), "split", "fold", "group")
+    named = next(path for path in found if path.removeprefix("fold3/")[:11] in text)
+    assert found[named] == outcome
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [(HEADER, "1,{0},30,a dog\n"), ("fname,labels\n", "{0}_30,dog\n"), ("file_name,caption_1\n", "{0}_30.wav,a dog\n")],
+)
+def test_without_a_training_set_the_validation_set_is_for_training_and_the_test_is_kept(tmp_path, header, row):
+    put(tmp_path, *(f"{name}_30.wav" for name in ("dev_audio/r1nicOVtvkQ", "eval_audio/AAaaAAAAAAA", "eval_audio/not listed")))
+    write(tmp_path, "val.csv", header + row.format("r1nicOVtvkQ"))
+    write(tmp_path, "eval.csv", header + row.format("AAaaAAAAAAA"))
+    tables = scan(tmp_path)
+    assert list(recordings(tables, "split").values()) == ["train", "test", "test"]
+    assert "1 recordings of the validation set are for training" in str(tables.remarks)
 
 
 def test_urbansound8k(tmp_path):
@@ -212,8 +237,8 @@ def test_urbansound8k(tmp_path):
         "audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032", None),
     }
     assert not tables.captions
-    assert [row["reason"] for row in tables.rejected] == ["bad fold", "empty category"]
-    assert [row["id"] for row in tables.missing] == ["fold3/gone.wav", "fold3/../../../etc/passwd"]
+    assert [row["reason"] for row in tables.rejected] == ["bad fold", "empty caption"]
+    assert [row["id"] for row in tables.missing] == ["fold2/y.wav", "fold3/gone.wav", "fold3/../../../etc/passwd"]
     assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
 
 
@@ -228,7 +253,7 @@ def test_a_table_of_files_and_classes(tmp_path):
         "Train_submission/Train_submission/4.wav": (["guitar"], "train"),
         "Train_submission/Train_submission/a b.wav": (["bass drum"], "train"),
     }
-    assert [row["reason"] for row in tables.rejected] == ["empty category"]
+    assert [row["reason"] for row in tables.rejected] == ["empty caption"]
 
 
 def test_the_bbcs_library(tmp_path):
@@ -344,7 +369,8 @@ def test_ljspeech_with_odd_lines(tmp_path):
     assert tables.format == "ljspeech"
     found = {path: texts for path, texts in captions(tables).items() if path in WAVS}
     assert found == {WAVS[0]: ["one", "another"], WAVS[1]: ["two cells"], WAVS[2]: ["café"]}
-    assert tables.collisions == [{"id": "wavs/LJ001-0001", "origins": ["metadata.csv:1", "metadata.csv:2"]}]
+    origins = [entry["origins"] for entry in tables.collisions]
+    assert origins == [["metadata.csv:1", "metadata.csv:2"], ["metadata.csv:10", "metadata.csv:11"]]
     found = [(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected]
     assert found == [("bad id", "line 7"), ("bad row", "line 8"), ("bad row", "line 9"), ("empty caption", "line 10")]
     assert [row["id"] for row in tables.missing] == ["wavs/../../../etc/passwd"]

@@ -126,11 +126,12 @@ def test_texts_without_recording_are_missing(lay):
     assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
 
 
-def test_texts_with_the_extension_of_their_recording(lay):
+def test_texts_with_the_extension_of_their_recording_and_of_two_the_normalised(lay):
     texts = {"b.wav.txt": "A cat", "a.wav.txt": "A dog", "c.wav.txt": "A cow"}
-    tables = registry.read("folder", lay("a.wav", "b.wav", **texts), 1)
-    assert [row["caption"] for row in tables.captions] == ["A dog", "A cat", "A cow"]
-    assert ([row["id"] for row in tables.missing], tables.remarks) == (["c.wav"], [])
+    texts |= {"d.original.txt": "Mr. X", "d.normalized.txt": "Mister X"}
+    tables = registry.read("folder", lay("a.wav", "b.wav", "d.wav", **texts), 1)
+    assert [row["caption"] for row in tables.captions] == ["A dog", "A cat", "Mister X", "A cow"]
+    assert ([row["id"] for row in tables.missing], len(tables.remarks)) == (["c.wav"], 1)  # of what is not read
 
 
 def test_texts_in_a_folder_of_their_own(lay):
@@ -146,11 +147,6 @@ def test_a_text_of_two_microphones_describes_both_and_keeps_them_together(lay):
     tables = registry.read("auto", lay("wav/p1/p1_1_mic1.wav", "wav/p1/p1_1_mic2.wav", **{"txt/p1/p1_1.txt": "Please call"}), 1)
     assert captions(tables) == {f"wav/p1/p1_1_mic{mic}.wav": ["Please call"] for mic in (1, 2)}
     assert set(recordings(tables, "group").values()) == {"wav/p1/p1_1"}  # not of another folder's files of that name
-
-
-def test_of_texts_of_one_recording_the_normalised_is_read(lay):
-    tables = registry.read("auto", lay("a.wav", **{"a.original.txt": "Mr. X", "a.normalized.txt": "Mister X"}), 1)
-    assert (captions(tables), tables.missing) == ({"a.wav": ["Mister X"]}, [])
 
 
 @pytest.mark.parametrize(
@@ -239,13 +235,6 @@ def test_esc50_twice_is_a_collision_and_one_folder_is_described(lay):
     assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
 
 
-def test_esc50_rows_of_one_file_are_reported(lay):
-    meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n1-1-A-0.wav,2,1,rooster,,1,A\n"
-    tables = registry.read("esc", lay("audio/1-1-A-0.wav", **{"esc50.csv": meta}), 1)
-    assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]
-    assert recordings(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
-
-
 @pytest.mark.parametrize("extension", ["wav", "au"])
 def test_gtzan(tmp_path, extension):
     names = [f"genres_original/{genre}/{genre}.{number:05d}.{extension}" for genre in ("blues", "hiphop") for number in (0, 54)]
@@ -290,19 +279,10 @@ def test_sc09_is_the_ten_digits_of_speech_commands_and_recognised_by_them_alone(
     assert found == {WORDS[4]: (["nine"], "train"), WORDS[2]: (["zero"], "train"), WORDS[3]: (["zero"], "test")}
     assert tables.missing == []  # what the lists say of other words is no concern of it
     assert tables.remarks[1] == f"2 recordings of other words than those of sc09, which are left out (first: {WORDS[0]})"
-    put(tmp_path / "alone", *WORDS[2:])
-    tables = scan(tmp_path / "alone")
-    assert (tables.format, set(recordings(tables, "split").values())) == ("sc09", {None})
-
-
-def test_without_lists_a_speaker_keeps_recordings_together(tmp_path):
-    """In whatever folder it was unpacked to, as torchaudio has it."""
-    put(tmp_path, *(f"SpeechCommands/speech_commands_v0.02/{name}" for name in WORDS))
-    tables = scan(tmp_path)
-    assert tables.format == "speech_commands"
-    assert sorted(recordings(tables, "split", "group").values(), key=str) == sorted(
-        [(None, FIRST), (None, FIRST), (None, SECOND), (None, THIRD), (None, THIRD)], key=str
-    )
+    for format, names in (("sc09", WORDS[2:]), ("speech_commands", WORDS)):  # in whatever folder, as torchaudio has it
+        tables = scan(put(tmp_path / format, *(f"SpeechCommands/speech_commands_v0.02/{name}" for name in names)))
+        assert (tables.format, set(recordings(tables, "split").values())) == (format, {None})
+        assert recordings(tables, "group") == {row["path"]: row["path"].split("/")[-1].split("_")[0] for row in tables.recordings}
 
 
 @pytest.mark.parametrize("prefix", ["", "speech_commands_v0.02/"])

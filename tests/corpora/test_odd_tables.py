@@ -57,7 +57,11 @@ def test_fsd50k_is_read_with_its_labels_and_splits(shared):
     [
         ('a.wav,"a dog\nb.wav,wind\n', {"a.wav": ["a dog"], "b.wav": ["wind"]}, "(first: line 2)"),
         ('a.wav,"a dog\nb.wav,"wind, rain"\n', {"a.wav": ["a dog"], "b.wav": ["wind, rain"]}, "(first: line 2)"),
-        ('a.wav,"a\ndog, barking"\nb.wav,wind\n', {"a.wav": ["a dog, barking"], "b.wav": ["wind"]}, "contain lines like rows"),
+        ('a.wav,wind\nb.wav,"a dog', {"a.wav": ["wind"], "b.wav": ["a dog"]}, "(first: line 3)"),
+        ('"a.wav,a dog\nb.wav,wind\n', {"a.wav": ["a dog"], "b.wav": ["wind"]}, "(first: line 2)"),
+        ('a.wav,"a dog\nb.wav,wind\nc.wav,rain"\n', {"a.wav": ["a dog"], "b.wav": ["wind"]}, "(first: line 2)"),
+        ('a.wav,"a dog\nb.wav, then a cat"\n', {"a.wav": ["a dog b.wav, then a cat"]}, ""),
+        ('a.wav,"a\ndog, barking"\nb.wav,wind\n', {"a.wav": ["a dog, barking"], "b.wav": ["wind"]}, ""),
         ('a.wav,"hi" she said\nb.wav,wind\n', {"a.wav": ["hi she said"], "b.wav": ["wind"]}, ""),
         ("a.wav,a dog\nbarks loud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
         ("a.wav,a dog\nbarks\nloud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
@@ -70,6 +74,8 @@ def test_fsd50k_is_read_with_its_labels_and_splits(shared):
         ("a.wav\nb.wav,wind\n", {"b.wav": ["wind"]}, ""),
         ("b.wav,wind\na.wav\n", {"b.wav": ["wind"]}, ""),
         ("a.wav,unknown\nb.wav,#DIV/0!\n", {}, "2 captions are words for a missing value"),
+        ('a.wav,Not available.\nb.wav,"""None"""\n', {}, "2 captions are words for a missing value"),
+        ("a.wav,\\N\nb.wav,…\n", {}, "2 captions are words for a missing value"),
         ("a.wav,nan gwaan\nb.wav,none of it\n", {"a.wav": ["nan gwaan"], "b.wav": ["none of it"]}, ""),
         ("\n\na.wav,a dog\n", {"a.wav": ["a dog"]}, ""),
     ],
@@ -87,6 +93,10 @@ def test_rows_that_people_write(tmp_path, rows, found, remark):
         "text,file_name\nwind blows,b.wav\nx,c.wav\na dog, loud\nand howls,a.wav\n",
         "file_name\ttext\nb.wav\twind blows\na.wav\ta dog\nbarks\tand howls\n",
         "file_name,text,label\na.wav,a dog\nbarks, loud,dog\nb.wav,wind blows,wind\n",
+        "file_name,start,text,fold\nb.wav,0,wind blows,1\na.wav,3,a dog\nbarks,2\n",
+        'file_name,"text,label\nb.wav,wind blows,wind\n',
+        'file_name,text,label\nb.wav,"wind blows,wind\n',
+        "b.wav,wind blows\na.wav,a dog\nbarks loud\nc.wav,rain falls\n",
         "bpm,file_name,text,licence\n120,c.wav,x,y\nunknown,b.wav,wind blows\n90,a.wav,a dog\nbarks, and howls,y,z\n",
     ],
 )
@@ -223,8 +233,8 @@ def test_labels_of_a_table_that_are_written_in_two_ways_are_one(tmp_path, name, 
         ("true", []),
         ('{"a": 1}', []),
         ("[3.0, NaN, 3]", ["3"]),
-        ('"nan"', []),
-        ('"N/A"', []),
+        ('["N/A", "NaT", "n.a.", "(null)", "\\\\N", "—"]', []),
+        ('["nat", "missing", "undefined", "name", "c++", "n"]', ["nat", "missing", "undefined", "name", "c++", "n"]),
         ('["<NA>", "dog"]', ["dog"]),
         ('"unknown"', ["unknown"]),
         (r'["\u3164", "\u115f \uffa0", "\u2800\u1160", "\u200b", "\u034f", "\ud83d\udd14"]', ["🔔"]),
@@ -239,12 +249,6 @@ def test_values_that_may_be_classes(tmp_path, label, expected):
 def test_folders_may_be_called_as_words_for_nothing(tmp_path):
     names = ("none/a.wav", "nan/b.wav", "unknown/c.wav")
     assert recordings(scan(put(tmp_path, *names)), "labels") == {name: [name.split("/")[0]] for name in names}
-
-
-def test_recordings_without_an_original_are_no_group(tmp_path):
-    put(tmp_path, "fold1/a.wav", "fold1/b.wav")
-    write(tmp_path, "u.csv", "slice_file_name,fsID,fold,class\na.wav,nan,1,dog\nb.wav,nan,1,dog\n")
-    assert set(recordings(scan(tmp_path), "group").values()) == {None}
 
 
 @pytest.mark.parametrize("number", ["1e999999", "9" * 400, "-Infinity", "9" * 5000])
