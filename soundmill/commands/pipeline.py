@@ -74,8 +74,8 @@ def run(
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
-    How it is trained, and for how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or
-    a vocoder. Parameters change nothing else.
+    How it is trained, and for how many steps, follows from the recordings and the minutes, unless you name a model, an
+    experiment or a vocoder. Parameters change nothing else.
     """
     from flows import checkout, locks
     from soundmill.corpora import survey
