@@ -41,7 +41,6 @@ WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.p
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Who takes part: models, and each training's share of the minutes
 
 
@@ -280,7 +279,6 @@ class Contest(trials.Trials):
         return results, [row.name for row in rows if row.why_not]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A row: times its steps, then trains, generates and scores with every seed
 
 
@@ -409,7 +407,6 @@ def total_seconds(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> t
     return sum(one.get("seconds", 0.0) for one in took), sum(one.get("training", 0.0) for one in took)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # All rows together
 
 

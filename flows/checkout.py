@@ -203,7 +203,6 @@ def _outside(home: Path, destination: Path) -> list[str]:
     return missing
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Workspaces
 
 
@@ -314,7 +313,6 @@ def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.
     return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=provenance.without_outer_git())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The cache. Only what its listed checkouts made is removed: other projects may use it too, and it may have their only copies.
 # `dvc gc` would remove all that the checkouts which it is given do not need.
 

@@ -325,7 +325,6 @@ def _words(text: str) -> list[str]:
     return [line.removeprefix("ERROR: ") for line in text.splitlines() if line.strip()][-KEPT_LINES:]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # dvc.lock
 
 
@@ -382,7 +381,6 @@ def fault_of_lock(path: Path) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The remote
 
 
@@ -425,7 +423,6 @@ def push(root: Path, target: str) -> list[str]:
     return [name for name, state in states.items() if state == "new"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The cache
 
 

@@ -100,7 +100,6 @@ def show(home: Path, directory: Path, key: str, results: ResultsTable, run: trac
         tell(line)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The figure: a panel per metric, or of the speed
 
 

@@ -16,7 +16,6 @@ MIN_LOSSES = 5  # held-out losses needed to estimate a slope
 Difference = Mapping[str, Any]  # of two rows, as evaluation.pairwise.PairwiseResult describes it
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Scores, from the metrics that `evaluate` writes
 
 
@@ -181,7 +180,6 @@ def embedder_of(metric: str) -> str:
     return metric.removeprefix(kind_of(metric)).removeprefix("_")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Rows
 
 
@@ -340,7 +338,6 @@ def falling(row: Row) -> list[Training]:
     return [one for one in row.trainings if one.slope and one.slope.high < 0 and one.slope.value < -MIN_IMPROVEMENT]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Ranking
 
 

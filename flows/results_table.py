@@ -97,7 +97,6 @@ def table(rows: Sequence[results.Row], columns: Columns) -> pd.DataFrame:
     return pd.DataFrame({heading: texts for heading, texts in cells.items() if any(texts)})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What both kinds of tables show
 
 
@@ -235,7 +234,6 @@ def _numbers(row: results.Row) -> dict[str, Any]:
     return line
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # In words
 
 

@@ -95,7 +95,7 @@ def export_corpus(
         str,
         typer.Argument(
             help="amphion, audiocaps, audiocraft, audiofolder, audiofolder_csv, audiofolder_parquet, audioldm, clotho, esc, "
-            "folder, gtzan, lhotse, musiccaps, nsynth, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
+            "folder, lhotse, musiccaps, nsynth, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],

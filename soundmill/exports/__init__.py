@@ -89,28 +89,6 @@ def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
     captioned.write_table(directory / "metadata/UrbanSound8K.csv", rows)
 
 
-class Gtzan(Files):
-    """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` maps files to clips."""
-
-    def __init__(self, directory: Path, final: Path):
-        super().__init__(self._place, write_gtzan, directory, final, needs="label")
-        self._count: Counter[str] = Counter()
-
-    def _place(self, clip: ExportClip) -> str:
-        genre = clip.labels[0]
-        if not re.fullmatch(f"[a-z]{{1,{LONGEST_NAME}}}", genre):
-            raise NotExpressible(f"label {genre!r} is not one word of lowercase letters")
-        if self._count[genre] > 99_999:
-            raise NotExpressible(f"more than 100000 clips of {genre}")
-        self._count[genre] += 1
-        return f"genres_original/{genre}/{genre}.{self._count[genre] - 1:05d}.wav"
-
-
-def write_gtzan(placed: Placed, directory: Path, final: Path) -> None:
-    lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
-    (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
     """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
     families = _numbers(placed)
@@ -249,7 +227,6 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "clotho": partial(Files, lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
     "esc": partial(Files, clip_path(".wav"), write_esc, needs="label"),
     "folder": Folder,
-    "gtzan": Gtzan,
     "lhotse": partial(Files, clip_path(".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": partial(Files, captioned.video_place, captioned.write_musiccaps),
     "nsynth": partial(Files, lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),

@@ -13,9 +13,9 @@ from tests.prepared import RATE, ROWS, prepare, wave_of
 # The name of a format among the adapters, where it is another one.
 READ_AS = {"tango": "tango_json", "audiofolder_csv": "audiofolder", "audiofolder_parquet": "audiofolder"}
 OTHERS = {"webdataset", "lhotse"}  # only written
-WITHOUT_SPLITS = {"gtzan", "musiccaps", "stable_audio"}
+WITHOUT_SPLITS = {"musiccaps", "stable_audio"}
 ONE_CAPTION = {"stable_audio"}  # the rest is kept beside it
-WITHOUT_CAPTIONS = {"esc", "gtzan", "nsynth", "urbansound8k"}
+WITHOUT_CAPTIONS = {"esc", "nsynth", "urbansound8k"}
 
 
 @pytest.mark.parametrize("name", sorted(set(exports.FORMATS) - OTHERS))
