@@ -148,6 +148,6 @@ def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups(
 @pytest.mark.parametrize("condition", ["label", "caption", "none"])
 def test_recordings_of_any_description_have_parameters_that_a_run_accepts(condition):
     choice = params.parse(Choice, params.read_yaml(ROOT / "conf/run.yaml"), "conf/run.yaml")
-    document = registry.compose(ROOT / "conf", ["corpus=auto", *choice.overrides, *choice.short, *getattr(choice, condition)])
+    document = registry.compose(ROOT / "conf", ["corpus=auto", *choice.overrides, *choice.short, *getattr(choice, condition, [])])
     registry.check(document)
     assert document["audio_dit"]["train"]["condition"] == condition

@@ -36,14 +36,13 @@ LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and
 
 
 class Choice(parameters.StageParams):
-    """conf/run.yaml: what is trained; `label`, `caption` and `none` have overrides for how the recordings are described."""
+    """conf/run.yaml: how to train by label; `caption` and `none` have overrides for recordings that are described otherwise."""
 
     minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
     why: str
     overrides: list[str]
     short_below: float = Field(gt=0, description="median seconds of recordings that `short` is for")
     short: list[str]
-    label: list[str]
     caption: list[str]
     none: list[str]
 
@@ -65,7 +64,7 @@ def run(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Minutes for the whole run; training takes what the other stages leave (default: 30, if no model is named)."
+            help="Minutes for the whole run; training takes what the other stages leave (default: 30, if none of these is named)."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
@@ -75,7 +74,7 @@ def run(
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
     How it is trained, and for how many steps, follows from the recordings and the minutes, unless you name a model, an
-    experiment or a vocoder. Parameters change nothing else.
+    experiment, a scale or a vocoder. Parameters change nothing else.
     """
     from flows import checkout, locks
     from soundmill.corpora import survey
@@ -96,8 +95,9 @@ def run(
     _check_minutes(minutes)
     chosen = [*([f"model={model}"] if model else []), *changes]
     choice = parameters.parse(Choice, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-    chooses = bool(folder) and not any(re.match(r"[+~]*(model|experiment|vocoder)=", change) for change in chosen)
     document = _composed(root, folder, chosen)
+    settled = {"model", "experiment", "scale", "vocoder", *document["families"]}
+    chooses = bool(folder) and settled.isdisjoint(change.partition("=")[0].lstrip("+~") for change in chosen)
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
@@ -157,7 +157,6 @@ def bakeoff(
     each family, and whether more training would likely help. A family that cannot use these recordings is listed with the reason.
     Table, figure and page are in data/report/bakeoff/; a stopped bake-off resumes.
     """
-
     folder, changes = _folder_and_overrides(corpus, overrides)
     chosen, here = [], Path.cwd()
     with chdir(root):  # Prefect's settings and login are the project's
@@ -254,8 +253,6 @@ def _check_not_own(folder: Path, root: Path) -> None:
 def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> dict[str, Any]:
     from soundmill.models import registry
 
-    if folder and not any(change.startswith(("corpus=", "experiment=")) for change in chosen):
-        return registry.compose(root / "conf", ["corpus=auto", *chosen])
     document = registry.compose(root / "conf", chosen)
     if folder and not document["corpus"]["external"]:  # otherwise the experiment or the override sets the format
         document = registry.compose(root / "conf", ["corpus=auto", *chosen])
@@ -298,10 +295,9 @@ def _chosen(choice: Choice, family: str, contents: Survey) -> list[str]:
     condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
     by = "" if condition == "none" else f" by {condition}"
     short = choice.short if contents.median_seconds < choice.short_below else []
-    sounds = f"sounds of {contents.median_seconds:.3g} s"
-    terminal.say(f"choice      {family}{by}, for {sounds}: {choice.why} (docs/results.md)")
+    terminal.say(f"choice      {family}{by}, for sounds of {contents.median_seconds:.3g} s: {choice.why} (docs/results.md)")
     terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
-    return [*choice.overrides, *short, *getattr(choice, condition)]
+    return [*choice.overrides, *short, *getattr(choice, condition, [])]
 
 
 def _family_for(document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:

@@ -198,7 +198,7 @@ def compare_spectrograms(
             "family's own and its neighbours.",
         ),
     ] = None,
-    family: Annotated[str, typer.Option(help="The family with the other settings of spectrogram and Griffin-Lim.")] = "ddpm_mel",
+    family: Annotated[str, typer.Option(help="The family with the other settings of spectrogram and Griffin-Lim.")] = "audio_dit",
     embedder: Annotated[str, typer.Option(help="Measures FAD and classes; `soundmill weights list` names all.")] = "yamnet",
     split: Split = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Compare with at most this many clips.")] = 100,
@@ -246,8 +246,7 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
     spectrogram = params.parse_section(document, f"spectrogram.{document['mel_families'][family]['mel']}", SpectrogramParams)
     _, _, sampling = read_sections(document, family, kind.train_params, kind.generate_params)
     griffin_lim = GriffinLimParams(**{name: getattr(sampling, name) for name in GriffinLimParams.model_fields})
-    probe_clips = params.section(document, "evaluate.probe_clips", "params.yaml")
-    return spectrogram.spec, griffin_lim, spectrogram.clips, probe_clips
+    return spectrogram.spec, griffin_lim, spectrogram.clips, params.section(document, "evaluate.probe_clips", "params.yaml")
 
 
 def _show(comparison: Comparison, what: str, base: MelSpec) -> None:

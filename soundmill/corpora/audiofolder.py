@@ -15,11 +15,12 @@ from decimal import Decimal
 from typing import Any
 
 from soundmill.corpora import sound_tags, sources
+from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.join import MACHINE_ID, join, name_classes
 from soundmill.corpora.json_entries import texts
-from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
+from soundmill.corpora.metadata import first_keys, read_entries
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id

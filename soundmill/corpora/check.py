@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import csv_files, disk, params
-from soundmill.corpora import inventory, metadata, registry, terms
+from soundmill.corpora import csv_tables, inventory, registry, terms
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.clip_plan import check_rate
 from soundmill.corpora.inventory import Inventory
@@ -249,8 +249,8 @@ def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:
     return {
         f"{below}{escape_path(name)}:{line}": cells["audiocap_id"]
         for name in part.inventory.csv_files()
-        if below + escape_path(name) in tables and "audiocap_id" in metadata.csv_columns(part.inventory, name)
-        for line, cells in metadata.read_csv(part.inventory, name)
+        if below + escape_path(name) in tables and "audiocap_id" in csv_tables.csv_columns(part.inventory, name)
+        for line, cells in csv_tables.read_csv(part.inventory, name)
         if f"{below}{escape_path(name)}:{line}" in origins
     }
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
+from soundmill.corpora.csv_tables import csv_columns, csv_files_with, read_csv
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
 from soundmill.corpora.json_entries import texts
-from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
+from soundmill.corpora.metadata import head_lines, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
 from soundmill.errors import UserError
@@ -342,9 +343,8 @@ def _tables_of_labels(inventory: Inventory, with_captions: Iterable[bytes], tabl
     """Names of csv files with labels; a list of captions that lacks a column is a UserError, other lists are ignored."""
     rest = {name: _columns(inventory, name) for name in inventory.csv_files() if name not in with_captions}
     with_labels = [name for name, columns in rest.items() if columns.issuperset(LABEL_COLUMNS)]
-    others = [(escape_path(name), columns) for name, columns in rest.items() if not columns.issuperset(LABEL_COLUMNS)]
-    lacking = [(path, columns) for path, columns in others if len(columns & set(COLUMNS)) > 1]
-    lacking.sort(key=lambda table: "audiocap_id" not in table[1])
+    others = [(escape_path(name), columns) for name, columns in rest.items() if name not in with_labels]
+    lacking = sorted((one for one in others if len(one[1] & set(COLUMNS)) > 1), key=lambda one: "audiocap_id" not in one[1])
     if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
         path, columns = lacking[0]
         missing = ", ".join(column for column in COLUMNS if column not in columns)

@@ -12,11 +12,12 @@ from typing import Any
 
 from soundmill.corpora import unnamed
 from soundmill.corpora.audiofolder import CAPTIONS, LABELS, row_of
+from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
+from soundmill.corpora.metadata import first_keys, read_entries
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_no_description, split_of, split_of_file
@@ -228,13 +229,11 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
                 named[name] = split
     others = {name: words_beside_split(stems[name]) for name in named}
 
-    def has_counterpart(name: bytes) -> bool:
-        """Whether a table of another split has otherwise the same name, or a shorter or longer one."""
-        return any(
-            split != named[name] and (others[name] <= others[one] or others[one] <= others[name]) for one, split in named.items()
-        )
+    def is_kept(name: bytes, split: str) -> bool:  # a table of another split has otherwise the same, a shorter or a longer name
+        pairs = ((other, others[one], others[name]) for one, other in named.items())
+        return (split != "train" and _is_list(name)) or any(other != split and (a <= b or b <= a) for other, a, b in pairs)
 
-    named = {name: split for name, split in named.items() if has_counterpart(name) or (split != "train" and _is_list(name))}
+    named = {name: split for name, split in named.items() if is_kept(name, split)}
     splits: dict[Recording, set[str]] = defaultdict(set)
     for name, split in named.items():
         for recording in listed[name]:

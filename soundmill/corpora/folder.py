@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from soundmill.corpora.csv_tables import csv_files_with, read_csv
 from soundmill.corpora.inventory import AudioFile, Inventory, composed, is_about_corpus
 from soundmill.corpora.join import join
-from soundmill.corpora.metadata import MAX_TEXT_BYTES, csv_files_with, read_csv, read_head, read_lines, read_sidecar
+from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders, whole_of
 from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
 from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
@@ -287,14 +288,12 @@ class Gtzan:
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
-        tables = CorpusTables()
-        for file in inventory.audio:
-            label = _genre(file)
-            if label is None:
-                tables.counts["without_genre"] += 1
-            tables.add_recording(file, num_shards, labels=[label] if label else [])
-        if tables.counts["without_genre"] == len(inventory.audio):
+        tables, genres = CorpusTables(), list(map(_genre, inventory.audio))
+        if not any(genres):
             raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
+        for file, genre in zip(inventory.audio, genres, strict=True):
+            tables.add_recording(file, num_shards, labels=[genre] if genre else [])
+        tables.counts["without_genre"] += genres.count(None)
         return tables
 
 

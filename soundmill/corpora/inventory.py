@@ -89,7 +89,7 @@ class Inventory:
     recoded: dict[str, None] = field(default_factory=dict)  # paths of small texts that are not UTF-8
     opened: set[bytes] = field(default_factory=set)  # metadata files read, at least in part
     heads: dict[bytes, bytes] = field(default_factory=dict)  # first HEAD_BYTES of metadata files; see metadata.read_head
-    columns: dict[bytes, list[str]] = field(default_factory=dict)  # headers of csv files; see metadata.csv_columns
+    columns: dict[bytes, list[str]] = field(default_factory=dict)  # headers of csv files; see csv_tables.csv_columns
     kept_bytes: int = 0  # of `heads`
     num_files: int = 0
     digests: bool = True  # whether the files were digested

@@ -10,8 +10,8 @@ from typing import Any
 
 from soundmill.corpora import resolver
 from soundmill.corpora.claims import JoinState, claim_all
+from soundmill.corpora.csv_tables import csv_files_with, read_csv
 from soundmill.corpora.inventory import AudioFile, Inventory
-from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import clip_of_file, folders_of_key, youtube_clip
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, is_missing, split_of
@@ -51,7 +51,7 @@ def join(
     _remark_strange(inventory, kept, state)
     _report_repeated(_drop_repeated(kept, state), unique, tables)
     ids = _add_recordings(inventory, kept, num_shards, state)
-    absent = [kept[number] for number in sorted(state.absent)]
+    absent = [row for row in map(kept.__getitem__, sorted(state.absent)) if row.captions or row.labels or row.bare]
     kept.reverse()
     for number in range(len(kept)):  # frees each row once its captions are added
         _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), state)
@@ -132,7 +132,7 @@ def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
         tables.reject(row.source, "caption too long", f"{at}: {row.key:.80}: over {MAX_CAPTION} characters")
         row.captions = ()
     elif not row.captions and not row.labels and not row.bare:
-        tables.reject(row.source, "empty caption", f"{at}: {row.key:.80}")
+        tables.reject(row.source, "no caption or label", f"{at}: {row.key:.80}")
     return True
 
 
@@ -233,7 +233,7 @@ def _report_repeated(rows: list[ManifestRow], unique: bool, tables: CorpusTables
     for row in rows:
         if row.number:
             origins["", row.number, None].append(row.origin)
-        if unique:
+        if unique and (row.captions or row.labels or row.bare):
             origins[row.part, row.key, row.start_time].append(row.origin)
     tables.collisions.extend({"id": key, "origins": several} for (_, key, _), several in origins.items() if len(several) > 1)
 
@@ -289,6 +289,7 @@ class ManifestFormat(ABC):
     looks: str  # description of its manifests, in errors
     remedy: str  # what to do, in errors
     unique: bool = False  # one row per recording
+    needs_rows: bool = False  # manifests without a row are none
     parts: Mapping[str, str] | None = None  # as in join
 
     def detect(self, inventory: Inventory) -> bool:
@@ -298,15 +299,15 @@ class ManifestFormat(ABC):
         """Read all manifests; unless `unique`, rows of one file are one recording with several captions."""
         tables, names = CorpusTables(), list(self.manifests(inventory))
         rows = list(self.all_rows(inventory, names, tables))
-        if not (rows or names):
+        if not rows and (self.needs_rows or not names):
             raise inventory.lacks(self.looks, self.remedy)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
+        placed = [(os.path.dirname(recording["raw_path"]), recording) for recording in tables.recordings]
         splits: dict[bytes, set[str | None]] = defaultdict(set)  # by folder: those that rows give
-        for recording in tables.recordings:
-            splits[os.path.dirname(recording["raw_path"])].add(recording["split"])
-        for recording in tables.recordings:
-            folder = os.path.dirname(recording["raw_path"])
+        for folder, recording in placed:
+            splits[folder].add(recording["split"])
+        for folder, recording in placed:
             if (split := split_of(folder)) and splits[folder] <= {split, None}:
                 recording["split"] = split  # what no row gives one, `eval_audio` does
         return tables

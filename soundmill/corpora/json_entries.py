@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora import metadata
+from soundmill.corpora.csv_tables import csv_files_with, read_csv
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
-from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json, read_sidecar
+from soundmill.corpora.metadata import first_keys, read_entries, read_head, read_json, read_sidecar
 from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.statements import Statement
 from soundmill.corpora.tables import CorpusTables, ManifestRow, keyword_in, split_of_file
@@ -149,7 +150,7 @@ class Panns(ManifestFormat):
     FORMAT = "panns"
     looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
     remedy = "put one there"
-    unique = True
+    unique = needs_rows = True
     parts = WAVCAPS.parts
 
     def detect(self, inventory: Inventory) -> bool:

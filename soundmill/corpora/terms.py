@@ -19,9 +19,10 @@ from pydantic import Field
 from soundmill.corpora import licence_texts, sound_tags, sources, statements
 from soundmill.corpora.claims import JoinState, claim_all
 from soundmill.corpora.csv_rows import CLOTHO
+from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.inventory import LICENCES, Inventory, composed
 from soundmill.corpora.json_entries import NSYNTH, WAVCAPS
-from soundmill.corpora.metadata import csv_columns, read_csv, read_entries, read_head, read_json, read_lines, read_text
+from soundmill.corpora.metadata import read_entries, read_head, read_json, read_lines, read_text
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.statements import AI_TERMS, MAX_CELL, NAMES, UNKNOWN, Reader, Statement, clean, combine, is_id
 from soundmill.corpora.tables import CorpusTables, ManifestRow

@@ -22,7 +22,8 @@ from soundmill.manifest import SPLIT_NAMES
 
 _LIST = re.compile(rb"\.(?:csv|tsv|txt|lst|list)$", re.IGNORECASE)
 _ID = re.compile(r"(?=\w*\d)\w+(?:-\w+)+")  # LibriSpeech's `19-198-0000`
-_NAME = re.compile(rf"#.*|\S*\.\w+|{_ID.pattern}")  # a comment, and what looks like a file or an id
+_FILE = rf"\S*\.\w+|.*(?:{'|'.join(map(re.escape, sorted(MEDIA)))})"
+_NAME = re.compile(rf"#.*|{_FILE}|{_ID.pattern}", re.IGNORECASE)  # a comment, and what looks like a file or an id
 _FURTHER = r"[\t|]|\.(?:wav|flac|mp3|ogg)\b|[\s,;]\d*\.\d+$"  # another cell, the name of a file, a score or a time
 _SAMPLED = 400  # lines
 _LONGEST_LABEL = 3  # words

@@ -189,7 +189,7 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
     monkeypatch.setattr(cost, "steps_in", lambda total, *_: (int(total), 60.0))
     folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
     at = ["--project", str(root)]
-    for words in (["--model", "diffwave"], ["model=diffwave"], ["diffwave=captions", "model=diffwave"]):
+    for words in (["--model", "diffwave"], ["diffwave=captions", "model=diffwave"], ["scale=laptop"]):
         done = soundmill("run", folder, *words, *at, cwd=tmp_path)
         assert (done.returncode, "choice" in done.stdout) == (0, False), done.stderr
     assert soundmill("run", folder, "--model", "diffwave", "--minutes", "10", *at, cwd=tmp_path).returncode == 0

@@ -89,7 +89,7 @@ def project(tmp_path, root, shared, monkeypatch):
     monkeypatch.setattr(scorer, "FEWEST_REFERENCE", 12)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "conf").symlink_to(root / "conf")
-    document = registry.compose(root / "conf", ["ddpm_mel.generate.sampling.griffin_lim_iterations=4"])
+    document = registry.compose(root / "conf", ["audio_dit.generate.sampling.griffin_lim_iterations=4"])
     params.write_yaml(document, tmp_path / "params.yaml")
     tables = prepare(tmp_path / "prepared", ROWS, wave)
     for path, place in ((tables.clips, "clips/default"), (tables.catalog, "catalog/default.parquet")):
@@ -102,7 +102,7 @@ def test_specs_are_compared_in_one_table(project):
     chosen = ["--spec", "64x1024/157", "--spec", "16x1024:400/200", "--json", "result.json", "--cache", "cache", "--workers", "1"]
     done = works("spectrogram", "compare", *chosen, cwd=project)
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["ddpm_mel,", "yamnet", "12", "clips;", "ddpm_mel", "has", "64x1024:640/157", "now"]
+    assert lines[0] == ["audio_dit,", "yamnet", "12", "clips;", "audio_dit", "has", "64x1024:640/160", "now"]
     rows = [line for line in lines if line[1:2] in (["none"], ["speckle"])]
     specs = ("64x1024/157", "102", "6,522"), ("16x1024:400/200", "81", "1,280")
     assert [row[:4] for row in rows] == [[name, grain, *sizes] for name, *sizes in specs for grain in ("none", "speckle")]
@@ -110,13 +110,13 @@ def test_specs_are_compared_in_one_table(project):
     assert [f"{row['fad']:.3g}" for row in result["spectrograms"]] == [row[4] for row in rows]
     assert [f"{row['label_accuracy']:.1%}" for row in result["spectrograms"]] == [row[6] for row in rows]
     assert {row["mel_spec"]["mel_scale"] for row in result["spectrograms"]} == {"htk"}  # the family's
-    assert (result["family"], result["split"], result["counts"]) == ("ddpm_mel", "train, valid", {"clips": 12})
+    assert (result["family"], result["split"], result["counts"]) == ("audio_dit", "train, valid", {"clips": 12})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--spec", "400x1024/157"], "--spec 400x1024/157: mel spec: 22 of 400 bands contain no FFT bin"),
+        (["--spec", "400x1024/157"], "--spec 400x1024/157: mel spec: 5 of 400 bands contain no FFT bin"),
         (["--spec", "64x1024/600"], "--spec 64x1024/600: mel spec: hop_length 600 must be at most half of win_length 1024"),
         (["--family", "rave"], "--family rave: it makes no log-mels; choose audio_dit or ddpm_mel or projected_gan or tango"),
         (["--family", "tanga"], "no model family 'tanga'; did you mean 'tango'"),

@@ -54,7 +54,7 @@ def test_bad_rows_are_quarantined_with_their_line(tmp_path):
     rows = "1,../x,0,a\n2,r1nicOVtvkQ,soon,b\n3,r1nicOVtvkQ,-1,c\n4,r1nicOVtvkQ,nan,d\n5,r1nicOVtvkQ,30, \n6,r1nicOVtvkQ,30,ok\n"
     tables = audiocaps(tmp_path, ["x.wav", "r1nicOVtvkQ_30.wav"], train=HEADER + rows)
     rejected = [(row["path"], row["reason"], row["detail"].split(":")[0]) for row in tables.rejected]
-    reasons = ["bad id", *["bad start time"] * 3, "empty caption"]
+    reasons = ["bad id", *["bad start time"] * 3, "no caption or label"]
     assert rejected == [("train.csv", reason, f"line {number}") for number, reason in enumerate(reasons, 2)]
     assert captions_at(tables) == [("r1nicOVtvkQ", 30.0, "ok")]
 
@@ -109,7 +109,7 @@ def test_real_captions(shared, tmp_path):
         (tmp_path / forms[number % 4].format(*window)).write_bytes(b"RIFF")
 
     tables = csv_rows.AUDIOCAPS.read(inventory.list_files(tmp_path), 16)
-    assert [row["reason"] for row in tables.rejected] == ["empty caption"] * 3  # `Not available`
+    assert [row["reason"] for row in tables.rejected] == ["no caption or label"] * 3  # `Not available`
     assert not tables.collisions
     assert len(tables.captions) == 49_838 + 2_475 + 4_875 - 3
     assert {(row["recording_id"], f"{row['start_time']:g}") for row in tables.recordings} == windows
@@ -237,8 +237,8 @@ def test_urbansound8k(tmp_path):
         "audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032", None),
     }
     assert not tables.captions
-    assert [row["reason"] for row in tables.rejected] == ["bad fold", "empty caption"]
-    assert [row["id"] for row in tables.missing] == ["fold2/y.wav", "fold3/gone.wav", "fold3/../../../etc/passwd"]
+    assert [row["reason"] for row in tables.rejected] == ["bad fold", "no caption or label"]
+    assert [row["id"] for row in tables.missing] == ["fold3/gone.wav", "fold3/../../../etc/passwd"]
     assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
 
 
@@ -253,7 +253,7 @@ def test_a_table_of_files_and_classes(tmp_path):
         "Train_submission/Train_submission/4.wav": (["guitar"], "train"),
         "Train_submission/Train_submission/a b.wav": (["bass drum"], "train"),
     }
-    assert [row["reason"] for row in tables.rejected] == ["empty caption"]
+    assert [row["reason"] for row in tables.rejected] == ["no caption or label"]
 
 
 def test_the_bbcs_library(tmp_path):
@@ -369,10 +369,9 @@ def test_ljspeech_with_odd_lines(tmp_path):
     assert tables.format == "ljspeech"
     found = {path: texts for path, texts in captions(tables).items() if path in WAVS}
     assert found == {WAVS[0]: ["one", "another"], WAVS[1]: ["two cells"], WAVS[2]: ["café"]}
-    origins = [entry["origins"] for entry in tables.collisions]
-    assert origins == [["metadata.csv:1", "metadata.csv:2"], ["metadata.csv:10", "metadata.csv:11"]]
+    assert tables.collisions == [{"id": "wavs/LJ001-0001", "origins": ["metadata.csv:1", "metadata.csv:2"]}]
     found = [(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected]
-    assert found == [("bad id", "line 7"), ("bad row", "line 8"), ("bad row", "line 9"), ("empty caption", "line 10")]
+    assert found == [("bad id", "line 7"), ("bad row", "line 8"), ("bad row", "line 9"), ("no caption or label", "line 10")]
     assert [row["id"] for row in tables.missing] == ["wavs/../../../etc/passwd"]
     assert any("line 11" in remark and "Windows-1252" in remark for remark in tables.remarks)
 

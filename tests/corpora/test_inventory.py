@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.corpora import inventory, metadata, registry
+from soundmill.corpora import csv_tables, inventory, metadata, registry
 from soundmill.errors import UserError
 from tests.decoding.files import sparse_wav
 
@@ -179,7 +179,7 @@ def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
         file.truncate(3 << 30)
     result = inventory.list_files(tmp_path)
     assert [(row["path"], row["reason"]) for row in result.rejected] == [("zeros.wav", "too large")]
-    assert metadata.csv_columns(result, b"notes.csv") == []
+    assert csv_tables.csv_columns(result, b"notes.csv") == []
 
 
 def test_recordings_whose_tags_cannot_be_read_are_named(tmp_path):
@@ -202,8 +202,8 @@ def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
 def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
     result = inventory.list_files(tmp_path)
-    assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
-    rows = [(line, dict(cells)) for line, cells in metadata.read_csv(result, b"a.csv")]
+    assert csv_tables.csv_columns(result, b"a.csv") == ["name", "caption"]
+    rows = [(line, dict(cells)) for line, cells in csv_tables.read_csv(result, b"a.csv")]
     assert rows == [(3, {"name": "1", "caption": 'a, "b"\nc'}), (5, {"name": "2", "caption": ""})]
 
 
@@ -230,13 +230,13 @@ def test_a_manifest_too_large_to_be_read_at_once_or_no_text_is_an_error_that_nam
     put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
     result = inventory.list_files(tmp_path)
     with pytest.raises(UserError, match=r"large\.csv: more than 1 MiB"):
-        list(metadata.read_csv(result, b"large.csv"))
+        list(csv_tables.read_csv(result, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
         metadata.read_json(result, b"large.json")
     put(tmp_path, "bad.csv", b"name\nx\0y")
     result = inventory.list_files(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
-        list(metadata.read_csv(result, b"bad.csv"))
+        list(csv_tables.read_csv(result, b"bad.csv"))
 
 
 SAVED = 'name{0}caption\r\n1{0}"a, b; c"\r\n2{0}café'  # as table programs save it
@@ -265,9 +265,9 @@ SAVED = 'name{0}caption\r\n1{0}"a, b; c"\r\n2{0}café'  # as table programs save
 def test_csv_of_every_program_is_read_and_what_is_odd_in_it_reported(tmp_path, content, captions, remark):
     put(tmp_path, "a.csv", content)
     result = inventory.list_files(tmp_path)
-    name, caption = metadata.csv_columns(result, b"a.csv")[:2]
+    name, caption = csv_tables.csv_columns(result, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
-    assert [row[caption] for _, row in metadata.read_csv(result, b"a.csv")] == captions
+    assert [row[caption] for _, row in csv_tables.read_csv(result, b"a.csv")] == captions
     told = "\n".join(result.remarks.values())
     assert remark in told if remark else not told
 

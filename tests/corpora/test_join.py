@@ -71,7 +71,7 @@ def test_assumptions_are_reported():
         ("a\x1b.wav", "x", "bad id"),
         ("\udce9.wav", "x", "bad id"),
         ("x" * 5000, "x", "bad id"),
-        ("x.wav", " \n", "empty caption"),
+        ("x.wav", " \n", "no caption or label"),
         ("x.wav", "x" * (MAX_CAPTION + 1), "caption too long"),
     ],
 )

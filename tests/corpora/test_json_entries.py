@@ -37,7 +37,7 @@ def test_bad_entries_are_quarantined_and_a_broken_line_is_an_error_with_its_numb
     rows = lines(entry("x.wav"), {"location": 3, "captions": "x"}, entry("x.wav", captions=None), entry("../../x.wav"))
     tables = registry.read("tango_json", lay("x.wav", **{"test.json": rows}), 4)
     rejected = [(row["reason"], row["detail"].split(":")[0]) for row in tables.rejected]
-    assert rejected == [("bad entry", "line 2"), ("empty caption", "line 3")]
+    assert rejected == [("bad entry", "line 2"), ("no caption or label", "line 3")]
     assert [row["id"] for row in tables.missing] == ["../../x.wav"]
     with pytest.raises(UserError, match=r"test\.json:2: not readable as JSON lines"):
         registry.read("tango_json", lay("x.wav", **{"test.json": lines(entry("x.wav")) + "{\n"}), 4)

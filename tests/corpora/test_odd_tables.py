@@ -96,7 +96,7 @@ def test_rows_that_people_write(tmp_path, rows, found, remark):
         "file_name,start,text,fold\nb.wav,0,wind blows,1\na.wav,3,a dog\nbarks,2\n",
         'file_name,"text,label\nb.wav,wind blows,wind\n',
         'file_name,text,label\nb.wav,"wind blows,wind\n',
-        "b.wav,wind blows\na.wav,a dog\nbarks loud\nc.wav,rain falls\n",
+        "b.wav,wind blows\nc d.wav,rain falls\na.wav,a dog\nbarks loud\n",
         "bpm,file_name,text,licence\n120,c.wav,x,y\nunknown,b.wav,wind blows\n90,a.wav,a dog\nbarks, and howls,y,z\n",
     ],
 )

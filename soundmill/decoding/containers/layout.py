@@ -183,7 +183,7 @@ def sound_start(file: BinaryIO, size: int) -> int:
             break
         position = zeros_end(file, tag, size)
         start = max(tag, position - 4)
-        if number := _BEGINS_WITH_ZEROS.search(read(file, start, 204)):
+        if (number := _BEGINS_WITH_ZEROS.search(read(file, start, 204))) and number.start() <= position - start:
             position = start + number.start()
     return position
 

@@ -398,11 +398,8 @@ def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if found.by_xing and declared >= found.count - 1:
             return Layout(sndfile=True, exact=declared <= found.count, pieces=((start, end),))
     # libsndfile ends at the declared frames, even if files were joined; libmpg123 complains of what follows, except ID3v1.
-    pieces = tuple(found.pieces)
-    clean = declared is None and len(pieces) == 1 and size - pieces[0][1] <= 128
-    if clean:
-        pieces = ((start, pieces[0][1]),)
-    # Several pieces are joined for it.
+    clean = declared is None and len(found.pieces) == 1 and size - found.pieces[0][1] <= 128
+    pieces = ((start, found.pieces[0][1]),) if clean else tuple(found.pieces)  # several are joined for it
     return Layout(sndfile=clean or len(pieces) > 1, exact=False, at_least=found.samples, pieces=pieces)
 
 
