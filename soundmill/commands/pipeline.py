@@ -64,7 +64,7 @@ def run(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Minutes for the whole run; training takes what the other stages leave (default: 30, if none of these is named)."
+            help="Minutes for the whole run; training takes what the other stages leave (default: 30, or a named model's steps)."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
