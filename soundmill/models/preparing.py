@@ -45,7 +45,7 @@ class Captioned:
 
     source: Source
     numbers: Sequence[Sequence[int]]  # of each item's captions
-    tell: Callable[[Sequence[int | None]], tuple[Tensor, ...]]  # of captions by number; it goes to worker processes
+    tell: Callable[[Sequence[int | None]], tuple[Tensor, ...]]  # of captions by number
     dropout: float = 0.0
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:

@@ -103,7 +103,7 @@ def fit_averaged(
         draw,
         steps=module.steps * module.accumulate,
         # On a CPU the net uses all cores, and reading a batch takes a thousandth of a step.
-        workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
+        workers=max(1, ctx.workers // hardware.devices) if on_gpu else 1,
         pinned=on_gpu,
     )
     curve, progress = Curve(params.log_every_steps), Progress(ctx.name, item_seconds)

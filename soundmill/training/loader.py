@@ -1,17 +1,18 @@
-"""Training batches: worker processes prefetch arrays from one flat file in an endless shuffled order.
+"""Training batches: threads prefetch arrays from one flat file in an endless shuffled order.
 
 Batch k depends only on (seed, k): not on the number of workers or ranks, nor on the step from which a killed run resumed.
 """
 
-import atexit
 import bisect
 import errno
+import itertools
 import math
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,9 +21,8 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from soundmill import disk, hashing, lifetime, shards
+from soundmill import disk, hashing, shards
 from soundmill.errors import UserError
 from soundmill.training import launcher
 from soundmill.training.seeds import seed_of
@@ -33,7 +33,7 @@ class Arrays:
     """float16 arrays of different shapes, stored one after another in a flat file and looked up by id.
 
     They are read with `pread` instead of mapped, so no process's memory grows with the corpus; the page cache holds what is in
-    use. Each process opens the file for itself.
+    use.
     """
 
     path: Path
@@ -43,9 +43,6 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_file"}
 
     @cached_property
     def _file(self) -> Any:
@@ -293,7 +290,7 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Reads the tensors of a batch; each worker has a copy."""
+    """Reads the tensors of a batch, in several threads at once."""
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
         """Tensors, each [b, …], of items [b] and the random numbers [b, …] drawn for them."""
@@ -303,9 +300,8 @@ class Source(Protocol):
 class Loader:
     """This rank's part of batches 0 … `steps` − 1.
 
-    `draw(step)` gives the random numbers [batch_size, …] that the source needs. `workers` processes prefetch; with 0, this process
-    reads each batch on demand. `pinned` memory speeds up copying to a GPU. The state counts the batches yielded, not those
-    prefetched.
+    `draw(step)` gives the random numbers [batch_size, …] that the source needs. `workers` threads prefetch. `pinned` memory speeds
+    up copying to a GPU. The state counts the batches yielded, not those prefetched.
     """
 
     source: Source
@@ -313,7 +309,7 @@ class Loader:
     draw: Callable[[int], Tensor]
     _: KW_ONLY
     steps: int
-    workers: int = 0
+    workers: int = 1
     pinned: bool = False
     step: int = field(default=0, init=False)  # of the next batch
     waited: float = field(default=0.0, init=False)  # seconds that this process has waited for batches
@@ -335,33 +331,21 @@ class Loader:
         self.step = state["step"]
 
     def __iter__(self) -> Iterator[Batch]:
-        source = DataLoader(
-            _Reader(self.source),
-            sampler=self._plan(),
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=self.workers,
-            # Spawned, not forked: a fork of a process that has run torch or Arrow threads can hang.
-            multiprocessing_context="spawn" if self.workers else None,
-            worker_init_fn=partial(_start_worker, os.getpid()),
-            pin_memory=self.pinned,
-        )
-        with worker_deaths_explained():
-            try:
+        # Threads, not processes: what takes time in reading releases the lock of Python, and none can be killed alone.
+        with ThreadPoolExecutor(self.workers) as pool:
+            plan = self._plan()
+            ahead = deque(pool.submit(self._read, *planned) for planned in itertools.islice(plan, 2 * self.workers))
+            while ahead:
                 asked = time.monotonic()
-                for batch in source:
-                    if isinstance(batch, UserError):
-                        raise batch
-                    self.step = batch.step + 1
-                    self.waited += time.monotonic() - asked
-                    yield batch
-                    asked = time.monotonic()
-            except (OSError, EOFError) as error:  # a worker died, and torch has not noticed yet
-                if not self.workers:
-                    raise
-                with suppress(RuntimeError):  # torch raises its own error from a signal handler: catch it here
-                    time.sleep(1.0)
-                raise _worker_death(error) from None
+                batch = ahead.popleft().result()
+                self.waited += time.monotonic() - asked
+                self.step = batch.step + 1
+                yield batch
+                ahead.extend(pool.submit(self._read, *planned) for planned in itertools.islice(plan, 1))
+
+    def _read(self, step: int, items: np.ndarray, drawn: np.ndarray) -> Batch:
+        values = self.source.batch(items, drawn)
+        return Batch(step, items, tuple(each.pin_memory() for each in values) if self.pinned else values)
 
     def _plan(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         if self.order.batch_size % self.world_size:
@@ -369,46 +353,3 @@ class Loader:
         for step in range(self.step, self.steps):
             full = self.order.batch(step), self.draw(step).numpy()
             yield step, *(share(values, self.rank, self.world_size) for values in full)
-
-
-class _Reader(Dataset):
-    """Reads planned batches, in a worker."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __getitem__(self, planned: tuple[int, np.ndarray, np.ndarray]) -> Batch | UserError:
-        step, items, drawn = planned
-        try:
-            return Batch(step, items, self.source.batch(items, drawn))
-        except UserError as error:  # if raised here, torch would bury it in the worker's traceback
-            return error
-
-
-def _unchanged(batch: Batch | UserError) -> Batch | UserError:
-    return batch
-
-
-def _start_worker(parent: int, worker: int) -> None:
-    lifetime.die_with_parent(parent)
-    # When a loop ends early, a thread may still be sending a batch. If it is inside torch while the interpreter shuts down, the
-    # process aborts, and torch raises an error in the trainer.
-    atexit.register(os._exit, 0)
-
-
-@contextmanager
-def worker_deaths_explained() -> Iterator[None]:
-    """Turn torch's error about a dead worker, which it may raise anywhere in the main thread, into a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _worker_death(error) from None
-
-
-def _worker_death(error: Exception) -> UserError:
-    return UserError(
-        f"a worker that reads training data died ({str(error).partition(chr(10))[0]}): it ran out of memory or was killed. "
-        "Run it again, with a smaller `execution.workers` if memory was short: it resumes from its last checkpoint"
-    )

@@ -24,7 +24,7 @@ from soundmill.errors import UserError
 from soundmill.training import adapters, launcher
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import fast_kernels, pick_device, usable_precision, use_threads
-from soundmill.training.loader import Batch, Loader, worker_deaths_explained
+from soundmill.training.loader import Batch, Loader
 from soundmill.training.module import Ema, TrainingModule
 from soundmill.training.monitoring import Kept, Report, Sampling, Scoring, Validation
 from soundmill.training.params import HardwareParams
@@ -165,7 +165,6 @@ def fit(
     start = None if launcher.rank else resume_point(scratch)
     with (
         launcher.together(loader.order.batch_size, progress.label, identity(start)) as chosen,
-        worker_deaths_explained(),
         accelerated(hardware, precision, module.accumulate) as accelerator,
         fast_kernels(accelerator.device),
     ):
