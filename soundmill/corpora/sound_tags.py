@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.walks import chunks
+from soundmill.decoding.containers.chunks import chunks
 
 VERSION = "tags 5"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found

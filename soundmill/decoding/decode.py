@@ -77,8 +77,11 @@ class _File(ffmpeg.Input):
     def open_libsndfile(self) -> soundfile.SoundFile | None:
         """Open it with libsndfile by its descriptor; None if ffmpeg has to decode it."""
         start, end = self.layout.pieces[0] if self.layout.pieces else (0, os.fstat(self.file.fileno()).st_size)
-        os.lseek(self.file.fileno(), start, os.SEEK_SET)
-        source = containers.layout.Part(self.file, start, end, self.layout.patches) if self.layout.patches else self.file.fileno()
+        if self.layout.patches:
+            source = containers.layout.Part(self.file, start, end, self.layout.patches)
+        else:
+            source = self.file.fileno()
+            os.lseek(source, start, os.SEEK_SET)
         try:
             with _mpg123_errors_raised(self):
                 sound = soundfile.SoundFile(source, closefd=False)

@@ -12,7 +12,7 @@ import soundfile
 
 from soundmill.decoding import containers, decode
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.walks import mpeg_frame
+from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from soundmill.decoding.ffmpeg import ffmpeg_executable
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundmill.decoding import containers, decode
-from soundmill.decoding.containers.walks import mpeg_frame
+from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import MAX_SECONDS, ffmpeg, pages, reason_of, sealed, whole
 
@@ -140,6 +140,75 @@ def chunk(name: bytes, order: str, content: bytes) -> bytes:
 def test_what_follows_the_data_is_not_sound(source, tmp_path, form, after):
     for size in (2 * COUNT, 2**32 - 1) if form == "RIFF" else (2 * COUNT,):
         assert count(tmp_path / "x", headers(form, size, source.read_bytes()[44:], after)) == COUNT
+
+
+@pytest.mark.parametrize("form", ["RIFF", "RIFX", "RF64"])
+@pytest.mark.parametrize("names", [(b"LIST",), (b"iXML", b"LGWV"), (b"bext", b"id3 "), ()])
+def test_what_follows_data_of_unknown_size_is_not_sound(source, tmp_path, form, names):
+    order, data = ">I" if form == "RIFX" else "<I", 4 * source.read_bytes()[44:]  # more than is read at once
+    after = b"".join(chunk(name, order, b"ID3\3\0\0\0\0\0\x0a" + bytes(10)) for name in names) or b"TAG".ljust(128)
+    (tmp_path / "x").write_bytes(headers(form, 2**32 - 1, data, after))
+    np.testing.assert_array_equal(whole(tmp_path / "x")[1], np.tile(whole(source)[1], 4))
+
+
+@pytest.mark.parametrize("form", ["RIFF", "RF64", "AIFF", "AU", "CAF"])
+def test_sound_after_its_declared_end_is_not_lost_silently(source, tmp_path, form):
+    data = source.read_bytes()[44:]
+    (tmp_path / "x").write_bytes(headers(form, COUNT, data))
+    assert reason_of(tmp_path / "x") == "corrupt"
+    ffmpeg("-i", source, tmp_path / "x.flac")
+    more = [(tmp_path / "x.flac").read_bytes()]
+    if form != "AU":
+        order = {"AIFF": ">I", "CAF": ">q"}.get(form, "<I")
+        more.append(chunk(b"SSND" if form == "AIFF" else b"data", order, data))
+    for after in more:
+        (tmp_path / "x").write_bytes(headers(form, 2 * COUNT, data, after))
+        assert reason_of(tmp_path / "x") == "corrupt"
+
+
+def test_float_in_wave64_is_no_integer(source, tmp_path):
+    ffmpeg("-i", source, "-c:a", "pcm_f32le", tmp_path / "x.w64")
+    np.testing.assert_array_equal(whole(tmp_path / "x.w64")[1], whole(source)[1])
+
+
+def test_flac_without_a_checksum_that_counts_too_few_samples_is_read_whole(source, tmp_path):
+    ffmpeg("-i", source, tmp_path / "x.flac")
+    data = bytearray((tmp_path / "x.flac").read_bytes())
+    data[22:26], data[26:42] = (COUNT - 5000).to_bytes(4, "big"), bytes(16)
+    assert count(tmp_path / "x.flac", bytes(data)) == COUNT
+
+
+def test_blocks_of_voc_that_decoders_leave_out_are_named(source, tmp_path):
+    ffmpeg("-i", source, "-c:a", "pcm_u8", tmp_path / "x.voc")
+    data = (tmp_path / "x.voc").read_bytes()
+    assert count(tmp_path / "x.voc") == COUNT
+    block = data[26:-1]
+    silence, other = b"\3\3\0\0\xff\xff\xa5", b"\1\2\x20\0\xd2\0" + bytes(0x2000)
+    more = {b"\x20" + NOISE + NOISE: "corrupt", silence: "gap", other: "corrupt", block[: len(block) // 2]: "truncated"}
+    for after, reason in more.items():
+        (tmp_path / "x.voc").write_bytes(data[:-1] + after + b"\0")
+        assert reason_of(tmp_path / "x.voc") == reason, after[:4]
+
+
+def test_sphere_has_as_many_samples_as_its_header_says(source, tmp_path):
+    path, wave = tmp_path / "x.sph", whole(source)[1]
+    soundfile.write(path, wave, RATE, format="NIST", subtype="PCM_16")
+    data = path.read_bytes()
+    for after in (b"", bytes(2000)):
+        assert count(path, data + after) == COUNT
+    compressed = data.replace(b"sample_coding -s3 pcm\n", b"sample_coding -s26 pcm,embedded-shorten-v2.00\n")
+    for changed, reason in ((data[:-5000], "truncated"), (data + NOISE + NOISE, "corrupt"), (compressed, "unknown codec")):
+        path.write_bytes(changed)
+        assert reason_of(path) == reason
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 1])
+def test_windows_media_whose_size_was_never_written_is_whole(source, tmp_path, size):
+    ffmpeg("-i", source, tmp_path / "x.wma")
+    data, expected = (tmp_path / "x.wma").read_bytes(), whole(tmp_path / "x.wma")[1]
+    at = data.index(containers._ASF_FILE_PROPERTIES) + 40
+    (tmp_path / "x.wma").write_bytes(data[:at] + struct.pack("<Q", size) + data[at + 8 :])
+    np.testing.assert_array_equal(whole(tmp_path / "x.wma")[1], expected)
 
 
 @pytest.mark.parametrize("samples", [500, 15_999, 44_100])

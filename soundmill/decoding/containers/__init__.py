@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from soundmill.decoding.containers import layout, walks
+from soundmill.decoding.containers import chunks, frames, layout
+from soundmill.decoding.containers.frames import FrameParser, adts_frame, mpeg_frame
 from soundmill.decoding.containers.layout import (
     HEAD_BYTES,
     DecodeError,
@@ -28,7 +29,6 @@ from soundmill.decoding.containers.layout import (
     too_many_parts,
     truncated,
 )
-from soundmill.decoding.containers.walks import FrameParser, adts_frame, mpeg_frame
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
         walk = _WALKS.get(kind.name)
         found = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
         # A container that does not know where its sound ends.
-        if found.streamed and walk and end == size and (end := layout.sound_end(file, start, size)) < size:
+        if found.streamed and walk and not found.pieces and (end := layout.sound_end(file, start, size)) < size:
             found = walk(layout.Part(file, start, end), end - start, max_seconds)
     if found.pieces:  # the walk found padding
         end = start + found.pieces[0][1]
@@ -267,9 +267,10 @@ def walk_asf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     properties = head[at : at + 104] if at >= 0 else b""
     if len(properties) == 104:
         declared, duration, flags = struct.unpack("<Q16xQ16xI", properties[40:92])
-        if not flags & 1 and declared > size:  # the flag marks a broadcast, whose size is not valid
+        known = not (flags & 1 or layout.is_unknown_size(declared))  # the flag marks a broadcast
+        if known and declared > size:
             raise truncated(declared, size, "the file by its header")
-        if not flags & 1:
+        if known:
             refuse_joined(file, declared, size, re.escape(head[:16]))
             return Layout(sndfile=False, seconds=duration / 1e7)
     return Layout(sndfile=False)
@@ -401,27 +402,28 @@ def opus_samples(packet: bytes) -> int:
 
 # Tags may be anywhere between their frames.
 _RAW_WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
-    "mpeg-audio": walks.walk_mpeg_audio,
-    "adts": walks.walk_adts,
-    "wavpack": walks.walk_wavpack,
+    "mpeg-audio": frames.walk_mpeg_audio,
+    "adts": frames.walk_adts,
+    "wavpack": frames.walk_wavpack,
 }
 
 
 _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
-    "wav": walks.walk_wav,
-    "w64": walks.walk_wav,
-    "aiff": walks.walk_aiff,
-    "au": walks.walk_au,
-    "caf": walks.walk_caf,
-    "flac": walks.walk_flac,
-    "amr": walks.walk_amr,
-    "mlp": walks.walk_mlp,
-    "truehd": walks.walk_mlp,
-    "tta": walks.walk_tta,
-    "voc": walks.walk_voc,
+    "wav": chunks.walk_wav,
+    "w64": chunks.walk_wav,
+    "aiff": chunks.walk_aiff,
+    "au": chunks.walk_au,
+    "caf": chunks.walk_caf,
+    "flac": frames.walk_flac,
+    "amr": frames.walk_amr,
+    "mlp": frames.walk_mlp,
+    "truehd": frames.walk_mlp,
+    "tta": frames.walk_tta,
+    "nist": chunks.walk_nist,
+    "voc": chunks.walk_voc,
     "mp4": walk_mp4,
     "matroska": walk_matroska,
-    "avi": walks.walk_avi,
+    "avi": chunks.walk_avi,
     "flv": walk_flv,
     "asf": walk_asf,
 }

@@ -143,7 +143,7 @@ def zeros_end(file: BinaryIO, position: int, size: int) -> int:
 
 TAG_BYTES = {b"3DI": 10, b"TAG+": 227, b"TAG": 128}  # of tags of one size
 MOST_TAGS = 16  # one after another
-LYRICS_BYTES = 1 << 20  # searched for the ends of a Lyrics3 tag, and for an ID3v2 tag at the end
+LYRICS_BYTES = 1 << 20  # searched for the ends of a Lyrics3 tag, and for an ID3v2 tag or chunks at the end
 
 
 def tag_end(head: bytes) -> int:
@@ -211,8 +211,7 @@ def _last_tag(file: BinaryIO, start: int, end: int) -> int:
         text = read(file, first, end - first)
         if foot[-9:] in (b"LYRICS200", b"LYRICSEND") and (at := text.rfind(b"LYRICSBEGIN")) >= 0:
             return first + at
-        for tag in re.finditer(rb"ID3[\2-\4]|LIST(?=.{4}INFO)", text, re.DOTALL):  # the second after WAV of unknown size
-            head = text[tag.start() : tag.start() + 10]
-            if (tag_end(head) or 8 + int.from_bytes(head[4:8], "little")) == len(text) - tag.start():
+        for tag in re.finditer(rb"ID3[\2-\4]", text):
+            if tag_end(text[tag.start() : tag.start() + 10]) == len(text) - tag.start():
                 return first + tag.start()
     return end - length if length <= end - start else end

@@ -1,12 +1,11 @@
-"""Walks over containers: formats of chunks, as in IFF, and others that declare the size of their data (WAV, Wave64, AIFF, AU, CAF,
-AVI); raw streams, frame by frame (MPEG audio, AAC in ADTS, AMR, MLP); and FLAC's own header."""
+"""Walks over containers that declare the size of their sound: WAV, Wave64, AIFF, CAF, AVI (chunks as in IFF), AU, VOC, SPHERE."""
 
 from __future__ import annotations
 
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import BinaryIO
 
@@ -25,6 +24,9 @@ FOLLOWING = frozenset(
     for name in "list id3 bext fact cue smpl junk peak levl mark summ comm anno name auth (c) inst midi aesd appl comt chan fver "
     "free info strg uuid kuki pakt umid edct".split()
 )
+CHUNK_NAME = re.compile(rb"[ -~]{4}")
+Chunk = tuple[bytes, int, int]  # id, start of the data, its declared size
+MOST_AFTER = 4096  # bytes after declared sound that are neither chunk, tag nor padding
 AVI_PADDING = 4096  # zeros up to a sector or page
 AVI_JITTER = 0.2  # seconds by which packets, beside the longest, may come late
 
@@ -38,8 +40,8 @@ def chunks(
     counts_itself: int = 0,
     most: int = layout.MAX_CHUNKS,
     entered: bytes = b"",
-) -> Iterator[tuple[bytes, int, int]]:
-    """(id, start of the data, its declared size) of IFF-like chunks, padded to `align`; a size counts `counts_itself` more.
+) -> Iterator[Chunk]:
+    """IFF-like chunks, padded to `align`; a size counts `counts_itself` more.
 
     Instead of the chunks `entered`, those in them.
     """
@@ -65,8 +67,11 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     wave64, long = form == b"riff", form in (b"RF64", b"BW64")
     header = struct.Struct("<16sQ" if wave64 else ">4sI" if form == b"RIFX" else "<4sI")
     fmt, long_size, samples = None, 0, 0
-    parts = chunks(file, 40 if wave64 else 12, size, header, 8 if wave64 else 2, 24 if wave64 else 0)
-    for name, at, declared in parts:
+
+    def parts(start: int) -> Iterator[Chunk]:
+        return chunks(file, start, size, header, 8 if wave64 else 2, 24 if wave64 else 0)
+
+    for name, at, declared in parts(40 if wave64 else 12):
         name = name[:4]
         if name == b"data":
             break
@@ -89,17 +94,21 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if (not known and 0 < declared < room) or (not wave64 and room - declared >= 2**32 > declared > 0):
         # A 32-bit size that overflowed, or data after an unknown size, would not be read.
         raise DecodeError("corrupt", f"{room} bytes of sound, more than WAV can count ({declared} declared)")
-    sound = room if streamed else declared
+    sound = (_chunks_at_end(file, at, size, parts) if streamed else at + declared) - at
     frames = fmt.frames(sound, samples) if fmt else layout.UNKNOWN_FRAMES
     if fmt and fmt.codec in PLAIN_WAV_CODECS and frames < layout.UNKNOWN_FRAMES:
         layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
-    refuse_joined(file, at + sound, size, rb"riff.{20}wave" if wave64 else re.escape(form) + b".{4}WAVE")
+    another = rb"riff.{20}wave" if wave64 else re.escape(form) + b".{4}WAVE"
+    _refuse_rest(file, at + sound, size, another, parts)
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
     length = struct.pack(width, sound + 24 if wave64 else min(sound, 0xFFFFFFFF))
     # Of a long form libsndfile reads the size in `ds64` alone.
     patches = ((0, b"RIFF" if long else form), (at - len(length), length)) if streamed or (long and declared != long_size) else ()
-    return Layout(sndfile=readable, streamed=streamed, frames=frames, patches=patches)
+    if wave64 and fmt and fmt.codec == 0xFFFE:  # which libsndfile takes for integers
+        patches = (*patches, fmt.extension)
+    pieces = ((0, at + sound),) if streamed and at + sound < size else ()
+    return Layout(sndfile=readable, streamed=streamed, frames=frames, patches=patches, pieces=pieces)
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class _Format:
     block_bytes: int
     bits: int
     block_frames: int  # of block codecs, which declare it
+    extension: tuple[int, bytes]  # position of the codec, and the codec that an extensible format gives
 
     @staticmethod
     def read(file: BinaryIO, at: int, order: str) -> _Format | None:
@@ -121,7 +131,7 @@ class _Format:
         codec, channels, rate, _, block_bytes, bits, _, block_frames = struct.unpack(order + "HHIIHHHH", fields)
         if channels == 0 or rate == 0:
             raise DecodeError("corrupt", f"the header declares {channels} channels at {rate} Hz")
-        return _Format(codec, channels, rate, block_bytes, bits, block_frames)
+        return _Format(codec, channels, rate, block_bytes, bits, block_frames, (at, read(file, at + 24, 2)))
 
     def frames(self, sound: int, declared: int) -> int:
         """Samples per channel in `sound` bytes: `declared`, if the last blocks are that full, else those of whole blocks."""
@@ -161,6 +171,38 @@ def _chunk_follows(file: BinaryIO, at: int, size: int, header: struct.Struct) ->
     return False
 
 
+def _chunks_at_end(file: BinaryIO, at: int, size: int, parts: Callable[[int], Iterator[Chunk]]) -> int:
+    """Where chunks start that end exactly with the file; `size` without any. They follow sound of unknown size, from `at` on."""
+    first = max(at, size - layout.LYRICS_BYTES)
+    for found in re.finditer(rb"(?=[ -~]{4})", read(file, first, size - first)):
+        end = 0
+        for name, inside, declared in parts(first + found.start()):
+            if not CHUNK_NAME.match(name) or inside + declared > size:
+                break
+            end = inside + declared
+        if size <= end + end % 2 <= size + 1:
+            return first + found.start()
+    return size
+
+
+def _refuse_rest(
+    file: BinaryIO, end: int, size: int, another: bytes, parts: Callable[[int], Iterator[Chunk]] = lambda _: iter(())
+) -> None:
+    """DecodeError if more follows the declared `end` of the sound than chunks, tags and padding, where a decoder would stop."""
+    refuse_joined(file, end, size, another)
+    position = end + (not read(file, end, 1).strip(b"\0"))
+    for name, start, declared in parts(position):
+        if name[:4] in (b"data", b"SSND"):
+            raise DecodeError("corrupt", f"a second chunk of sound starts at byte {start}")
+        if not CHUNK_NAME.match(name) or (start + declared > size and name[:4].lower() not in FOLLOWING):
+            break
+        position = start + declared
+    position = layout.tag_end_at(file, position, size, read(file, position, 10)) or position
+    rest = layout.sound_end(file, position, layout.padding_start(file, position, size)) - position if position < size else 0
+    if rest > MOST_AFTER:
+        raise DecodeError("corrupt", f"{rest} bytes follow the sound that the header declares, and are neither a chunk nor a tag")
+
+
 def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     header = struct.Struct(">4sI")
     seen = set()
@@ -171,7 +213,7 @@ def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if at + declared > size:
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
         if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
-            refuse_joined(file, at + declared, size, rb"FORM.{4}AIF[FC]")
+            _refuse_rest(file, at + declared, size, rb"FORM.{4}AIF[FC]", lambda at: chunks(file, at, size, header, 2))
             return Layout(sndfile=True)
     if b"COMM" in seen:  # allowed if there are no samples
         raise DecodeError("too short", "no samples")
@@ -186,7 +228,7 @@ def walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     start, declared = fields.unpack(head[4:12])
     if _is_unknown(file, start, declared, size, None):
         return Layout(sndfile=True, streamed=True, patches=((4, fields.pack(start, min(size - start, 0xFFFFFFFF))),))
-    refuse_joined(file, start + declared, size, re.escape(head[:4]))
+    _refuse_rest(file, start + declared, size, re.escape(head[:4]))
     return Layout(sndfile=True)
 
 
@@ -196,7 +238,7 @@ def walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if name == b"data" and _is_unknown(file, at, declared, size, header, head=4):
             return Layout(sndfile=True, streamed=True, patches=((at - 8, struct.pack(">q", size - at)),))
         if name == b"data":
-            refuse_joined(file, at + declared, size, re.escape(b"caff\0\1\0\0"))
+            _refuse_rest(file, at + declared, size, re.escape(b"caff\0\1\0\0"), lambda at: chunks(file, at, size, header, 1))
         if at + declared > size and name in (b"pakt", b"desc", b"kuki"):
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
     return Layout(sndfile=True)
@@ -258,205 +300,42 @@ def _avi_parts(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             yield part, inside, length
 
 
-FILLED_BYTES, FILLING = 4096, b"\0\xff \r\n\t"  # what tools leave at the end of a stream
-# Frames of raw streams: header bytes → (frame bytes, samples, sample rate, channels), None where no frame starts.
-FrameParser = Callable[[bytes], "tuple[int, int, int, int] | None"]
-_MPEG_RATES = (44100, 48000, 32000)
-_MPEG_KBPS = {  # (MPEG-1, layer)
-    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_ADTS_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
-_AMR_NB_BYTES = (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1)
-_AMR_WB_BYTES = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
-
-
-def mpeg_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    """MPEG-1/2/2.5 audio layers I–III (ISO 11172-3, 13818-3); free-format frames have no size and are not walked."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    bitrate, rate_index, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
-    if version == 1 or layer == 4 or bitrate in (0, 15) or rate_index == 3:
-        return None
-    rate = _MPEG_RATES[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-    bits_per_second = 1000 * _MPEG_KBPS[version == 3, layer][bitrate - 1]
-    channels = 1 if header[3] >> 6 == 3 else 2
-    if layer == 1:
-        return (12 * bits_per_second // rate + padding) * 4, 384, rate, channels
-    samples = 576 if layer == 3 and version != 3 else 1152
-    return samples // 8 * bits_per_second // rate + padding, samples, rate, channels
-
-
-def adts_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    """AAC in ADTS (ISO 13818-7)."""
-    if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
-        return None
-    rate_index = header[2] >> 2 & 15
-    size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
-    if rate_index >= len(_ADTS_RATES) or size < 7:
-        return None
-    return size, 1024 * (1 + (header[6] & 3)), _ADTS_RATES[rate_index], (header[2] & 1) << 2 | header[3] >> 6
-
-
-def _wavpack_block(header: bytes) -> tuple[int, int, int, int] | None:
-    return (int.from_bytes(header[4:8], "little") + 8, 0, 1, 1) if header.startswith(b"wvpk") else None
-
-
-def _mlp_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    size = ((header[0] & 15) << 8 | header[1]) * 2 if len(header) >= 4 else 0
-    return (size, 0, 1, 1) if size >= 4 else None
-
-
-@dataclass
-class _Frames:
-    """What a walk over frames found; `pieces`: (start, end) of frames without a tag or padding between them."""
-
-    count: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    pieces: list[tuple[int, int]] = field(default_factory=list)
-    declared: int | None = None  # frames, by the first note
-    by_xing: bool = False  # libmpg123 does not know the other note
-
-
-# Notes of encoders, in frames of their own, with a number of frames: Xing's and LAME's, Fraunhofer's.
-_NOTE = re.compile(rb"(?:Xing|Info)\0\0\0.(.{4})|VBRI.{10}(.{4})", re.DOTALL)
-_LONGEST_NOTE_HEAD = 256
-
-
-def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> _Frames:
-    """Walk from `position` to the end. Bytes between frames that are not a tag raise DecodeError.
-
-    So does a change of rate or channels, where libmpg123 ends silently and ffmpeg restarts its count.
-    """
-    found = _Frames()
-    form: tuple[int, int] | None = None
-    free = True  # no frame since the beginning, or a tag
-    zeros = False  # since the last frame or tag
-    for _ in range(layout.MAX_FRAMES):
-        if position >= size:
-            return found
-        header = read(file, position, 10)
-        parsed = frame(header)
-        if parsed is None:
-            tag = layout.tag_end_at(file, position, size, header)
-            if tag is not None:
-                position, free, zeros = tag, True, False
-                continue
-            after = layout.zeros_end(file, position, size)
-            # Padding at the end, or no more sound after a tag.
-            if after == size or (free and found.count and after == position):
-                return found
-            if found.count and size - position <= FILLED_BYTES and not read(file, position, FILLED_BYTES).strip(FILLING):
-                return found
-            if after == position:
-                reason = "truncated" if size - position < 10 else "corrupt"
-                raise DecodeError(reason, f"no frame where one should start, at byte {position}")
-            position, zeros = after, True
-            continue
-        if zeros and not free:  # before the first frame and around tags they are padding, between frames a hole
-            raise DecodeError("corrupt", f"zeros between frames, up to byte {position}")
-        length, samples, rate, channels = parsed
-        if position + length > size:
-            raise truncated(position + length, size, "the last frame")
-        if free and frame is mpeg_frame and (note := _NOTE.search(read(file, position, min(length, _LONGEST_NOTE_HEAD)))):
-            if found.count == 0 and (note[2] or note[0][7] & 1):
-                found.declared, found.by_xing = int.from_bytes(note[1] or note[2], "big"), note[1] is not None
-            position, free = position + length, not found.count
-            continue
-        if found.count == 1:  # the first may be an encoder's note
-            form = rate, channels
-        elif form is not None and form != (rate, channels):
-            raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
-        if found.pieces and found.pieces[-1][1] == position:
-            found.pieces[-1] = found.pieces[-1][0], position + length
-        else:
-            found.pieces.append((position, position + length))
-        position += length
-        free = zeros = False
-        found.count += 1
-        found.samples += samples
-        found.seconds += samples / rate
-        if found.seconds > max_seconds:
-            raise DecodeError("too long", f"more than {max_seconds:g} s")
-    raise too_many_parts()
-
-
-def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = layout.sound_start(file, size)
-    end = layout.sound_end(file, start, size)
-    found = _walk_frames(file, start, end, mpeg_frame, max_seconds)
-    declared = found.declared
-    if declared is not None:
-        if declared > found.count + 1:  # some encoders count their note
-            raise DecodeError("truncated", f"{declared} frames declared, {found.count} found")
-        if found.by_xing and declared >= found.count - 1:
-            return Layout(sndfile=True, exact=declared <= found.count, pieces=((start, end),))
-    # libsndfile ends at the declared frames, even if files were joined; libmpg123 complains of what follows, except ID3v1.
-    clean = declared is None and len(found.pieces) == 1 and size - found.pieces[0][1] <= 128
-    pieces = ((start, found.pieces[0][1]),) if clean else tuple(found.pieces)  # several are joined for it
-    return Layout(sndfile=clean or len(pieces) > 1, exact=False, at_least=found.samples, pieces=pieces)
-
-
-def walk_adts(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = layout.sound_start(file, size)
-    found = _walk_frames(file, start, layout.sound_end(file, start, size), adts_frame, max_seconds)
-    return Layout(sndfile=False, seconds=found.seconds, pieces=tuple(found.pieces))
-
-
-def walk_wavpack(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    return Layout(sndfile=False, pieces=tuple(_walk_frames(file, 0, size, _wavpack_block, max_seconds).pieces))
-
-
-def walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    wide = read(file, 0, 9) == b"#!AMR-WB\n"
-    sizes, samples, rate = (_AMR_WB_BYTES, 320, 16_000) if wide else (_AMR_NB_BYTES, 160, 8000)
-
-    def frame(header: bytes) -> tuple[int, int, int, int] | None:
-        starts = any(header) and not header[0] & 0x83  # zeros are padding, though they could be a damaged frame of the lowest rate
-        return (sizes[header[0] >> 3 & 15], samples, rate, 1) if starts else None
-
-    found = _walk_frames(file, 9 if wide else 6, size, frame, max_seconds)
-    return Layout(sndfile=False, pieces=((0, found.pieces[-1][1]),) if found.pieces else ())
-
-
-def walk_tta(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    """DecodeError if another file follows the frames that the seek table lists: a decoder ends there."""
-    channels, rate, samples = struct.unpack("<6xH2xII4x", read(file, 0, 22).ljust(22, b"\0"))
-    layout.check_bound(samples, rate, channels, max_seconds)
-    sizes = read(file, 22, 4 * -(-samples // max(1, 256 * rate // 245)))  # frames of 256/245 s
-    end = 22 + len(sizes) + 4 + sum(struct.unpack(f"<{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4]))
-    refuse_joined(file, end, size, re.escape(b"TTA1\1\0"))  # perhaps behind a tag
-    return Layout(sndfile=False)
-
-
 def walk_voc(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    """DecodeError if another file follows the blocks, of types 1 to 9: a decoder ends there."""
-    position = int.from_bytes(read(file, 20, 2), "little")
+    """DecodeError if decoders would leave out blocks: they stop at what is none, ignore silence and keep the first rate."""
+    position, rates = int.from_bytes(read(file, 20, 2), "little"), set()
     for _ in range(layout.MAX_CHUNKS):
         kind, *length = read(file, position, 4).ljust(4, b"\0")
         if not 1 <= kind <= 9:
             break
+        head, start = read(file, position + 4, 12), position
         position += 4 + int.from_bytes(length, "little")
-    refuse_joined(file, position, size, b"Creative Voice File\x1a")
+        if position > size:
+            raise truncated(position, size, f"the block at byte {start}")
+        if kind == 3:
+            raise DecodeError("gap", f"a block of silence at byte {start}, which decoders leave out")
+        if kind in (1, 9):  # others continue it
+            rates.add(head[:1] if kind == 1 else head[:4])
+    if len(rates) > 1:
+        raise DecodeError("corrupt", "the rate changes between blocks; cut the file there")
+    _refuse_rest(file, position + 1, size, b"Creative Voice File\x1a")
     return Layout(sndfile=False)
 
 
-def walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    _walk_frames(file, 0, size, _mlp_frame, max_seconds)
-    return Layout(sndfile=False)
-
-
-def walk_flac(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    info = read(file, 4, 38)
-    if len(info) < 38 or info[0] & 0x7F != 0:
-        raise DecodeError("truncated" if len(info) < 38 else "corrupt", "no stream information at the start")
-    bits = ((info[16] & 1) << 4 | info[17] >> 4) + 1
-    total = (info[17] & 15) << 32 | int.from_bytes(info[18:22], "big")
-    # A streamed FLAC declares no length; libsndfile cannot read it, ffmpeg can.
-    return Layout(sndfile=total > 0, md5=info[22:38] if any(info[22:38]) else None, bits=bits)
+def walk_nist(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    """NIST SPHERE: lines of text declare the size of the header and of the sound."""
+    head = read(file, 0, 1024)
+    start = int(found[1]) if (found := re.match(rb"NIST_1A\s+(\d+)", head)) else 1024
+    fields = dict(re.findall(rb"(\w+) -\w+ (\S+)", read(file, 0, min(start, layout.HEAD_BYTES))))
+    if b"," in (coding := fields.get(b"sample_coding", b"pcm")):
+        raise DecodeError("unknown codec", f"{coding.decode('latin-1')}; convert it with sph2pipe")
+    counts = [fields.get(key, b"1") for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    if b"sample_count" not in fields or not all(count.isdigit() for count in counts):
+        return Layout(sndfile=True)
+    frames, channels, width = map(int, counts)
+    end = start + frames * channels * width
+    if frames == 0:  # not known when it was written
+        return Layout(sndfile=True)
+    if end > size:
+        raise truncated(end, size, "the sound")
+    _refuse_rest(file, end, size, rb"NIST_1A")
+    return Layout(sndfile=True, frames=frames, pieces=((0, end),))
