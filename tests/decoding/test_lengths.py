@@ -202,6 +202,15 @@ def test_sphere_has_as_many_samples_as_its_header_says(source, tmp_path):
         assert reason_of(path) == reason
 
 
+def test_a_text_after_mp4_is_no_box_and_another_codec_in_ogg_is_named(source, tmp_path):
+    for name in ("x.m4a", "vorbis.ogg", "opus.ogg"):
+        ffmpeg("-i", source, *(["-c:a", "libopus"] if name == "opus.ogg" else []), tmp_path / name)
+    samples = count(tmp_path / "x.m4a")
+    assert count(tmp_path / "x.m4a", (tmp_path / "x.m4a").read_bytes() + b"hello world, hello") == samples
+    (tmp_path / "x.ogg").write_bytes((tmp_path / "vorbis.ogg").read_bytes() + (tmp_path / "opus.ogg").read_bytes())
+    assert reason_of(tmp_path / "x.ogg") == "corrupt"
+
+
 @pytest.mark.parametrize("size", [0, 2**64 - 1])
 def test_windows_media_whose_size_was_never_written_is_whole(source, tmp_path, size):
     ffmpeg("-i", source, tmp_path / "x.wma")

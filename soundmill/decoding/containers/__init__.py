@@ -146,6 +146,7 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     return replace(found, pieces=((start, end),) if (start, end) != (0, size) else ())
 
 
+_BOX = re.compile(b"ftyp|moov|mdat|free|skip|wide|uuid|moof|mfra|sidx|styp|meta|udta|pnot|emsg")  # no text that follows them
 MOST_OF_INDEX = 1 << 26  # bytes of it that are searched for edits
 
 
@@ -161,7 +162,8 @@ def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             if len(wide) < 8:
                 raise DecodeError("truncated", "the file ends inside a box header")
             length = int.from_bytes(wide, "big")
-        if 0 < length < 8 or not all(32 <= byte < 127 for byte in name):
+        is_box = _BOX.match(name) if position + length > size else all(32 <= byte < 127 for byte in name)
+        if 0 < length < 8 or not is_box:
             refuse_joined(file, position, size, b".{4}(ftyp|moov|mdat)")
             return Layout(sndfile=False, seconds=seconds)  # not a box; ffmpeg decides
         if length == 0:  # to the end of the file
@@ -326,8 +328,8 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
         if flags & 2:
             codec = next((magic for magic in _HEADS if content.startswith(magic)), content[:8])
             form = content[_HEADS.get(codec, slice(0))]
-            if not open_streams and forms.setdefault(codec, form) != form:
-                raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
+            if not open_streams and (forms.setdefault(codec, form) != form or (codecs and codec not in codecs)):
+                raise DecodeError("corrupt", f"the codec, rate or number of channels changes at {position}; cut the file there")
             codecs.append(codec)
             open_streams.add(serial)
             times[serial] = _times(codec, content)

@@ -131,6 +131,8 @@ class _Format:
         codec, channels, rate, _, block_bytes, bits, _, block_frames = struct.unpack(order + "HHIIHHHH", fields)
         if channels == 0 or rate == 0:
             raise DecodeError("corrupt", f"the header declares {channels} channels at {rate} Hz")
+        if codec == 3 and bits == 16:
+            raise DecodeError("unknown codec", "floats of 16 bits; convert them to 32")
         return _Format(codec, channels, rate, block_bytes, bits, block_frames, (at, read(file, at + 24, 2)))
 
     def frames(self, sound: int, declared: int) -> int:
