@@ -17,7 +17,7 @@ from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.components import registry as components
-from soundmill.models.components.contracts import read_codec
+from soundmill.models.components.contracts import WaveCodecParams, read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_clip_plan, read_sections
 from soundmill.params import StageParams, choose, parse, parse_section
@@ -88,7 +88,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
 
     `home`: the checkout, to which paths of weights are relative; None: these are not looked at.
     """
-    specs, vocoder = {}, None
+    specs, codecs, vocoder = {}, {}, None
     if manifest.MIXED in document["clips"]:
         raise UserError(f"params.yaml: clips.{manifest.MIXED}: the variant of mixes (`mixing=on`) has this name; choose another")
     if document["vocoder"]:
@@ -108,7 +108,8 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         if home and name in vocoded:
             _check_component("vocoder", vocoder, home, mel_spec=specs[name])
     for name, item in document["latent_families"].items():
-        codec, spec = components.codec_params(document, name), specs[item["mel"]]
+        codecs[name] = codec = components.codec_params(document, name)
+        spec = specs[item["mel"]]
         with _named(f"{name}.autoencoder: "):
             codec.check_spec(spec)
             if home:
@@ -144,6 +145,8 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                 _check_start(name, train, document, home)
             if train.lora:
                 _check_adapters(name, train.lora, document)
+            if isinstance(codecs.get(name), WaveCodecParams) and getattr(train.sampling, "vocoder", None) == "trained":
+                raise UserError(f"sampling.vocoder: {components.NO_VOCODER}")
 
 
 @contextmanager

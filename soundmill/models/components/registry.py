@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
 AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
+NO_VOCODER = "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (codec `mel_autoencoder_laptop`)"
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "diffwave": Kind("soundmill.models.components.diffwave.vocoder", "DiffWaveParams"),
     "hifigan": Kind("soundmill.models.components.hifigan.vocoder", "HifiGanParams"),
@@ -88,9 +89,7 @@ def chosen_vocoder(sampling: Any, directory: Path, spec: MelSpec | None) -> Voco
     if sampling.vocoder != "trained":
         return None
     if spec is None:
-        raise UserError(
-            "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (`latents=mel_autoencoder`)"
-        )
+        raise UserError(NO_VOCODER)
     return load_vocoder(directory / VOCODER, spec)
 
 
