@@ -264,6 +264,10 @@ class WaveCodecParams(ComponentParams):
         """Shape (channels, frames, bands) of the latent of `num_samples`."""
         return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
 
+    def stride(self, spec: MelSpec) -> int:
+        """Samples that lengths of waves must be multiples of."""
+        return self.network.samples_per_latent
+
     @model_validator(mode="after")
     def _whole_latents(self) -> Self:
         weights, stride = self.weights, self.network.samples_per_latent
