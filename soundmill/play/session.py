@@ -272,9 +272,7 @@ class Play:
                 handle.remove()
             for number in [asked.number] if "number" in values else range(len(made)):
                 path = made[number]
-                stem = (
-                    re.sub(r"-\d{3}$", "", path.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
-                )
+                stem = re.sub(r"-\d{3}(?=$|-[^-]+bpm)", "", path.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
                 target = session.folder / f"{len(session.took) + 1:03d}-{stem}.wav"
                 if (given := making.input_of(path)).is_file():
                     shutil.move(given, making.input_of(target))

@@ -8,7 +8,7 @@ from soundmill.play import making, session
 from soundmill.play.checkpoints import Found, Models
 
 
-def test_the_first_sound_takes_two_steps(tmp_path, monkeypatch):
+def test_a_loop_is_named_without_its_number_and_the_first_sound_takes_two_steps(tmp_path, monkeypatch):
     loaded, steps = SimpleNamespace(model=SimpleNamespace(net=nn.Identity()), facts={"checkpoint": "0"}), []
     loaded.model.params = SimpleNamespace(sampling=SimpleNamespace(num_steps=9))
     play = session.Play(tmp_path, {"a": Found(tmp_path / "a", tmp_path)}, Models(1), tmp_path / "scratch")
@@ -26,3 +26,5 @@ def test_the_first_sound_takes_two_steps(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, value)
     play._get_ready()
     assert steps == [["num_steps=2"]]
+    (path,) = play.sounds({"checkpoint": "a"}, session.Session(tmp_path))
+    assert path.stem == "001-a-bell-0-120.5bpm"
