@@ -93,7 +93,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
     if manifest.MIXED in document["clips"]:
         raise UserError(f"params.yaml: clips.{manifest.MIXED}: the variant of mixes (`mixing=on`) has this name; choose another")
     if document["vocoder"]:
-        vocoder = parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+        vocoder = parse_section(document, "vocoder", components.kind_of("vocoder", document["vocoder"]).params)
     inverted = {item["mel"] for item in document["mel_families"].values()}
     vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
@@ -105,7 +105,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             if name in vocoded:
                 vocoder.check_spec(specs[name])
                 if home:
-                    components.check_weights(components.vocoder(vocoder.kind), vocoder, specs[name], home)
+                    components.check_weights("vocoder", vocoder, specs[name], home)
         if home and name in vocoded:
             _check_component("vocoder", vocoder, home, mel_spec=specs[name])
     for name, item in document["latent_families"].items():
@@ -114,7 +114,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         with _named(f"{name}.autoencoder: "):
             codec.check_spec(spec)
             if home:
-                components.check_weights(components.codec(codec.kind), codec, spec, home)
+                components.check_weights("autoencoder", codec, spec, home)
         if home:
             rate = read_clip_plan(document, name)["sample_rate"]
             _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=rate)

@@ -62,7 +62,7 @@ def test_the_published_oobleck_has_the_published_rate():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        codec = OobleckCodec(section.network, registry.codec("oobleck").module.network(section, None, 2))
+        codec = OobleckCodec(section.network, registry.kind_of("autoencoder", "oobleck").module.network(section, None, 2))
     assert (codec.sample_rate, codec.channels, codec.latent_shape(7)) == (44_100, 2, (64, 7, 1))
     assert codec.metrics["latent_rate"] == pytest.approx(21.533, abs=1e-3)
     assert section.latent_shape(SPEC, document["audio_dit"]["latents"]["num_samples"]) == (64, 1024, 1)
@@ -72,7 +72,7 @@ def test_the_sizes_of_conf_are_musicgen_s():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "codec@audio_dit.autoencoder=encodec"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        net = registry.codec("encodec").module.network(section, None, 1)
+        net = registry.kind_of("autoencoder", "encodec").module.network(section, None, 1)
     assert sum(weight.numel() for weight in net.parameters()) == 56_884_674
     assert (net.quantizer.num_quantizers, net.quantizer.codebook_size) == (4, 2048)
     codec = EncodecCodec(section.network, section.bandwidth, net)
