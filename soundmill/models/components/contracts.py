@@ -343,7 +343,7 @@ class Kind:
     load(directory, spec): what was saved; UserError if weights do not fit, or a vocoder is for another spec (None: any);
       a codec's has no `spec`
     network(params, spec, channels): its net, newly initialised, for log-mels of `spec` or waves of so many channels
-    check(weights, network, spec, home): if `params.weights` can be published ones
+    check(params, spec, home): if `params.weights` can be published ones
     The directories that it saves have a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
     """
 

@@ -112,7 +112,7 @@ def codec_params(document: dict[str, Any], family: str) -> Any:
 def check_weights(what: str, params: Any, spec: MelSpec, home: Path) -> None:
     """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
     if params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
-        kind_of(what, params.kind).module.check(params.weights, params.network, spec, home)
+        kind_of(what, params.kind).module.check(params, spec, home)
 
 
 def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
