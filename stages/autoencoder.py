@@ -3,8 +3,8 @@
 from typing import Any
 
 from soundmill import stage
-from soundmill.models.components import registry
 from soundmill.models.components.making import publish
+from soundmill.models.components.registry import kind_of
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown
 from soundmill.training import launcher
@@ -14,16 +14,16 @@ def run(
     params: StageParams, ctx: Context, clips: Input, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Write the autoencoder, its curve (empty if it was loaded) and a picture of clips beside their reconstructions."""
-    codec = registry.codec(params.kind).module.make(params, ctx, clips, mels, catalog)
+    codec = kind_of("autoencoder", params.kind).module.make(params, ctx, clips, mels, catalog)
     return publish(codec, params, ctx, catalog, autoencoder, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return [registry.codec(section["kind"]).package]
+    return [kind_of("autoencoder", section).package]
 
 
 def main(argv: list[str] | None = None) -> None:
-    stage.main(run, "autoencoder", argv, lambda _, section: registry.params_of_codec(section), code_by_name, launcher=launcher)
+    stage.main(run, "autoencoder", argv, lambda _, section: kind_of("autoencoder", section).params, code_by_name, launcher=launcher)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def _wave(row: dict[str, Any], encoder: Encoder, num_samples: int, audio: Path) 
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return [registry.codec(parameters["latent_families"][family]["codec"]).component]
+    return [registry.kind_of("autoencoder", parameters["latent_families"][family]["codec"]).component]
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directories with the configurations of AudioLDM, of Vocos and of STARTED, and weights without a tensor."""
     home = tmp_path_factory.mktemp("published")
     loaded = compose("model=tango latents=audioldm vocoder=audioldm")
-    vocoder = components.params_of_vocoder(loaded["vocoder"]).model_validate(loaded["vocoder"])
+    vocoder = components.kind_of("vocoder", loaded["vocoder"]).params.model_validate(loaded["vocoder"])
     with torch.device("meta"):
         build_vocoder(vocoder.network, 64, 16_000).config.save_pretrained(home / "audioldm/vocoder")
         build_autoencoder(components.codec_params(loaded, "tango").network).save_config(home / "audioldm/vae")

@@ -44,3 +44,8 @@ class SamplerParams(RestylingParams):
     sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
     num_steps: int = Field(ge=1, le=10_000)
     guidance_scale: float = Field(ge=0, le=100, description="1: no guidance")
+
+    def check_steps(self, timesteps: int) -> None:
+        """ValueError if it takes more steps than there are timesteps trained on."""
+        if self.num_steps > timesteps:
+            raise ValueError(f"sampling.num_steps {self.num_steps} must not exceed the {timesteps} timesteps trained on")

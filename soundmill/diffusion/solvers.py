@@ -74,8 +74,6 @@ def stable_audio(num_steps: int, device: torch.device) -> Steps:
     """
     from diffusers.schedulers.scheduling_edm_dpmsolver_multistep import EDMDPMSolverMultistepScheduler
 
-    if num_steps < 2:
-        raise UserError("sampling.solver `dpm++_sde` needs sampling.num_steps of 2 or more")
     scheduler = EDMDPMSolverMultistepScheduler(**STABLE_AUDIO, algorithm_type="sde-dpmsolver++")
     scheduler.set_timesteps(num_steps, device=device)
 

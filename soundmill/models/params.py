@@ -98,6 +98,14 @@ class ConditionedTrainParams(BatchedTrainParams):
     def by_caption(self) -> bool:
         return "caption" in self.condition
 
+    @model_validator(mode="after")
+    def _guided(self) -> Self:
+        if getattr(self, "condition_dropout", None) == 0 and self.condition != "none" and self.sampling.guidance_scale != 1:
+            raise ValueError(
+                "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
+            )
+        return self
+
 
 class VectorTrainParams(ConditionedTrainParams):
     """Of families whose net is told a vector for each item: label weights, or that of a caption."""

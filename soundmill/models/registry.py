@@ -14,10 +14,11 @@ from pydantic import Field
 
 from soundmill import hub, manifest, params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
+from soundmill.audio.pieces import to_samples
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.components import registry as components
-from soundmill.models.components.contracts import read_codec
+from soundmill.models.components.contracts import LatentsParams, WaveCodecParams, read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_clip_plan, read_sections
 from soundmill.params import StageParams, choose, parse, parse_section
@@ -88,11 +89,11 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
 
     `home`: the checkout, to which paths of weights are relative; None: these are not looked at.
     """
-    specs, vocoder = {}, None
+    specs, codecs, vocoder = {}, {}, None
     if manifest.MIXED in document["clips"]:
         raise UserError(f"params.yaml: clips.{manifest.MIXED}: the variant of mixes (`mixing=on`) has this name; choose another")
     if document["vocoder"]:
-        vocoder = parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+        vocoder = parse_section(document, "vocoder", components.kind_of("vocoder", document["vocoder"]).params)
     inverted = {item["mel"] for item in document["mel_families"].values()}
     vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
@@ -104,18 +105,20 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             if name in vocoded:
                 vocoder.check_spec(specs[name])
                 if home:
-                    components.check_weights(components.vocoder(vocoder.kind), vocoder, specs[name], home)
+                    components.check_weights("vocoder", vocoder, specs[name], home)
         if home and name in vocoded:
             _check_component("vocoder", vocoder, home, mel_spec=specs[name])
     for name, item in document["latent_families"].items():
-        codec, spec = components.codec_params(document, name), specs[item["mel"]]
+        codecs[name] = codec = components.codec_params(document, name)
+        spec = specs[item["mel"]]
         with _named(f"{name}.autoencoder: "):
             codec.check_spec(spec)
             if home:
-                components.check_weights(components.codec(codec.kind), codec, spec, home)
+                components.check_weights("autoencoder", codec, spec, home)
         if home:
             rate = read_clip_plan(document, name)["sample_rate"]
             _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=rate)
+        _check_lengths(name, document, codec.stride(spec))
     for name, item in document["text"].items() if home else ():
         with _named(f"text.{name}.encoder: "):
             text.check(item["encoder"], item["revision"], home)
@@ -144,6 +147,22 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                 _check_start(name, train, document, home)
             if train.lora:
                 _check_adapters(name, train.lora, document)
+            if isinstance(codecs.get(name), WaveCodecParams) and getattr(train.sampling, "vocoder", None) == "trained":
+                raise UserError(f"sampling.vocoder: {components.NO_VOCODER}")
+
+
+def _check_lengths(name: str, document: dict[str, Any], stride: int) -> None:
+    """UserError unless the latents of a family last as long as its clips, and are whole latents of a codec of this stride."""
+    key, clips = f"{name}.latents.num_samples", f"clips.{document['families'][name]['clips']}.clip_seconds"
+    plan, length = read_clip_plan(document, name), parse_section(document, f"{name}.latents", LatentsParams).num_samples
+    needed = to_samples(plan["clip_seconds"], plan["sample_rate"])
+    nearest = -(-max(length, needed) // stride) * stride
+    if length % stride:
+        raise UserError(f"params.yaml: {key}: {length} must be a multiple of {stride}, which the codec needs: set it to {nearest}")
+    if length < needed:
+        raise UserError(
+            f"params.yaml: {key}: {length} are less than {clips}, {needed} samples: set it to {nearest}, or lower {clips}"
+        )
 
 
 @contextmanager

@@ -57,11 +57,7 @@ class Found:
     @property
     def tables(self) -> clips.Tables:
         """Its real clips."""
-        return clips.of_family(self.home, self.section)
-
-    @property
-    def section(self) -> str:
-        return self.version.name.removeprefix("soundmill-") if self.version else self.directory.name
+        return clips.of_family(self.home, family_of(self.directory))
 
     @property
     def scores(self) -> dict[str, float]:

@@ -94,12 +94,12 @@ class Play:
         self.ready = threading.Thread(target=self._get_ready, daemon=True)
 
     def _get_ready(self) -> None:
-        """Make a sound in one step, so that the first one asked for is quick, and ask the registry for more checkpoints."""
+        """Make a sound in two steps, so that the first one asked for is quick, and ask the registry for more checkpoints."""
         name, found = next(iter(self.found.items()))
         # A checkpoint that fails says so when it is chosen.
         with suppress(Exception), tempfile.TemporaryDirectory(dir=self.scratch) as place, self.models.lock:
             if hasattr(self.models.load(found).model.params.sampling, "num_steps"):
-                _card_of(*self.sounds({"checkpoint": name, "settings": ["num_steps=1"]}, Session(Path(place))))
+                _card_of(*self.sounds({"checkpoint": name, "settings": ["num_steps=2"]}, Session(Path(place))))
         try:
             self.versions = tracking.registered_models(self.root)
             self.found = self.found | checkpoints.of_registry(self.found, self.versions, self.root)
@@ -272,7 +272,7 @@ class Play:
                 handle.remove()
             for number in [asked.number] if "number" in values else range(len(made)):
                 path = made[number]
-                stem = re.sub(r"-\d{3}$", "", path.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
+                stem = re.sub(r"-\d{3}(?=$|-[^-]+bpm)", "", path.stem) if asked.kind == "generate" else f"{asked.kind}-{asked.seed}"
                 target = session.folder / f"{len(session.took) + 1:03d}-{stem}.wav"
                 if (given := making.input_of(path)).is_file():
                     shutil.move(given, making.input_of(target))

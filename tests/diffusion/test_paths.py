@@ -390,11 +390,9 @@ def test_timesteps_fall_and_exist(spacing, num_steps):
     assert 0 <= visited[-1] <= visited[0] <= 999
 
 
-def test_more_steps_than_timesteps_are_refused_and_one_of_stable_audio_s_solver():
+def test_more_steps_than_timesteps_are_refused():
     with pytest.raises(UserError, match=r"1001 .* 1000"):
         solvers.timesteps(1000, 1001, "trailing")
-    with pytest.raises(UserError, match=r"dpm\+\+_sde.*num_steps of 2 or more"):
-        solvers.stable_audio(1, CPU)
 
 
 def test_the_published_fast_schedule_lies_at_these_timesteps():

@@ -20,6 +20,11 @@ def found(tmp_path):
     return [Found(tmp_path / name, tmp_path) for name in "ab"]
 
 
+def test_its_clips_are_those_of_its_family_wherever_it_lies(found, tmp_path):
+    (tmp_path / "params.yaml").write_text("families: {rave: {clips: high_rate}}")
+    assert found[0].tables.clips == tmp_path / "data/clips/high_rate"
+
+
 def test_nobody_is_credited_for_a_sound_of_another_checkpoint(found, tmp_path):
     request, asked = tmp_path / making.KEPT / "x.json", making.Asked(checkpoint="a", digest=origin(tmp_path / "a")["checkpoint"])
     for digest, credits in ((asked.digest, "ATTRIBUTION a.csv"), ("0", "ATTRIBUTION MISSING.txt")):

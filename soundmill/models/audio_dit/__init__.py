@@ -57,9 +57,11 @@ class SamplingParams(RestylingParams, GriffinLimParams):
 
 
 def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
-    """ValueError if the solver is not for the objective."""
+    """ValueError if the solver is not for the objective, or for so few steps."""
     if sampling.solver == "dpm++_sde" and flow.objective != "v":
         raise ValueError("sampling.solver dpm++_sde is for flow.objective v; set it to euler or midpoint")
+    if sampling.solver == "dpm++_sde" and sampling.num_steps < 2:
+        raise ValueError("sampling.solver dpm++_sde needs sampling.num_steps of 2 or more")
     if sampling.solver == "pingpong" and flow.objective != "rectified_flow":
         raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
 

@@ -342,7 +342,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     for part in ("network", "flow", "sampling"):
         train[part] |= getattr(source, part)
     params = strict.parse(TrainParams, train, f"{path}: {FAMILY}.train")
-    codecs = registry.codec(CODEC).module
+    codecs = registry.kind_of(AUTOENCODER, CODEC).module
     count = sum(len(hub.declared(file)) for file in path.glob("**/*.safetensors"))
     with hub.bounded(str(path), REMEDY, count), torch.device("meta"):
         codec = codecs.OobleckCodec(source.codec, codecs.build(source.codec))
@@ -369,9 +369,9 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
 def _source(path: Path) -> Pipeline | SingleFile:
     """The directory in the layout that its file of configuration shows; of two, diffusers', which has the text encoder."""
     if (path / INDEX).is_file():
-        return Pipeline(path, registry.codec(CODEC))
+        return Pipeline(path, registry.kind_of(AUTOENCODER, CODEC))
     if (path / CONFIG).is_file():
-        return SingleFile(path, registry.codec(CODEC))
+        return SingleFile(path, registry.kind_of(AUTOENCODER, CODEC))
     raise UserError(
         f"{path}: has neither model_index.json (the layout of diffusers' StableAudioPipeline) nor model_config.json (that of "
         "stable-audio-tools); name a directory in one of these layouts"

@@ -264,6 +264,10 @@ class WaveCodecParams(ComponentParams):
         """Shape (channels, frames, bands) of the latent of `num_samples`."""
         return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
 
+    def stride(self, spec: MelSpec) -> int:
+        """Samples that lengths of waves must be multiples of."""
+        return self.network.samples_per_latent
+
     @model_validator(mode="after")
     def _whole_latents(self) -> Self:
         weights, stride = self.weights, self.network.samples_per_latent
@@ -339,7 +343,7 @@ class Kind:
     load(directory, spec): what was saved; UserError if weights do not fit, or a vocoder is for another spec (None: any);
       a codec's has no `spec`
     network(params, spec, channels): its net, newly initialised, for log-mels of `spec` or waves of so many channels
-    check(weights, network, spec, home): if `params.weights` can be published ones
+    check(params, spec, home): if `params.weights` can be published ones
     The directories that it saves have a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
     """
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from soundmill import hashing, hub, manifest, terminal
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
+from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import UserError, report_failure
 from soundmill.models.catalog import choose_by_hash, read_weights
@@ -190,13 +191,14 @@ def find(
 
 
 def locate(weights: LoadedParams, files: tuple[str, ...], section: str, home: Path) -> tuple[Path, str | None]:
-    """The directory that `weights` names, and its commit."""
+    """The directory that `weights` names, and its commit; of files that are named as `A or B`, it has one."""
     remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
-    return hub.find(weights.name, weights.revision, home, files, partial(_missing, files), remedies)
+    patterns = [name for file in files for name in file.split(" or ")]
+    return hub.find(weights.name, weights.revision, home, patterns, partial(_missing, files), remedies)
 
 
 def _missing(files: tuple[str, ...], directory: Path) -> str | None:
-    absent = [file for file in files if not (directory / file).is_file()]
+    absent = [file for file in files if not any((directory / name).is_file() for name in file.split(" or "))]
     return f"{', '.join(absent)} (weights in other formats can run code and are not read)" if absent else None
 
 
@@ -217,6 +219,14 @@ def find_saved(
     theirs = saved.network.model_dump()
     compare(directory, {key: (theirs[key], value) for key, value in network.model_dump().items()}, "autoencoder.network")
     return directory, {"name": weights.name, "revision": None, "digest": saved.digest}
+
+
+def check_published(
+    section: str, files: tuple[str, ...], check_config: Callable, saved: type | None, params: Any, spec: MelSpec, home: Path
+) -> None:
+    """UserError as a component's `load_published`, from the configuration alone; `saved`: that of codecs of this project."""
+    if not (saved and find_saved(params.weights, saved, params.network, home)):
+        check_config((locate(params.weights, files, section, home)[0] / files[0]).parent, params.network, spec)
 
 
 def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> None:

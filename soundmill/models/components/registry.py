@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from soundmill import hub
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, LatentsParams, Vocoder
-from soundmill.params import StageParams, choose, parse_section, section
+from soundmill.params import did_you_mean, parse_section, section
 from soundmill.training import checkpoint
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
 AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
+NO_VOCODER = "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (codec `mel_autoencoder_laptop`)"
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "diffwave": Kind("soundmill.models.components.diffwave.vocoder", "DiffWaveParams"),
     "hifigan": Kind("soundmill.models.components.hifigan.vocoder", "HifiGanParams"),
@@ -33,32 +33,22 @@ CODECS = {
     "rave": Kind("soundmill.models.components.rave.codec", "RaveParams", latents=True),
     "unet1d": Kind("soundmill.models.components.unet1d.codec.codec", "AutoencoderParams"),
 }
+KINDS = {VOCODER: VOCODERS, AUTOENCODER: CODECS}
 
 
-def vocoder(kind: str) -> Kind:
-    return choose(VOCODERS, kind, "vocoder")
-
-
-def codec(kind: str) -> Kind:
-    return choose(CODECS, kind, "autoencoder")
+def kind_of(what: str, named: Any, where: Path | str = "params.yaml") -> Kind:
+    """A kind of VOCODER or AUTOENCODER by its name, or by a section or config, at `where`, that has it as `kind`."""
+    name, kinds = named.get("kind") if isinstance(named, dict) else named, KINDS[what]
+    if not isinstance(name, str) or name not in kinds:
+        near = did_you_mean(str(name), list(kinds))
+        raise UserError(f"{where}: no {what} of kind {name!r}{near} (there are: {', '.join(kinds)})")
+    return kinds[name]
 
 
 def code(components: dict[str, Any]) -> list[str]:
     """Modules that load a family's vocoder and codec, which its `components` in params.yaml name."""
-    modules = []
-    if components.get("vocoder") in VOCODERS:  # otherwise Griffin-Lim, or none
-        modules.append(VOCODERS[components["vocoder"]].component)
-    if components.get("codec") in CODECS:
-        modules.append(CODECS[components["codec"]].component)
-    return modules
-
-
-def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:
-    return vocoder(_kind(section, VOCODERS)).params
-
-
-def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
-    return codec(_kind(section, CODECS)).params
+    named = ((VOCODERS, components.get("vocoder")), (CODECS, components.get("codec")))
+    return [kinds[kind].component for kinds, kind in named if kind in kinds]  # others are Griffin-Lim, or none
 
 
 def kind_in(directory: Path) -> tuple[str, str]:
@@ -73,7 +63,7 @@ def kind_in(directory: Path) -> tuple[str, str]:
 def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
     """Load a vocoder of any kind; UserError if it is for another spec than `spec` (None: any)."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
-    return vocoder(_kind_of(directory, "vocoder", remedy)).module.load(directory, spec)
+    return kind_of(VOCODER, checkpoint.read(directory, VOCODER, remedy), directory).module.load(directory, spec)
 
 
 def vocoder_in(directory: Path, spec: MelSpec) -> Vocoder | None:
@@ -88,9 +78,7 @@ def chosen_vocoder(sampling: Any, directory: Path, spec: MelSpec | None) -> Voco
     if sampling.vocoder != "trained":
         return None
     if spec is None:
-        raise UserError(
-            "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (`latents=mel_autoencoder`)"
-        )
+        raise UserError(NO_VOCODER)
     return load_vocoder(directory / VOCODER, spec)
 
 
@@ -101,16 +89,16 @@ def latent_components(sampling: Any, directory: Path, whole: Path) -> dict[str, 
 
 
 def load_codec(directory: Path) -> Encoder:
-    return codec(_kind_of(directory, "autoencoder")).module.load(directory)
+    return kind_of(AUTOENCODER, checkpoint.read(directory, AUTOENCODER), directory).module.load(directory)
 
 
 def load_latent_codec(directory: Path) -> LatentCodec:
     """Load the codec of a family that diffuses its latents; UserError if its kind is for others."""
-    name = _kind_of(directory, "autoencoder")
-    if not codec(name).latents:
+    config = checkpoint.read(directory, AUTOENCODER)
+    if not kind_of(AUTOENCODER, config, directory).latents:
         fitting = ", ".join(other for other in CODECS if CODECS[other].latents)
         raise UserError(
-            f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
+            f"{directory}: latents of autoencoders of kind {config['kind']!r} are not for this family; it takes those of {fitting}"
         )
     return load_codec(directory)
 
@@ -118,13 +106,13 @@ def load_latent_codec(directory: Path) -> LatentCodec:
 def codec_params(document: dict[str, Any], family: str) -> Any:
     """The section `FAMILY.autoencoder` of the content of a params.yaml, parsed as its kind's parameters."""
     name = f"{family}.autoencoder"
-    return parse_section(document, name, params_of_codec(section(document, name, "params.yaml")))
+    return parse_section(document, name, kind_of(AUTOENCODER, section(document, name, "params.yaml")).params)
 
 
-def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
+def check_weights(what: str, params: Any, spec: MelSpec, home: Path) -> None:
     """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
     if params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
-        kind.module.check(params.weights, params.network, spec, home)
+        kind_of(what, params.kind).module.check(params, spec, home)
 
 
 def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
@@ -139,26 +127,12 @@ def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str
     made = {}
     if item := document["latent_families"].get(family):
         params, channels = codec_params(document, family), document["clips"][document["families"][family]["clips"]]["channels"]
-        made[codec_name] = codec(params.kind).module.network(params, _spec(document, item["mel"]), channels)
+        made[codec_name] = kind_of(AUTOENCODER, params.kind).module.network(params, _spec(document, item["mel"]), channels)
     if item := document["vocoder_families"].get(family):
-        params = parse_section(document, "vocoder", params_of_vocoder(document["vocoder"]))
-        made[VOCODER] = vocoder(params.kind).module.network(params, _spec(document, item["mel"]), 1)
+        kind = kind_of(VOCODER, document["vocoder"])
+        made[VOCODER] = kind.module.network(parse_section(document, "vocoder", kind.params), _spec(document, item["mel"]), 1)
     return made
 
 
 def _spec(document: dict[str, Any], name: str) -> MelSpec:
     return parse_section(document, f"spectrogram.{name}", SpectrogramParams).spec
-
-
-def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:
-    kind = checkpoint.read(directory, what, remedy).get("kind")
-    if kind not in list(VOCODERS if what == "vocoder" else CODECS):
-        raise UserError(f"{directory}: no {what}, but of kind {kind!r}; name another directory, or remake it with `dvc repro`")
-    return kind
-
-
-def _kind(section: Any, kinds: Mapping[str, Kind]) -> str:
-    kind = section.get("kind") if isinstance(section, dict) else None
-    if not isinstance(kind, str):
-        raise UserError(f"params.yaml: a vocoder's or autoencoder's section needs a `kind` (there are: {', '.join(sorted(kinds))})")
-    return kind

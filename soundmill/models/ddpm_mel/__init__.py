@@ -171,9 +171,7 @@ class TrainParams(BatchedTrainParams):
             )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
-        trained = self.diffusion.num_timesteps - self.diffusion.first_timestep
-        if self.sampling.num_steps > trained:
-            raise ValueError(f"sampling.num_steps {self.sampling.num_steps} must not exceed the {trained} timesteps trained on")
+        self.sampling.check_steps(self.diffusion.num_timesteps - self.diffusion.first_timestep)
         return self
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -181,14 +183,8 @@ def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _cosine_basis(rows: int, columns: int) -> Tensor:
     """Orthonormal two-dimensional DCT-II of a patch, [coefficient, pixel], both row by row."""
-
-    def one(size: int) -> Tensor:
-        position, order = torch.arange(size, dtype=torch.float64) + 0.5, torch.arange(size, dtype=torch.float64)
-        basis = torch.cos(math.pi / size * order[:, None] * position) * math.sqrt(2 / size)
-        basis[0] /= math.sqrt(2)
-        return basis
-
-    return torch.kron(one(rows), one(columns)).float()
+    of_rows, of_columns = (torch.from_numpy(dct(np.eye(size), norm="ortho", axis=0)) for size in (rows, columns))
+    return torch.kron(of_rows, of_columns).float()
 
 
 FAMILY = "ddpm_mel"

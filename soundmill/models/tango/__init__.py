@@ -72,6 +72,11 @@ class TrainParams(FamilyTrainParams):
         """Clips in a batch of all devices."""
         return self.real_items * self.hardware.devices
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.sampling.check_steps(self.diffusion.num_timesteps)
+        return self
+
 
 FAMILY = Family(
     name="tango",

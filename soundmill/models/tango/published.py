@@ -61,8 +61,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     section, spec = document[FAMILY], strict.parse(SpectrogramParams, document["spectrogram"][FAMILY], f"{path}: spectrogram").spec
     params = strict.parse(TrainParams, section["train"] | {"use": "last"}, f"{path}: {FAMILY}.train")
     network, shape = registry.codec_params(document, FAMILY).network, registry.latent_shape(document, FAMILY)
-    sizes = strict.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], f"{path}: vocoder").network
-    codecs, vocoders = registry.codec(CODEC).module, registry.vocoder(VOCODER).module
+    sizes = strict.parse(registry.kind_of("vocoder", document["vocoder"]).params, document["vocoder"], f"{path}: vocoder").network
+    codecs, vocoders = registry.kind_of("autoencoder", CODEC).module, registry.kind_of("vocoder", VOCODER).module
     of_stft = {"filter_length": "n_fft", "hop_length": "hop_length", "win_length": "win_length", "n_mel_channels": "n_mels"}
     of_stft |= {"sampling_rate": "sample_rate", "mel_fmin": "f_min", "mel_fmax": "f_max"}
     stft = hub.read_config(path / STFT)
@@ -155,10 +155,10 @@ def _read_audioldm(path: Path, document: dict[str, Any], name: str) -> tuple[Tan
 
     spec = strict.parse(SpectrogramParams, document["spectrogram"][FAMILY], f"{path}: spectrogram").spec
     weights, codec = LoadedParams(kind="load", name=str(path), revision=None), registry.codec_params(document, FAMILY)
-    autoencoder, _ = registry.codec(codec.kind).module.load_published(weights, codec.network, spec, path)
+    autoencoder, _ = registry.kind_of("autoencoder", codec.kind).module.load_published(weights, codec.network, spec, path)
     autoencoder.residual = [0.0] * spec.n_mels  # not measured: its sounds are published without grain
-    sounding = strict.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], f"{path}: vocoder")
-    vocoder, _ = registry.vocoder(sounding.kind).module.load_published(weights, sounding.network, spec, path)
+    sounding = strict.parse(registry.kind_of("vocoder", document["vocoder"]).params, document["vocoder"], f"{path}: vocoder")
+    vocoder, _ = registry.kind_of("vocoder", sounding.kind).module.load_published(weights, sounding.network, spec, path)
 
     frames = section["latents"]["num_samples"] // spec.hop_length
     layers = clap.state_dict()

@@ -48,10 +48,6 @@ class TrainParams(ConditionedTrainParams):
         stride = self.transform.stride * self.network.stride
         if self.num_samples % stride:
             raise ValueError(f"num_samples {self.num_samples} must be a multiple of {stride}, the strides of transform and network")
-        if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
-            raise ValueError(
-                "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
-            )
         return self
 
 

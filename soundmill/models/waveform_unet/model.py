@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Deviation, Net, on_unit_variance, scaled
-from soundmill.diffusion.sampling import Condition, Draw, Steps, guided, inpaint, restyle, sample, slerp
+from soundmill.diffusion.sampling import Condition, Draw, Given, guided, slerp
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import PathModule, UNet1d
@@ -60,58 +60,43 @@ class WaveformUNet(TrainedModel):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → waves; a request without label or caption is unconditional."""
-
-        def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            return sample(self._steps(run), net, self._noise(part, run))
-
-        return self._in_batches(work, requests, None, run)
+        return self._made(requests, run, Given(noise=self._noise(requests)))
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
         """Restyle by `amount`, or if `keep` is set regenerate everything else; shorter waves are padded with silence."""
         sampling, length = run.sampling, waves.shape[2]
-
-        def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            sounds = self._padded(waves).to(run.device)
-            if sampling.keep is None:
-                return restyle(self._steps(run).last(sampling.amount), net, sounds, self._noise(part, run))
-            kept = mask_of([*sampling.keep, [length, self.num_samples]], self.num_samples)
-            draw = Draw.of_seeds([request.seed for request in part], self.sigma_data)
-            return inpaint(self._steps(run), net, sounds, kept.to(run.device), draw, sampling.resamples)
-
-        return self._in_batches(work, requests, waves, run)[..., :length]
+        kept = None if sampling.keep is None else mask_of([*sampling.keep, [length, self.num_samples]], self.num_samples)
+        given = Given(self._padded(waves), sampling.amount, kept, sampling.resamples, self._noise(requests))
+        return self._made(requests, run, given)[..., :length]
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
         """See models/family.py; recordings are mixed, noised by `amount` and denoised."""
         first, second = noise_of(ends, self.channels, self.num_samples)
-        noise = torch.stack([slerp(first, second, share) for share in shares])
-        length = self.num_samples if waves is None else waves.shape[2]
-        padded = torch.zeros_like(first).expand(2, -1, -1) if waves is None else self._padded(waves)
-        amount = 1.0 if waves is None else run.sampling.amount
-        starts = torch.stack([torch.stack([torch.lerp(*padded, share), one]) for share, one in zip(shares, noise, strict=True)])
+        noise = scaled(torch.stack([slerp(first, second, share) for share in shares]), self.sigma_data)
+        given, length = Given(noise=noise), self.num_samples
+        if waves is not None:
+            sounds = torch.stack([torch.lerp(*self._padded(waves), share) for share in shares])
+            given, length = Given(sounds, run.sampling.amount, noise=noise), waves.shape[2]
+        return self._made([ends[0]] * len(shares), run, given)[..., :length]
 
-        def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
-            sounds, noise = starts.to(run.device).unbind(1)
-            return restyle(self._steps(run).last(amount), net, sounds, scaled(noise, self.sigma_data))
-
-        return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
-
-    def _steps(self, run: Run) -> Steps:
-        return solvers.continuous(self.params.path, run.sampling.num_steps)
-
-    def _noise(self, requests: Sequence[Request], run: Run) -> Tensor:
-        return scaled(noise_of(requests, self.channels, self.num_samples).to(run.device), self.sigma_data)
+    def _noise(self, requests: Sequence[Request]) -> Tensor:
+        return scaled(noise_of(requests, self.channels, self.num_samples), self.sigma_data)
 
     def _padded(self, waves: Tensor) -> Tensor:
         return torch.nn.functional.pad(waves, (0, self.num_samples - waves.shape[2]))
 
-    def _in_batches(self, work: Any, requests: Sequence[Request], waves: Tensor | None, run: Run) -> Tensor:
-        def in_batch(items: slice) -> Tensor:
+    def _made(self, requests: Sequence[Request], run: Run, given: Given) -> Tensor:
+        """Waves [N, channels, num_samples] of what `given` begins with."""
+
+        def work(items: slice) -> Tensor:
             condition, null = self._conditions(requests[items], run)
             scale = run.sampling.guidance_scale if condition else 1.0
             denoise = on_unit_variance(in_precision(guided(self.net, condition, null, scale), run), self.sigma_data)
-            return work(denoise, requests[items], None if waves is None else waves[items])
+            steps = given.steps(solvers.continuous(self.params.path, run.sampling.num_steps))
+            draw = Draw.of_seeds([request.seed for request in requests[items]], self.sigma_data)
+            return given.sample(items, steps, denoise, (self.channels, self.num_samples), draw, run.device)
 
-        return sampled(self.net, len(requests), run, in_batch)
+        return sampled(self.net, len(requests), run, work)
 
     def _conditions(self, requests: Sequence[Request], run: Run) -> tuple[Condition, Condition]:
         """The conditions of the requests, and the null condition, as the network takes them."""

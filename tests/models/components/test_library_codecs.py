@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_the_published_oobleck_has_the_published_rate():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        codec = OobleckCodec(section.network, registry.codec("oobleck").module.network(section, None, 2))
+        codec = OobleckCodec(section.network, registry.kind_of("autoencoder", "oobleck").module.network(section, None, 2))
     assert (codec.sample_rate, codec.channels, codec.latent_shape(7)) == (44_100, 2, (64, 7, 1))
     assert codec.metrics["latent_rate"] == pytest.approx(21.533, abs=1e-3)
     assert section.latent_shape(SPEC, document["audio_dit"]["latents"]["num_samples"]) == (64, 1024, 1)
@@ -72,7 +73,7 @@ def test_the_sizes_of_conf_are_musicgen_s():
     document = params.compose(ROOT / "conf", ["model=audio_dit", "codec@audio_dit.autoencoder=encodec"])
     section = registry.codec_params(document, "audio_dit")
     with torch.device("meta"):
-        net = registry.codec("encodec").module.network(section, None, 1)
+        net = registry.kind_of("autoencoder", "encodec").module.network(section, None, 1)
     assert sum(weight.numel() for weight in net.parameters()) == 56_884_674
     assert (net.quantizer.num_quantizers, net.quantizer.codebook_size) == (4, 2048)
     codec = EncodecCodec(section.network, section.bandwidth, net)
@@ -137,7 +138,8 @@ def test_a_codec_of_this_project_is_taken_as_it_is(tmp_path):
     codec = EncodecCodec(ENCODEC, 8.0, publish_encodec(tmp_path / "published"))
     save_codec(codec, tmp_path / "model/autoencoder", {"kind": "load"})
     where = LoadedParams(kind="load", name="model/autoencoder", revision=None)
-    make.check(where, ENCODEC, SPEC, tmp_path)
+    section = SimpleNamespace(weights=where, network=ENCODEC)
+    make.check(section, SPEC, tmp_path)
     net, facts = make.load_published(where, ENCODEC, tmp_path)
     assert facts == {"name": "model/autoencoder", "revision": None, "digest": codec.digest}
     for name, weight in codec.net.state_dict().items():
@@ -149,7 +151,7 @@ def test_a_codec_of_this_project_is_taken_as_it_is(tmp_path):
     config = json.loads((tmp_path / "model/autoencoder/config.json").read_text())
     (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config | {"kind": "oobleck"}))
     with pytest.raises(UserError, match=r"autoencoder/config\.json\.kind"):
-        make.check(where, ENCODEC, SPEC, tmp_path)
+        make.check(section, SPEC, tmp_path)
     (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"channels is 4, autoencoder\.network has 5; make them agree"):
         make.load_published(where, ENCODEC.model_copy(update={"channels": 5}), tmp_path)
@@ -168,7 +170,8 @@ def test_what_does_not_fit_is_refused_before_a_stage_runs(tmp_path, changes, mes
     config = json.loads((tmp_path / "config.json").read_text()) | changes
     (tmp_path / "config.json").write_text(json.dumps(config))
     where = named(tmp_path)
-    for call in (lambda: make.check(where, ENCODEC, SPEC, tmp_path), lambda: make.load_published(where, ENCODEC, tmp_path)):
+    section = SimpleNamespace(weights=where, network=ENCODEC)
+    for call in (lambda: make.check(section, SPEC, tmp_path), lambda: make.load_published(where, ENCODEC, tmp_path)):
         with pytest.raises(UserError, match=message):
             call()
 

@@ -22,7 +22,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import CodecConfig, LoadedParams, restore_codec, save_codec
 from soundmill.models.components.encodec import EncodecParams, NetworkParams
-from soundmill.models.components.making import MadeComponent, compare, find, find_saved, locate, pretrained, size
+from soundmill.models.components.making import MadeComponent, check_published, compare, find, find_saved, pretrained, size
 from soundmill.models.components.waves.source import NetworkCodec, check_waves, of_clips, padded
 from soundmill.training.device import pick_device, use_threads
 
@@ -117,14 +117,11 @@ def load_published(
     return pretrained(EncodecModel, directory), facts
 
 
-def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
-    """UserError as `load_published`, from the configuration alone."""
-    if not find_saved(weights, EncodecConfig, network, home):
-        _check_config(locate(weights, FILES, "autoencoder", home)[0], network)
-
-
-def _check_config(directory: Path, network: NetworkParams) -> None:
+def _check_config(directory: Path, network: NetworkParams, spec: MelSpec | None = None) -> None:
     theirs = LibraryConfig().to_dict() | hub.read_config(directory / "config.json")
     ours, general = library_config(network).to_dict(), PreTrainedConfig().to_dict()
     keys = [key for key in ours if key not in general or key == "model_type"]
     compare(directory, {key: (theirs[key], ours[key]) for key in keys}, "autoencoder.network")
+
+
+check = partial(check_published, "autoencoder", FILES, _check_config, EncodecConfig)

@@ -28,6 +28,8 @@ class NetworkParams(StageParams):
             raise ValueError(f"no kernel of {self.kernels} may be shorter than its rate of {self.rates}: it would leave gaps")
         if self.channels % 2 ** len(self.rates):
             raise ValueError(f"channels {self.channels} cannot be halved {len(self.rates)} times")
+        if even := [kernel for kernel in self.resblock_kernels if kernel < 1 or kernel % 2 == 0]:
+            raise ValueError(f"resblock_kernels {even} must be odd: with others a block does not keep its length")
         if len(self.resblock_dilations) != len(self.resblock_kernels):
             raise ValueError(f"resblock_dilations {self.resblock_dilations} must be one list for each of {self.resblock_kernels}")
         return self

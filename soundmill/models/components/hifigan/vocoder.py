@@ -12,7 +12,7 @@ from soundmill import hub, terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
-from soundmill.models.components.making import LICENCE, MadeComponent, compare, find, locate, pretrained
+from soundmill.models.components.making import LICENCE, MadeComponent, check_published, compare, find, pretrained
 from soundmill.models.components.vocoder_trainer import VocoderModule, VocoderTrainer, convolutions
 from soundmill.models.components.vocoding import FrameVocoder
 
@@ -85,11 +85,6 @@ def load_published(
     return HifiGan(network, spec, pretrained(SpeechT5HifiGan, directory / "vocoder")), facts
 
 
-def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
-    """UserError as `load_published`, from the configuration alone."""
-    _check_config(locate(weights, FILES, "vocoder", home)[0] / "vocoder", network, spec)
-
-
 def _check_config(directory: Path, params: NetworkParams, spec: MelSpec) -> None:
     with hub.loading(directory, "SpeechT5HifiGan"):
         config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
@@ -107,3 +102,6 @@ def _check_config(directory: Path, params: NetworkParams, spec: MelSpec) -> None
     compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
     slope = SpeechT5HifiGanConfig().leaky_relu_slope  # that of `build_vocoder`
     compare(directory, {"leaky_relu_slope": (config.leaky_relu_slope, slope)}, "this program")
+
+
+check = partial(check_published, "vocoder", FILES, _check_config, None)

@@ -25,7 +25,7 @@ from soundmill.errors import UserError
 from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import LoadedParams, VocoderConfig, check_vocoder_spec, restore_vocoder
 from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, edge
-from soundmill.models.components.making import MadeComponent, compare
+from soundmill.models.components.making import MadeComponent, check_published, compare, locate
 from soundmill.models.components.vocoder_trainer import VocoderModule, VocoderTrainer
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint, torch_weights
@@ -210,7 +210,8 @@ load = partial(restore_vocoder, Istft, network)
 
 QUIETEST = 1e-4  # magnitude, below the rounding noise of 16 bits
 CONFIG = "config.yaml"
-FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
+FILES = (CONFIG, " or ".join(WEIGHTS))
 FLOOR = 1e-7  # of its log-mels
 FEATURES = "vocos.feature_extractors.MelSpectrogramFeatures"
 FILTERS = "feature_extractor.mel_spec.mel_scale.fb"
@@ -260,30 +261,14 @@ def load_published(
 
     UserError if its sizes differ from `network`, or the spec of its log-mels from `spec`.
     """
-    directory, commit = _locate(source, home)
+    directory, commit = locate(source, FILES, "vocoder", home)
     _check_config(directory, network, spec)
-    path = next(directory / file for file in FILES if (directory / file).is_file())
+    path = next(directory / file for file in WEIGHTS if (directory / file).is_file())
     tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else torch_weights.read_checkpoint(path, remedy=REMEDY)
     net = VocosNet(network, spec)
     torch_weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
     facts = {"name": source.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
     return Istft(network, spec, net.eval(), None), facts
-
-
-def check(source: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
-    """UserError as `load_published`, from the configuration alone."""
-    _check_config(_locate(source, home)[0], network, spec)
-
-
-def _locate(source: LoadedParams, home: Path) -> tuple[Path, str | None]:
-    remedies = f"put {CONFIG} and {FILES[1]} into a directory and set vocoder.weights.name to that, or train one (`vocoder=vocos`)"
-    return hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
-
-
-def _missing(directory: Path) -> str | None:
-    if not (directory / CONFIG).is_file():
-        return CONFIG
-    return None if any((directory / file).is_file() for file in FILES) else " or ".join(FILES)
 
 
 def _check_config(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
@@ -306,6 +291,9 @@ def _check_config(directory: Path, network: NetworkParams, spec: MelSpec) -> Non
     check_vocoder_spec(str(directory), required, spec)
     here = network.model_dump()
     compare(path, {key: (value, here[key]) for key, value in ({"head": "wave"} | sizes).items()}, "vocoder.network")
+
+
+check = partial(check_published, "vocoder", FILES, _check_config, None)
 
 
 def _of_net(tensors: Mapping[str, Tensor], spec: MelSpec, path: Path) -> dict[str, Tensor]:

@@ -70,6 +70,10 @@ class AutoencoderParams(ComponentParams):
         factor = self.network.factor
         return self.network.latent_channels, num_samples // spec.hop_length // factor, spec.n_mels // factor
 
+    def stride(self, spec: MelSpec) -> int:
+        """Samples that lengths of waves must be multiples of."""
+        return spec.hop_length * self.network.factor
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         weights, factor = self.weights, self.network.factor

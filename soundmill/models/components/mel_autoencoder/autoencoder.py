@@ -237,12 +237,6 @@ def load_published(
     return Autoencoder(network, spec, making.pretrained(AutoencoderKL, directory / "vae"), 0.0, 1.0, scaling_factor), facts
 
 
-def check(weights: contracts.LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
-    """UserError as `load_published`, from the configuration alone."""
-    network.check_spec(spec)
-    _check_config(making.locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
-
-
 def scaling_in(file: Path, config: Any, key: str) -> float:
     """The scaling factor that a configuration has under `key`; UserError unless it is a number above 0."""
     found = config.get(key) if isinstance(config, dict) else None
@@ -251,7 +245,7 @@ def scaling_in(file: Path, config: Any, key: str) -> float:
     return float(found)
 
 
-def _check_config(directory: Path, network: AutoencoderNetParams) -> float:
+def _check_config(directory: Path, network: AutoencoderNetParams, spec: MelSpec | None = None) -> float:
     """UserError if the configuration is not that of `network`; its scaling factor."""
     theirs = making.configured(AutoencoderKL, directory)
     with torch.device("meta"):
@@ -263,6 +257,9 @@ def _check_config(directory: Path, network: AutoencoderNetParams) -> float:
     if shifts:
         raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
     return scaling_in(directory / "config.json", hub.read_config(directory / "config.json"), "scaling_factor")
+
+
+check = partial(making.check_published, "autoencoder", FILES, _check_config, None)
 
 
 class AutoencoderModule(TrainingModule):

@@ -1,7 +1,7 @@
 """MelGAN (Kumar et al. 2019, arXiv:1910.06711): a vocoder trained against discriminators of several scales."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ class NetworkParams(StageParams):
     """MelGAN's generator: the product of `rates` is the hop."""
 
     channels: int = Field(ge=1, description="at the sample rate; doubled before each of `rates`")
-    rates: list[int] = Field(min_length=1)
+    rates: list[Annotated[int, Field(ge=2)]] = Field(min_length=1)
     residual_layers: int = Field(ge=1, description="after each of the rates, with dilations 1, 3, 9 …")
 
     @property

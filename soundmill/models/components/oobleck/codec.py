@@ -165,14 +165,11 @@ def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
     return strict.parse(NetworkParams, values, str(file))
 
 
-def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
-    """UserError as `load_published`, from the configuration alone."""
-    if not making.find_saved(weights, OobleckConfig, network, home):
-        _check_config(making.locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
-
-
-def _check_config(directory: Path, network: NetworkParams) -> None:
+def _check_config(directory: Path, network: NetworkParams, spec: MelSpec | None = None) -> None:
     theirs = making.configured(AutoencoderOobleck, directory)
     with torch.device("meta"):
         ours = build(network).config
     making.compare(directory, {key: (theirs[key], making.plain(ours[key])) for key in KEYS}, "autoencoder.network")
+
+
+check = partial(making.check_published, "autoencoder", FILES, _check_config, OobleckConfig)

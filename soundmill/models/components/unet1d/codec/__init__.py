@@ -82,6 +82,10 @@ class AutoencoderParams(ComponentParams):
         """Shape (channels, frames, bands) of the latent of `num_samples`."""
         return self.encoder.latent_channels, num_samples // self.samples_per_latent, 1
 
+    def stride(self, spec: MelSpec) -> int:
+        """Samples that lengths of waves must be multiples of."""
+        return self.network.stride
+
     @property
     def samples_per_latent(self) -> int:
         """Samples per frame of the level that the latents join."""

@@ -1,8 +1,6 @@
 """Diffusion over the latents of a wave codec by the 1-D U-Net: by label, by caption or unconditional."""
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from soundmill.models.components.unet1d.params import PathName, UNet1dParams
 from soundmill.models.params import VectorTrainParams
@@ -21,11 +19,3 @@ class PriorTrainParams(VectorTrainParams):
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     network: UNet1dParams = Field(description="U-Net on the latents")
     sampling: PriorSamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
-            raise ValueError(
-                "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
-            )
-        return self
