@@ -147,7 +147,7 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
         assert line in text.splitlines()
 
 
-def test_the_survey_has_the_same_numbers(corpus):
+def test_the_survey_has_the_same_numbers(corpus, monkeypatch):
     result = survey.survey(corpus)
     assert result.report.counts() == check.check(corpus).counts()
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
@@ -155,6 +155,8 @@ def test_the_survey_has_the_same_numbers(corpus):
     text = "\n".join(result.describe(SPLITS))
     assert "3 clips with a file, 1 without (missing); 1 files without a row" in text
     assert "soundmill corpus check" in text
+    monkeypatch.setattr(survey, "PROBED", 3)
+    assert survey.survey(corpus).probed == 3  # of 5
 
 
 def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
