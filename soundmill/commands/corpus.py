@@ -173,6 +173,7 @@ def show_clip(clip_id: str, variant: project.Clips = "default", root: project.Ro
 
 @clips_app.command("export", context_settings=project.TAKES_IDS)
 def export_clips(
+    context: typer.Context,
     clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids (default: all that the options select).")] = None,
     split: project.Split = None,
     label: Label = None,
@@ -184,11 +185,11 @@ def export_clips(
     """Write clips as WAV files."""
     from soundmill import clips
 
-    where = project.tables(root, variant)
-    for clip_id in clip_ids or []:
-        clips.get(where, clip_id)
-    selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
-    if not selected:
+    where, options = project.tables(root, variant), project.given(context, ("clip_ids", "output", "variant", "root"))
+    if clip_ids and options:
+        raise UserError(f"clips are named by their ids; leave out {', '.join(one.opts[-1] for one in options)}")
+    rows = clips.named(where, clip_ids) if clip_ids else clips.find(where, split=split, label=label, text=text)
+    if not rows:
         raise UserError("no clip matches; `soundmill clips list` shows all clips")
     project.check_apart(output, root)
-    project.say_paths(clips.export(where, selected, output, project.sample_rate_of(root, variant)))
+    project.say_paths(clips.export(where, [row["clip_id"] for row in rows], output, project.sample_rate_of(root, variant)))
