@@ -48,10 +48,14 @@ def check_corpus(
         check.check_outside(output, places)
         project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
-        if from_params:
-            report = check.check_params(place, headers, tick)
-        else:
-            report = check.check(place, format, headers, tick, follow_links)
+        try:
+            if from_params:
+                report = check.check_params(place, headers, tick)
+            else:
+                report = check.check(place, format, headers, tick, follow_links)
+        except UserError as error:  # of a folder that was given, not read from a parameter
+            said = str(error).removeprefix("corpus.path: ").replace("; set it to the ", "; give the ")
+            raise error if from_params else UserError(said) from None
     check.show(report, terminal.console())
     if json:
         disk.write_json(json, report.as_json(), indent=1, sort_keys=False)
