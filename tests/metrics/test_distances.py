@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.distances import frechet_of_rows
 from soundmill.errors import UserError
 from soundmill.metrics import frechet, pairwise
-from soundmill.metrics.frechet import Gathered, Moments, frechet_of_rows
+from soundmill.metrics.frechet import Gathered, Moments
 from soundmill.metrics.pairwise import by_neighbours, discrepancy, discrepancy_by_clip, gaussian, in_subsets, polynomial
 
 ZERO = np.zeros(2)
