@@ -20,9 +20,9 @@ import soundfile
 import torch
 from torch import Tensor
 
+from bench.distances import frechet_of_rows
 from soundmill.diffusion import sampling, solvers
 from soundmill.evaluation import embedders
-from soundmill.metrics.frechet import frechet_of_rows
 from soundmill.models.audio_dit import model as audio_dit
 from soundmill.models.catalog import read_labels
 from soundmill.models.components.latents.store import iterate_posteriors

@@ -1,6 +1,5 @@
 """Separate checkouts: the state that a recorded run started from, and workspaces; the cache that they share."""
 
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import dvc, locks
-from soundmill import disk, ledger, lifetime, pretrained, provenance, tracking
+from soundmill import disk, hashing, ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError, first_of
 from soundmill.evaluation import embedders
@@ -411,7 +410,7 @@ def unused(root: Path, checkouts: Sequence[Path]) -> Unused:
     if unlocked and not made.isdisjoint(unneeded):
         remedy = "put it back, as with git, or let `dvc repro` there write it; if nothing there is needed, delete the checkout"
         raise UserError(f"{', '.join(map(str, unlocked))}: no dvc.lock, so what is needed there is not known; {remedy}")
-    made |= {digest for name in made if name in unneeded for digest in _files_of(unneeded[name])}
+    made |= {digest for name in made if name in unneeded for digest, _ in hashing.listed(unneeded[name])}
     objects = [path for digest, path in unneeded.items() if digest in made]
     return Unused(objects, _by_output(cache, objects), list(checkouts), len(unneeded) - len(objects))
 
@@ -421,7 +420,7 @@ def holding(root: Path, found: Collection[Path], of: Unused) -> Unused:
     by_digest = {_digest(path): path for path in of.objects}
     chosen = {path for path in of.objects if path in found}
     for path in of.objects:
-        files = [by_digest[digest] for digest in _files_of(path) if digest in by_digest]
+        files = [by_digest[digest] for digest, _ in hashing.listed(path) if digest in by_digest]
         if chosen.intersection(files):
             chosen.update(files, [path])
     objects = [path for path in of.objects if path in chosen]
@@ -442,20 +441,12 @@ def _by_output(cache: Path, objects: Sequence[Path]) -> dict[str, tuple[int, int
             names |= {out["md5"]: out["path"] for out in read_yaml(path).get("outs") or []}
     for path in objects:
         if name := names.get(_digest(path)):
-            names |= {digest: name for digest in _files_of(path) if digest not in names}
+            names |= {digest: name for digest, _ in hashing.listed(path) if digest not in names}
     outputs: dict[str, tuple[int, int]] = {}
     for path in objects:
         count, size = outputs.get(name := names.get(_digest(path), OTHER), (0, 0))
         outputs[name] = (count + 1, size + path.stat().st_size)
     return dict(sorted(outputs.items()))
-
-
-def _files_of(path: Path) -> list[str]:
-    """Digests of the files that a list of a directory names; none for another object, or a damaged list."""
-    if path.suffix == ".dir":
-        with suppress(ValueError, TypeError, KeyError, OSError):
-            return [entry["md5"] for entry in json.loads(path.read_bytes())]
-    return []
 
 
 def _digest(path: Path) -> str:

@@ -39,7 +39,7 @@ PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
 STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
 WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDate": "up to date"}
-StageName = Annotated[str, Field(pattern=r"^[\w@./-]+$", max_length=200)]
+StageName = Annotated[str, Field(pattern=dvc.STAGE_NAME, max_length=200)]
 
 
 def end_last(path: Path) -> None:

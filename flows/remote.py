@@ -1,6 +1,5 @@
 """What the pipeline has built goes to DVC's default remote, where other checkouts find it."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -99,9 +98,8 @@ def _sizes(name: str, out: dict[str, Any], cache: Path) -> Iterator[tuple[str, i
     path = _object(cache, out["md5"])
     try:
         yield name, path.stat().st_size
-        if path.suffix == ".dir":
-            for entry in json.loads(path.read_bytes()):
-                yield f"{name}/{entry['relpath']}", _object(cache, entry["md5"]).stat().st_size
+        for digest, below in hashing.listed(path):
+            yield f"{name}/{below}", _object(cache, digest).stat().st_size
     except FileNotFoundError:
         raise UserError(f"the cache lacks {out['path']}; run `dvc repro` again") from None
 

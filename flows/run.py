@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         dvc.check_here(root)
         check_urls(document := read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
+        if args.stages:
+            dvc.check_names(root, document, args.stages)
         nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks
             dvc.check_changes(root, tell)

@@ -2,7 +2,7 @@
 
 import filecmp
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -55,12 +55,18 @@ def find(tables: Tables, *, split: str | None = None, label: str | None = None, 
     return [row for row in rows if matches(row)]
 
 
+def named(tables: Tables, clip_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Catalog rows of the clips with these ids."""
+    rows = {row["clip_id"]: row for row in find(tables)}
+    for clip_id in clip_ids:
+        if clip_id not in rows:
+            raise UserError(f"no clip {clip_id!r}{params.did_you_mean(clip_id, list(rows))}; `soundmill clips list` shows all")
+    return [rows[clip_id] for clip_id in clip_ids]
+
+
 def get(tables: Tables, clip_id: str) -> dict[str, Any]:
     """The catalog row of one clip, with its audio (FLAC bytes), digest and level."""
-    rows = {row["clip_id"]: row for row in find(tables)}
-    if clip_id not in rows:
-        raise UserError(f"no clip {clip_id!r}{params.did_you_mean(clip_id, list(rows))}; `soundmill clips list` shows all")
-    return {**rows[clip_id], **next(with_audio(tables, {clip_id}))}
+    return {**named(tables, [clip_id])[0], **next(with_audio(tables, {clip_id}))}
 
 
 def with_audio(tables: Tables, clip_ids: set[str]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -51,6 +52,15 @@ def uint64(data: bytes) -> int:
 def hash_order(ids: Iterable[str], *salt: Any) -> list[str]:
     """Ids in the order of their digests: shuffled by `salt`; adding ids keeps the order of the others."""
     return sorted(ids, key=lambda name: (digest(*salt, name), name))
+
+
+def listed(path: Path) -> list[tuple[str, Path]]:
+    """(digest, path) of the files that a list of a directory in DVC's cache names; none for another file, or a damaged list."""
+    try:
+        entries = json.loads(path.read_bytes()) if path.suffix == ".dir" else []
+        return [(entry["md5"], Path(entry["relpath"])) for entry in entries if re.fullmatch("[0-9a-f]{32}", entry["md5"])]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def prompt_of(clip_id: str, captions: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
 """Arrow schemas of all tables on disk, and the AudioCaps/TANGO JSON lines that other tools read."""
 
+import gzip
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -347,13 +349,15 @@ def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:
     return {group for group in groups if VIDEO_ID.fullmatch(group)}
 
 
-def write_tango_json(rows: Iterable[dict[str, str]], path: Path) -> int:
-    """Write the JSON lines of TANGO's loader (`dataset`, `location`, `captions`); returns the number of rows."""
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """JSON lines, compressed if the name ends in `.gz`; the same rows give the same bytes. Returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
+    with path.open("wb") as raw:
+        with gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else nullcontext(raw) as target:
+            for row in rows:
+                target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                count += 1
     return count
 
 

@@ -243,7 +243,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; run from a Soundmill checkout, or compose it with `make params`") from None
     document = _of_file(path, lambda: parse_yaml(text.decode("utf-8")))
     if not isinstance(document, dict):
-        raise UserError(f"{path}: expected sections of parameters, found {type(document).__name__}")
+        found = "an empty file" if document is None else type(document).__name__
+        remedy = "; `soundmill params` makes it again" if path.name == "params.yaml" else ""
+        raise UserError(f"{path}: expected sections of parameters, found {found}{remedy}")
     return document
 
 

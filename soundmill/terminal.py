@@ -13,6 +13,7 @@ from soundmill import credentials
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PIPE = "SOUNDMILL_PIPE"  # variable: where a stage that a flow runs writes its lines and reports
 _REPORT = "\x1e"  # begins a line of JSON (RFC 7464)
@@ -77,3 +78,15 @@ def console(**options: Any) -> Console:
                 yield segment if segment.control else segment._replace(text=plain(segment.text))
 
     return Plain(**options)
+
+
+def table(first: str, *others: str, bold: str | None = None) -> Table:
+    """An empty table for the console: a column of names, others to the right."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(escape(first), box=box.SIMPLE, pad_edge=False)
+    for name in others:
+        grid.add_column(name, justify="right", no_wrap=True, style="bold" if name == bold else "")
+    return grid

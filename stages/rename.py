@@ -65,14 +65,14 @@ def run(params: RenameParams, ctx: Context, clips: Input, catalog: Input, audioc
 
 def _write_json(params: RenameParams, table: pa.Table, names: dict[str, str], split: str, path: Path) -> int:
     chosen = table.filter(pc.equal(table["split"], split)).select(["clip_id", "captions"])
-    return manifest.write_tango_json(
+    return manifest.write_lines(
+        path,
         (
             {"dataset": params.dataset, "location": f"{params.location.rstrip('/')}/{names[row['clip_id']]}", "captions": caption}
             for batch in chosen.to_batches(max_chunksize=ROWS_AT_ONCE)
             for row in batch.to_pylist()
             for caption in row["captions"]
         ),
-        path,
     )
 
 

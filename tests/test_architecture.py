@@ -26,7 +26,7 @@ SOLE_IMPORTERS = {
 READERS = tuple(f"soundmill.{room}" for room in "corpora models training evaluation listening exports text".split())
 UNSAFE = ("pickle.load", "pickle.Unpickler", "Unpickler(", "weights_only=False")  # pickle's exceptions may be named
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
-HEAVY = tuple("torch torchaudio transformers mlflow prefect pandas matplotlib diffusers gradio accelerate scipy".split())
+HEAVY = tuple("torch torchaudio transformers mlflow prefect pandas matplotlib diffusers gradio accelerate scipy sklearn".split())
 
 
 def inside(name: str, prefix: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -205,14 +206,17 @@ def with_rows(directory: Path, monkeypatch: pytest.MonkeyPatch, *rows: tuple, gr
 
 def test_what_never_parts_is_in_one_fold_and_bears_one_name(tmp_path, monkeypatch):
     names = [f"{number:012x}" for number in range(12)]
-    rows = [(f"{name}_0", "train", [], ["dog"]) for name in names]
+    rows = [(f"{name}_0", "train", [], [label]) for name, label in zip(names, cycle(["dog bark", "dog_bark", "cat"]), strict=False)]
     tables = with_rows(tmp_path, monkeypatch, *rows, groups={name: f"original-{number // 4}" for number, name in enumerate(names)})
     exports.export(tables, "urbansound8k", tmp_path / "us", RATE)
     exports.export(tables, "esc", tmp_path / "esc", RATE)
-    for table, origin in (("us/metadata/UrbanSound8K.csv", "fsID"), ("esc/meta/esc50.csv", "src_file")):
+    kinds = (("us/metadata/UrbanSound8K.csv", "fsID", "class", "classID"), ("esc/meta/esc50.csv", "src_file", "category", "target"))
+    for table, origin, label, number in kinds:
         with (tmp_path / table).open() as file:
-            pairs = {(row[origin], row["fold"]) for row in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
+        pairs = {(row[origin], row["fold"]) for row in rows}
         assert sorted(origin for origin, _ in pairs) == ["original-0", "original-1", "original-2"]
+        assert {(row[label], row[number]) for row in rows} == {("cat", "0"), ("dog_bark", "1")}
 
 
 def test_labels_that_would_share_a_folder_have_their_own_and_several_captions_are_left_out(tmp_path, monkeypatch):

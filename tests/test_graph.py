@@ -135,14 +135,19 @@ def test_embedded_corpus_from_recordings_to_scores(built_graph):
     assert shard.stat().st_nlink == 3  # the output, DVC's cache and what the next run reuses: one file
     catalog = pd.read_parquet(checkout / "data/catalog/default.parquet").set_index("clip_id")
     assert sorted(catalog.index) == sorted(clips.clip_id)
+    told = {}
     for split in manifest.SPLITS:
         rows = json_lines(checkout / f"data/audiocaps/{split}.json")
+        told |= {Path(row["location"]).stem: row["captions"] for row in rows}
         assert len(rows) == (catalog.split == split).sum() > 0
         for row in rows:
             info = soundfile.info(checkout / row["location"])
             assert (info.samplerate, info.channels, info.format) == (16000, 1, "WAV")
             clip_id = Path(row["location"]).stem
             assert row["captions"] in list(catalog.captions[clip_id])
+    given = pd.concat(pd.read_csv(checkout / f"data/corpus/{name}.csv") for name in ("train", "val", "test"))
+    captions = {f"{row.youtube_id}_{row.start_time:g}": row.caption for row in given.itertuples()}
+    assert told == captions
     assert metrics(checkout, "catalog/default")["missing"] == metrics(checkout, "catalog/default")["orphans"] == 0
     output = {path.stem for path in (checkout / "data/generated/ddpm_mel").glob("*.wav")}
     assert len(output) == metrics(checkout, "generate/ddpm_mel")["generated"] > 1

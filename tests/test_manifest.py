@@ -43,8 +43,8 @@ def test_ids_that_could_climb_are_refused(bad):
         manifest.check_clip_id(bad)
 
 
-def test_tango_json_is_lines_of_whole_rows(tmp_path):
+def test_json_for_others_is_lines_of_whole_rows(tmp_path):
     rows = [{"dataset": "audiocaps", "location": "data/x.wav", "captions": 'A "dog" barks, é'}]
     path = tmp_path / "train.json"
-    assert manifest.write_tango_json(rows, path) == 1
+    assert manifest.write_lines(path, rows) == 1
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == rows

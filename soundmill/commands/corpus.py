@@ -48,10 +48,14 @@ def check_corpus(
         check.check_outside(output, places)
         project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
-        if from_params:
-            report = check.check_params(place, headers, tick)
-        else:
-            report = check.check(place, format, headers, tick, follow_links)
+        try:
+            if from_params:
+                report = check.check_params(place, headers, tick)
+            else:
+                report = check.check(place, format, headers, tick, follow_links)
+        except UserError as error:  # of a folder that was given, not read from a parameter
+            said = str(error).removeprefix("corpus.path: ").replace("; set it to the ", "; give the ")
+            raise error if from_params else UserError(said) from None
     check.show(report, terminal.console())
     if json:
         disk.write_json(json, report.as_json(), indent=1, sort_keys=False)
@@ -173,6 +177,7 @@ def show_clip(clip_id: str, variant: project.Clips = "default", root: project.Ro
 
 @clips_app.command("export", context_settings=project.TAKES_IDS)
 def export_clips(
+    context: typer.Context,
     clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids (default: all that the options select).")] = None,
     split: project.Split = None,
     label: Label = None,
@@ -184,11 +189,11 @@ def export_clips(
     """Write clips as WAV files."""
     from soundmill import clips
 
-    where = project.tables(root, variant)
-    for clip_id in clip_ids or []:
-        clips.get(where, clip_id)
-    selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
-    if not selected:
+    where, options = project.tables(root, variant), project.given(context, ("clip_ids", "output", "variant", "root"))
+    if clip_ids and options:
+        raise UserError(f"clips are named by their ids; leave out {', '.join(one.opts[-1] for one in options)}")
+    rows = clips.named(where, clip_ids) if clip_ids else clips.find(where, split=split, label=label, text=text)
+    if not rows:
         raise UserError("no clip matches; `soundmill clips list` shows all clips")
     project.check_apart(output, root)
-    project.say_paths(clips.export(where, selected, output, project.sample_rate_of(root, variant)))
+    project.say_paths(clips.export(where, [row["clip_id"] for row in rows], output, project.sample_rate_of(root, variant)))

@@ -59,9 +59,6 @@ def families(
     Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Label conditioning
     adds one embedding per label of the corpus.
     """
-    from rich import box
-    from rich.table import Table
-
     from soundmill.models import registry
 
     described = registry.describe(root / "conf", sizes=sizes or json is not None)
@@ -72,9 +69,7 @@ def families(
         scales = {scale: counts for scale, counts in facts.items() if isinstance(counts, dict)}
         if not scales:
             continue
-        table = Table("part", box=box.SIMPLE, pad_edge=False)
-        for scale in scales:
-            table.add_column(f"scale={scale}", justify="right")
+        table = terminal.table("part", *(f"scale={scale}" for scale in scales))
         for part in dict.fromkeys(part for counts in scales.values() for part in counts):
             table.add_row(part, *(f"{counts[part]:,}" if part in counts else "–" for counts in scales.values()))
         console.print(table)

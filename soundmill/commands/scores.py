@@ -250,17 +250,13 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
 
 
 def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
-    from rich import box
-    from rich.table import Table
-
     from soundmill.evaluation import evaluator
     from soundmill.spectrograms import numbers_per_second, short
 
     console = evaluator.open_console()
     console.print(f"[bold]{what}[/bold]  {len(comparison.clips)} clips; {what.partition(',')[0]} has {short(base)} now")
-    table = Table("bands x n_fft:window/hop", "grain", box=box.SIMPLE, pad_edge=False)
-    for name in ("frames", "numbers/s", "FAD", "95 %", "in class", "mrstft"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("grain", "frames", "numbers/s", "FAD", "95 %", "in class", "mrstft")
+    table = terminal.table("bands x n_fft:window/hop", *columns)
     for line in comparison.lines:
         ends = [f"{line.fad[end]:.3g}" for end in ("low", "high") if end in line.fad]
         accuracy = "–" if line.accuracy is None else f"{line.accuracy:.1%}"

@@ -133,8 +133,7 @@ def survey(directory: Path | Bucket, follow_links: bool = False, layout: str = r
     tables = registry.read(layout, files, 1, needs_audio=False)
     report = report_of(place.root, [place], [UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
-    step = max(1, len(rows) // PROBED)
-    probed = rows[::step]
+    probed = rows[:: max(1, math.ceil(len(rows) / PROBED))]
     lengths = probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0

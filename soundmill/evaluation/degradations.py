@@ -65,32 +65,16 @@ def add_noise(wave: np.ndarray, rate: int, random: np.random.Generator, decibels
 def raise_pitch(wave: np.ndarray, rate: int, random: np.random.Generator, semitones: float) -> np.ndarray:
     """Stretched by a phase vocoder, then played faster."""
     import soxr
+    import torch
+    from torchaudio.functional import phase_vocoder
 
-    factor = 2 ** (semitones / 12)
-    faster = soxr.resample(_stretch(wave, factor).astype(np.float32), factor, 1.0)
+    factor, window = 2 ** (semitones / 12), torch.hann_window(VOCODER)
+    frames = {"n_fft": VOCODER, "hop_length": VOCODER_HOP, "window": window}
+    spectra = torch.stft(torch.tensor(wave, dtype=torch.float32), **frames, pad_mode="constant", return_complex=True)
+    advance = torch.linspace(0, np.pi * VOCODER_HOP, VOCODER // 2 + 1)[:, None]
+    stretched = torch.istft(phase_vocoder(spectra, 1 / factor, advance), **frames, length=round(len(wave) * factor))
+    faster = soxr.resample(stretched.numpy(), factor, 1.0)
     return np.pad(faster, (0, max(0, len(wave) - len(faster))))[: len(wave)]
-
-
-def _stretch(wave: np.ndarray, factor: float) -> np.ndarray:
-    """The wave `factor` times as long at the same pitch, by a phase vocoder (Flanagan & Golden 1966)."""
-    window = np.sin(np.pi / VOCODER * np.arange(VOCODER)).astype(np.float32)
-    padded = np.pad(wave, (VOCODER // 2, 2 * VOCODER)).astype(np.float32)
-    spectra = fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, VOCODER)[::VOCODER_HOP] * window)
-    places = np.arange(0, len(wave) / VOCODER_HOP + 1, 1 / factor)
-    before, share = places.astype(int), (places % 1)[:, None].astype(np.float32)
-    levels = (1 - share) * np.abs(spectra[before]) + share * np.abs(spectra[before + 1])
-    angles = np.angle(spectra)
-    expected = 2 * np.pi * np.arange(VOCODER // 2 + 1) * VOCODER_HOP / VOCODER
-    turns = np.remainder(angles[before + 1] - angles[before] - expected + np.pi, 2 * np.pi) - np.pi + expected
-    phases = angles[0] + np.cumsum(turns, axis=0) - turns
-    phases = np.remainder(phases, 2 * np.pi).astype(np.float32)
-    frames = fft.irfft(levels * np.exp(1j * phases), VOCODER) * window
-    stretched = np.zeros((len(frames) + VOCODER // VOCODER_HOP) * VOCODER_HOP)
-    for part in range(VOCODER // VOCODER_HOP):
-        ends = part * VOCODER_HOP, (part + len(frames)) * VOCODER_HOP
-        stretched[slice(*ends)] += frames[:, part * VOCODER_HOP : (part + 1) * VOCODER_HOP].ravel()
-    start = VOCODER // 2
-    return stretched[start : start + round(len(wave) * factor)] * (2 * VOCODER_HOP / VOCODER)
 
 
 def quantise(wave: np.ndarray, rate: int, random: np.random.Generator, bits: int) -> np.ndarray:

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from soundmill import hashing, manifest, terminal
 from soundmill.audio import tags
@@ -197,7 +195,7 @@ def show(metrics: Mapping[str, Any]) -> None:
         f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
     )
     cells = report.texts(rows, named="key")
-    table = table_of("score", *cells.columns[1:], bold="value")
+    table = terminal.table("score", *cells.columns[1:], bold="value")
     for line in cells.to_numpy().tolist():
         table.add_row(*line)
     console.print(table)
@@ -217,7 +215,7 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
     console = open_console()
     sides = escape(f"A {a}, B {b}: {document['counts']['a']} sounds each")
     console.print(f"[bold]{escape(document['protocol'])}[/bold]  {sides}")
-    table = table_of("score", "A", "B", "A − B", "95 %", "p", "better")
+    table = terminal.table("score", "A", "B", "A − B", "95 %", "p", "better")
     for key, result in document["comparison"].items():
         interval = f"{result['low']:.3g} … {result['high']:.3g}" if "low" in result else "–"
         better = {"a": "A", "b": "B", "neither": "neither", "unranked": "ranks none"}.get(result.get("better"), "–")
@@ -230,14 +228,6 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
 def show_warnings(console: Console, warnings: Iterable[str]) -> None:
     for warning in warnings:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # markup off: warnings may contain file names
-
-
-def table_of(first: str, *others: str, bold: str | None = None) -> Table:
-    """An empty table for the console: a column of names, others to the right."""
-    table = Table(escape(first), box=box.SIMPLE, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == bold else "")
-    return table
 
 
 def open_console() -> Console:

@@ -1,8 +1,11 @@
 """A linear probe on embeddings: to which of the real clips' classes does a sound belong?"""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,54 +13,42 @@ from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 L2 = 0.1  # weight of ½‖W‖² relative to the summed cross entropy, for embeddings of unit mean variance
 FOLDS = 5
 MAX_ITERATIONS = 500
+TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Probe:
     """Multinomial logistic regression on embeddings that are centred and divided by one scale for all dimensions."""
 
-    classes: list[str]
     mean: np.ndarray  # [d]
     scale: float
-    weights: np.ndarray  # [d, classes]
-    bias: np.ndarray  # [classes]
+    model: LogisticRegression
 
     def predict(self, embeddings: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
         """The class of each embedding [d], by id."""
         rows = dict(embeddings)
-        scores = (np.reshape([*rows.values()], (-1, len(self.mean))) - self.mean) / self.scale @ self.weights + self.bias
-        return {name: self.classes[index] for name, index in zip(rows, scores.argmax(axis=1), strict=True)}
+        classes = self.model.predict((np.stack([*rows.values()]) - self.mean) / self.scale).tolist() if rows else []
+        return dict(zip(rows, classes, strict=True))
 
 
 def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
     """Fit to embeddings [n, d]; the loss is convex, so no seed is needed. Fewer than two classes raise UserError."""
-    from scipy.optimize import minimize
-    from scipy.special import log_softmax
+    from sklearn.linear_model import LogisticRegression
 
-    classes = sorted(set(labels))
-    if len(classes) < 2:
-        raise UserError(f"a probe needs clips of at least two classes, found {classes}")
+    if (count := len(set(labels))) < 2:
+        raise UserError(f"a probe needs clips of at least two classes, found {sorted(set(labels))}")
     rows = np.asarray(embeddings, dtype=np.float64)
     mean = rows.mean(axis=0)
     scale = float(np.sqrt(rows.var(axis=0).mean())) or 1.0
-    rows = (rows - mean) / scale
-    targets = np.equal.outer(np.array(labels), np.array(classes)).astype(np.float64)
-    shape = (rows.shape[1] + 1, len(classes))
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(shape)
-        log_probabilities = log_softmax(rows @ weights[:-1] + weights[-1], axis=1)
-        errors = np.exp(log_probabilities) - targets
-        gradient = np.vstack([rows.T @ errors + L2 * weights[:-1], errors.sum(axis=0)])
-        value = -(targets * log_probabilities).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
-        return float(value), gradient.ravel()
-
-    result = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
-    weights = result.x.reshape(shape)
-    return Probe(classes, mean, scale, weights[:-1], weights[-1])
+    strength = (2 if count == 2 else 1) / L2  # of two classes it has one vector of weights, their difference
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+    return Probe(mean, scale, model.fit((rows - mean) / scale, labels))
 
 
 def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:

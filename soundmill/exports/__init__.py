@@ -49,9 +49,14 @@ def _fold(clip: ExportClip, count: int) -> int:
     return 1 + shards.shard_of(clip.group, count - 2)
 
 
+def _name(clip: ExportClip) -> str:
+    """Its label without spaces."""
+    return clip.labels[0].replace(" ", "_")
+
+
 def _numbers(placed: Placed) -> dict[str, int]:
-    """Number of each label, in alphabetical order."""
-    return {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+    """Number of each name, in alphabetical order."""
+    return {name: number for number, name in enumerate(sorted({_name(clip) for clip, _ in placed}))}
 
 
 def write_esc(placed: Placed, directory: Path, final: Path) -> None:
@@ -60,8 +65,8 @@ def write_esc(placed: Placed, directory: Path, final: Path) -> None:
         {
             "filename": Path(place).name,
             "fold": _fold(clip, 5),
-            "target": targets[clip.labels[0]],
-            "category": clip.labels[0].replace(" ", "_"),
+            "target": targets[_name(clip)],
+            "category": _name(clip),
             "esc10": False,
             "src_file": clip.group,
             "take": "A",
@@ -81,8 +86,8 @@ def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
             "end": captioned.plain_number(clip.start + clip.seconds),
             "salience": 1,
             "fold": _fold(clip, 10),
-            "classID": targets[clip.labels[0]],
-            "class": clip.labels[0].replace(" ", "_"),
+            "classID": targets[_name(clip)],
+            "class": _name(clip),
         }
         for clip, place in placed
     ]
@@ -97,8 +102,8 @@ def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
             clip.clip_id: {
                 "note_str": clip.clip_id,
                 "instrument_str": clip.group,
-                "instrument_family": families[clip.labels[0]],
-                "instrument_family_str": clip.labels[0].replace(" ", "_"),
+                "instrument_family": families[_name(clip)],
+                "instrument_family_str": _name(clip),
                 "qualities_str": [],
                 "sample_rate": clip.sample_rate,
             }

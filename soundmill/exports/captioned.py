@@ -1,13 +1,11 @@
 """What all exports share (clips, the directory being written, its manifests); formats with captions, and lhotse, whose supervisions
 hold the captions."""
 
-import gzip
 import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
@@ -122,15 +120,6 @@ def write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, compressed if the name ends in `.gz`; the same rows give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as raw:
-        with gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else nullcontext(raw) as target:
-            for row in rows:
-                target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     csv_files.write(path, list(rows[0]), [list(row.values()) for row in rows])
 
@@ -178,7 +167,7 @@ def write_tango(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         said = [(str(final / place), caption) for clip, place in rows for caption in clip.captions]
         lines = ({"dataset": "audiocaps", "location": location, "captions": caption} for location, caption in said)
-        manifest.write_tango_json(lines, directory / f"{split}.json")
+        manifest.write_lines(directory / f"{split}.json", lines)
 
 
 def write_panns(placed: Placed, directory: Path, final: Path) -> None:
@@ -292,7 +281,7 @@ def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
             write_json((directory / place).with_suffix(".json"), sidecar)
             about = {"path": str(final / place), "duration": clip.seconds, "sample_rate": clip.sample_rate}
             lines.append(about | dict.fromkeys(("amplitude", "weight", "info_path")))
-        write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
+        manifest.write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
 
 
 def write_stable_audio(placed: Placed, directory: Path, final: Path) -> None:
@@ -323,7 +312,7 @@ def write_audiofolder(placed: Placed, directory: Path, final: Path) -> None:
             {"file_name": Path(place).name, "captions": clip.captions or no_caption, "labels": clip.labels or no_label}
             for clip, place in rows
         )
-        write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
+        manifest.write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
 
 
 def write_audiofolder_csv(placed: Placed, directory: Path, final: Path) -> None:
@@ -365,5 +354,5 @@ def write_lhotse(placed: Placed, directory: Path, final: Path) -> None:
                         "custom": {"labels": clip.labels, "source": clip.source, "source_start": clip.start},
                     }
                 )
-        write_lines(directory / f"soundmill_recordings_{split}.jsonl.gz", recordings)
-        write_lines(directory / f"soundmill_supervisions_{split}.jsonl.gz", supervisions)
+        manifest.write_lines(directory / f"soundmill_recordings_{split}.jsonl.gz", recordings)
+        manifest.write_lines(directory / f"soundmill_supervisions_{split}.jsonl.gz", supervisions)

@@ -4,7 +4,6 @@ A file in DVC's cache is named by its digest; the cache's directory lists give t
 """
 
 import base64
-import json
 import math
 import os
 import re
@@ -330,8 +329,8 @@ def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
     traces = traces.with_mixes(tables)
     found |= {path: f"{rows} rows of it" for path in tables if (rows := traces.in_table(path))}
     found |= {path: "names it" for path in sorted(texts) if traces.in_text(path.read_text("utf-8", errors="replace"))}
-    for path in (path for path in objects if path.suffix == ".dir"):
-        entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
+    for path in objects:
+        entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in hashing.listed(path)]
         weights = {name.parent for target, name in entries if name.name == manifest.TRAINED_ON_FILE and target in found}
         for target, name in entries:
             if not target.exists():
@@ -341,15 +340,6 @@ def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
             elif name.suffix == ".safetensors" and weights & {name.parent, *name.parents}:
                 found[target] = "weights trained on it"
     return found
-
-
-def _listed(path: Path) -> list[tuple[str, Path]]:
-    """(digest, path) of the files in a directory list of the cache; none if the list cannot be read."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return [(entry["md5"], Path(entry["relpath"])) for entry in entries if re.fullmatch("[0-9a-f]{32}", entry["md5"])]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
 
 
 def scratch(root: Path) -> list[Path]:

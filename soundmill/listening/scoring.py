@@ -11,9 +11,10 @@ import numpy as np
 from rich.markup import escape
 from scipy import stats
 
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
-from soundmill.evaluation.evaluator import open_console, show_warnings, table_of
+from soundmill.evaluation.evaluator import open_console, show_warnings
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import BETTER, METRICS
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key, Trial, repeats
@@ -359,12 +360,12 @@ def show(result: Mapping[str, Any]) -> None:
         f"{len(passed)} raters passed the checks, {len(failed)} failed"
     )
     for question, part in result["questions"].items():
-        means = table_of(question, "mean", "95 %", *(["failed raters"] if failed else []))
+        means = terminal.table(question, "mean", "95 %", *(["failed raters"] if failed else []))
         for name, one in part["means"].items():
             others = [f"{result['failed_means'][question][name]:.3g}"] if failed else []
             means.add_row(escape(name), f"{one['mean']:.3g}", f"{one['low']:.3g} … {one['high']:.3g}", *others)
         console.print(means)
-        differences = table_of(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
+        differences = terminal.table(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
         for line in part["differences"]:
             cells = [f"{line['difference']:+.3g}", f"{line['low']:.3g} … {line['high']:.3g}"]
             cells += [f"{line['p']:.3g}", f"{line['p_corrected']:.3g}", escape(line["better"])]
@@ -373,7 +374,8 @@ def show(result: Mapping[str, Any]) -> None:
         if part["agreement"] is not None:
             console.print(f"agreement of raters (Krippendorff's alpha): {part['agreement']:.3g}")
         for over, found in part["correlation"].items():
-            correlations = table_of(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
+            title = f"{question}: score, over {over}"
+            correlations = terminal.table(title, "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
             for score, one in found.items():
                 cells = []
                 for key in ("rho", "tau"):

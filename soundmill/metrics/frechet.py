@@ -89,12 +89,6 @@ def check_rows(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def frechet_of_rows(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two sets of rows [n, d] (see `Gathered.distance`)."""
-    sets = [Gathered.of(rows, np.ones(len(rows), int)) for rows in (first, second)]
-    return sets[0].distance(sets[1])
-
-
 def _distance(shift: np.ndarray, traces: float, overlap: float) -> float:
     return max(0.0, float(shift @ shift + traces - 2 * overlap))  # negative only by rounding
 

@@ -27,7 +27,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import facts_of
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
-from soundmill.evaluation.evaluator import open_console, table_of
+from soundmill.evaluation.evaluator import open_console
 from soundmill.evaluation.library import Progress, rounded
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, sounds
@@ -374,7 +374,7 @@ def show(document: Mapping[str, Any]) -> None:
     console.print(
         f"[bold]{escape(document['family'])}[/bold]  {escape(document['weights'])}; 95 % intervals over prompts and seeds"
     )
-    table = table_of(*head)
+    table = terminal.table(*head)
     for line in lines:
         table.add_row(*map(escape, line))
     console.print(table)

@@ -71,7 +71,6 @@ def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ((28, "No space left on device", "/out.wav"), "no space left for /out.wav; free some and run again\n"),
         ((28, "No space left on device", "/in.wav", None, "/out.wav"), "no space left for /out.wav; free some and run again\n"),
         ((5, "Input/output error", "/out.wav"), "Input/output error (/out.wav); fix it and run again\n"),
     ],

@@ -58,6 +58,9 @@ def test_export_writes_what_was_stored(project):
     inside = soundmill("clips", "export", "dog_5", "--output", "data/mine", cwd=root)
     assert (inside.returncode, (root / "data/mine").exists()) == (1, False)
     assert "which the pipeline reads or writes" in inside.stderr
+    said = refused("clips", "export", "dog_5", "--split", "trian", "--text", "dog", "--output", "train", cwd=root)
+    assert "leave out --split, --text" in said
+    assert "no clip 'dog_6'; did you mean 'dog_5'" in refused("clips", "export", "rain_0", "dog_6", cwd=root)
     soundmill("clips", "export", "--split", "train", "--output", "train", cwd=root)
     assert len(list((root / "train").iterdir())) == 2
 

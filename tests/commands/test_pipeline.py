@@ -132,11 +132,7 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
 def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs):
     from soundmill.corpora import survey
 
-    recordings = tmp_path / "hits"
-    for label in ("kick", "snare"):
-        (recordings / label).mkdir(parents=True)
-        for number in range(2):
-            soundfile.write(recordings / label / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
+    recordings = put_sounds(tmp_path / "hits", 1.0, ("kick", "snare"))
     chosen = "experiment=one_shots_waveform_unet"
     works("run", str(recordings), chosen, "waveform_unet.train.steps=7", "--project", str(root), cwd=tmp_path)
     ((name, document),) = runs

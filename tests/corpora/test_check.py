@@ -93,14 +93,6 @@ def test_a_manifest_without_any_audio_is_all_missing(lay, tmp_path):
         registry.read("auto", inventory.list_files(tmp_path), 4)
 
 
-@pytest.mark.parametrize("name", ["nothing", "file.wav", "empty"])
-def test_what_is_no_corpus_is_an_error(tmp_path, name):
-    (tmp_path / "file.wav").write_bytes(b"RIFF")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=name):
-        check.check(tmp_path / name)
-
-
 def test_a_second_beyond_the_end_of_its_recording_is_missing(lay, tmp_path):
     lay(**{"train.csv": HEADER + "1,r1nicOVtvkQ,30,a\n2,r1nicOVtvkQ,31,b\n3,r1nicOVtvkQ,35,c\n4,r1nicOVtvkQ,35,d\n"})
     soundfile.write(tmp_path / "r1nicOVtvkQ_30.wav", np.zeros(32_000), 8000)
@@ -147,7 +139,7 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
         assert line in text.splitlines()
 
 
-def test_the_survey_has_the_same_numbers(corpus):
+def test_the_survey_has_the_same_numbers(corpus, monkeypatch):
     result = survey.survey(corpus)
     assert result.report.counts() == check.check(corpus).counts()
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
@@ -155,6 +147,8 @@ def test_the_survey_has_the_same_numbers(corpus):
     text = "\n".join(result.describe(SPLITS))
     assert "3 clips with a file, 1 without (missing); 1 files without a row" in text
     assert "soundmill corpus check" in text
+    monkeypatch.setattr(survey, "PROBED", 3)
+    assert survey.survey(corpus).probed == 3  # of 5
 
 
 def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
@@ -191,11 +185,14 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
     assert len(missing.read_text(encoding="utf-8").splitlines()) == 3
     for arguments, message in (
         ((tmp_path / "none",), "no such directory"),
+        ((tmp_path / "4.ogg",), "is a file, not a directory"),
         ((corpus, "--format", "audiocap"), "did you mean 'audiocaps'"),
         ((corpus, "--missing", corpus / "a" / "missing.csv"), "write it elsewhere"),
         ((corpus, "--json", corpus / "metadata.json"), "write it elsewhere"),
     ):
         assert message in refused("corpus", "check", *map(str, arguments), cwd=root).replace("\n", " ")
+    (tmp_path / "hollow").mkdir()
+    assert refused("corpus", "check", str(tmp_path / "hollow"), cwd=root).startswith("no recording in ")  # no key that nobody typed
 
 
 def union_of(tmp_path: Path) -> Path:

@@ -194,21 +194,10 @@ def test_recovers_classes_of_unseen_rows_without_chance_and_survives_constant_em
     rows, labels = blobs(0)
     other, expected = blobs(1)
     assert [*probe.fit(rows, labels).predict(enumerate(other)).values()] == expected
-    np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
+    np.testing.assert_array_equal(*(probe.fit(rows, labels).model.coef_ for _ in range(2)))
     assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(enumerate(np.ones((2, 3)))).values()) == {"a"}
     with pytest.raises(UserError, match="two classes"):
         probe.fit(np.ones((3, 2)), ["a"] * 3)
-
-
-def test_agrees_with_scikit_learn():
-    from sklearn.linear_model import LogisticRegression
-
-    rows, labels = blobs(2)
-    model = probe.fit(rows, labels)
-    scaled = (rows - model.mean) / model.scale
-    oracle = LogisticRegression(C=1 / probe.L2, max_iter=5000, tol=1e-10).fit(scaled, labels)
-    assert model.classes == list(oracle.classes_)
-    np.testing.assert_allclose(model.weights.T, oracle.coef_, atol=2e-3)
 
 
 def test_folds_keep_groups_whole_and_classes_even():

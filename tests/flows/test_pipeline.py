@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flows import dvc, locks, scores, terminal
+from flows import dvc, locks, run, scores, terminal
 from flows.run import up_to_date
 from flows.terminal import LOG, Row
 from soundmill import params, tracking
@@ -414,14 +414,22 @@ def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: 
     assert not up_to_date(tiny, [])  # as a scan of recordings that lie elsewhere
 
 
-def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_before_prefect_starts(tiny: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tiny / "params.yaml").write_text("evaluate: {number: [2}\n")
     done = pipeline(tiny, tmp_path, None, status=1)
     assert not re.search("Prefect|Traceback", done.stdout + done.stderr)
     assert "params.yaml: not readable as YAML" in done.stdout
+    (tiny / "params.yaml").write_text("families: {tiny: {}}\n")
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(run, "up_to_date", lambda *_: pytest.fail("went on"))
+    remedies = {"first.number=5": "soundmill params KEY=VALUE", "evaluate@tony": "'evaluate@tiny'", "frist": "'first'"}
+    for name, remedy in remedies.items():
+        assert run.main([name]) == 1
+        assert remedy in capsys.readouterr().out
     (tiny / "params.yaml").unlink()
     (tiny / "params.yaml").mkdir()
-    assert "pipeline: Is a directory" in pipeline(tiny, tmp_path, None, status=1).stdout
+    assert run.main([]) == 1
+    assert "pipeline: Is a directory" in capsys.readouterr().out
 
 
 def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):

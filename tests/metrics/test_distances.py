@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.distances import frechet_of_rows
 from soundmill.errors import UserError
 from soundmill.metrics import frechet, pairwise
-from soundmill.metrics.frechet import Gathered, Moments, frechet_of_rows
+from soundmill.metrics.frechet import Gathered, Moments
 from soundmill.metrics.pairwise import by_neighbours, discrepancy, discrepancy_by_clip, gaussian, in_subsets, polynomial
 
 ZERO = np.zeros(2)
@@ -83,9 +84,6 @@ ROWS, GAPS = np.zeros((4, 2)), np.where(np.arange(8).reshape(4, 2) == 5, np.nan,
     ("compare", "said"),
     [
         (lambda: Moments.of(GAPS), "row 2"),
-        (lambda: frechet_of_rows(ROWS, GAPS), "row 2"),
-        (lambda: frechet_of_rows(np.zeros((1, 2)), np.zeros((3, 2))), "at least 2"),
-        (lambda: frechet_of_rows(ROWS, np.zeros((4, 3))), "size 2 and 3"),
         (lambda: of_gaussians(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)), "size 2 and 3"),
         (lambda: Moments.of(ROWS) + Moments.of(np.zeros((4, 3))), "pooled"),
         (lambda: Moments.of(np.zeros(4)), "matrix"),

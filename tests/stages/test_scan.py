@@ -1,9 +1,7 @@
 """The inventory of an external corpus: what is recorded, quarantined and refused; a union from there to the catalog; captions from
-tags inside files, of every container; the embedded corpus: the same bytes by any number of workers, and a caption for each clip."""
+tags inside files, of every container; the embedded corpus: the same bytes by any number of workers."""
 
-import csv
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -224,24 +222,6 @@ def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, e
         assert len({label for row in captions if split_of[row["recording_id"]] == split for label in row["labels"]}) == 12
     assert len({row["group"] for row in recordings}) == 15  # one video gave two recordings
     assert all(manifest.naming_stem(row["recording_id"]) == row["group"] for row in recordings)
-
-
-@pytest.mark.slow
-def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded):
-    shutil.copytree(embedded / "data" / "corpus", project / "data" / "corpus")
-    settle(project, 2, **NAMING)
-    metrics = handling.from_corpus_to_names()
-    assert metrics["missing"] == metrics["orphans"] == 0
-    assert metrics["captioned_by"] == {"window": metrics["clips"]}
-    assert metrics["splits_by"] == "given"
-    assert metrics["labels_absent_from_train"] == []
-    captions = {
-        (row["youtube_id"], float(row["start_time"])): row["caption"]
-        for name in ("train", "val", "test")
-        for row in csv.DictReader(Path(f"data/corpus/{name}.csv").read_text("utf-8").splitlines())
-    }
-    told = {Path(row["location"]).stem: row["captions"] for split in manifest.SPLITS for row in json_rows(split)}
-    assert told == {f"{video}_{start:g}": caption for (video, start), caption in captions.items()}
 
 
 TEMPLATES = ["{genre}: {title}, {description}", "{genre}: {title}", "{description}", "{title}"]

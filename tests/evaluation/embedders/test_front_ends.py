@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torchaudio.compliance import kaldi
 
+from bench.distances import frechet_of_rows
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation import degradations, embedders, features
 from soundmill.evaluation.embedders import openl3, passt, texture, vggish, yamnet
 from soundmill.evaluation.embedders.base import mel_filters
 from soundmill.evaluation.embedders.panns import NUMPY, Cnn14Embedder
-from soundmill.metrics.frechet import frechet_of_rows
 from soundmill.training import torch_weights
 from tests import recorded
 
