@@ -26,7 +26,7 @@ from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, escape_path
+from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names
 from soundmill.params import parse_json
 
 FORMAT = "audiofolder"
@@ -261,8 +261,7 @@ def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
     if not files:
         return {}
     for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
-        of_folder = {folder: split_of(folder) for folder in {file.folders[depth] for file in files}}
-        if None not in of_folder.values() and len(set(of_folder.values())) > 1:
+        if of_folder := splits_of_names(file.folders[depth] for file in files):
             return {file.raw_path: of_folder[file.folders[depth]] for file in files}
     words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
     splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}

@@ -248,7 +248,7 @@ class Clotho(ManifestFormat):
     looks = "csv with the columns caption_1, file_name"
     remedy = "put `clotho_captions_development.csv` beside the folders of audio"
     unique = True
-    SPLITS: ClassVar[dict[str, str]] = {"development": "train", **SPLIT_NAMES}
+    SPLITS: ClassVar[dict[str, str]] = {**SPLIT_NAMES, "development": "train"}
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return csv_files_with(inventory, {"file_name", "caption_1"})
