@@ -40,6 +40,7 @@ LABELS = (
     *("human_labels", "labels", "label", "category", "class", "genre", "class_name", "class_label", "label_name"),
     *("event_label", "event_labels", "scene_label", "primary_label", "species", "emotion"),
 )
+SPLIT_COLUMNS = ("split", "data_split", "subset", "partition", "set", "dataset")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
 ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`
@@ -307,7 +308,8 @@ class Description:
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := seconds(values.get(column))) is not None)
         video = next(videos, None)
-        split = SPLIT_NAMES.get(values["split"].strip().lower()) if isinstance(values.get("split"), str) else None
+        told = (value.strip().lower() for column in SPLIT_COLUMNS if isinstance(value := values.get(column), str))
+        split = next(filter(None, map(SPLIT_NAMES.get, told)), None)
         return cls(
             captions,
             next((classes for classes in labels if not all(map(_NAMELESS.fullmatch, classes))), labels[0] if labels else []),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
+from soundmill.corpora.audiofolder import SPLIT_COLUMNS
 from soundmill.corpora.csv_tables import csv_columns, csv_files_with, read_csv
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
@@ -96,7 +97,7 @@ class UrbanSound8k(CsvRows):
 class ClassTable(CsvRows):
     FORMAT = "class_table"
     columns = frozenset({"filename", "class"})
-    without = frozenset({"split", "subset", "partition", "set", "caption", "text"})
+    without = frozenset((*SPLIT_COLUMNS, *"usage phase fold type label category class_name caption text".split()))
     remedy = "put a csv with the columns FileName and Class there"
 
     def row(self, cells: Cells) -> dict[str, Any]:

@@ -125,6 +125,30 @@ def test_splits_of_lists(texts, splits, tmp_path):
     assert [row["split"] for row in scan(tmp_path).recordings] == splits
 
 
+@pytest.mark.parametrize(
+    ("column", "cells", "splits"),
+    [
+        *(
+            (column, "train valid test", "train valid test")
+            for column in "data_split dataset usage phase train_test type fold Set".split()
+        ),
+        *(("split", "tr va te", "train valid test"), ("subset", "trainset devset testset", "train valid test")),
+        *(("split", "dev val eval", "train valid test"), ("type", "train bus car", "None None None")),
+        *(("stage", "train valid test", "None None None"), ("split", "train-clean tune test-a", "train valid test")),
+    ],
+)
+def test_a_column_of_words_for_splits(column, cells, splits, tmp_path):
+    put(tmp_path, "0.wav", "1.wav", "2.wav")
+    write(
+        tmp_path,
+        "x.csv",
+        f",file,label,{column}\n" + "".join(f"{at},{at}.wav,dog,{cell}\n" for at, cell in enumerate(cells.split())),
+    )
+    tables = scan(tmp_path)
+    assert " ".join(f"{row['split']}" for row in tables.recordings) == splits
+    assert ("call the one of the splits `split`" in str(tables.remarks)) == (column == "stage")
+
+
 @pytest.mark.parametrize("of_train", ["file,label\n1.wav,x\n2.wav,y\n", "file,label,split\n1.wav,x,train\n2.wav,y,train\n"])
 def test_a_name_in_two_folders_is_two_recordings(of_train, tmp_path):
     put(tmp_path, "test/1.wav", "test/2.wav", "train/1.wav", "train/2.wav")
