@@ -115,7 +115,11 @@ def _tables(inventory: Inventory, index: Callable[[], FileIndex]) -> list[_Table
 def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
     columns = _columns(inventory, name)
     files, form = [column for column in columns if _FILES.fullmatch(column)], None
-    if not files and not (is_about_corpus(name) or is_no_description(name)) and (form := unnamed.detect(inventory, name, index)):
+    if (
+        not files
+        and not (is_about_corpus(name) or is_no_description(name))
+        and (form := unnamed.detect(inventory, name, index, _is_list(name)))
+    ):
         columns, files = ["file", *form.columns], ["file"]
     names = [*columns, escape_path(os.path.basename(name)).lower()]
     if not files or _NOT_LABELS.search(names[-1]) or any(map(BY_MODELS.search, names)):

@@ -271,8 +271,10 @@ class Gtzan:
     FORMAT = "gtzan"
 
     def detect(self, inventory: Inventory) -> bool:
-        """Whether most files are named after the folder of their genre."""
-        return 2 * sum(_genre(file) is not None for file in inventory.audio) > len(inventory.audio)
+        """Whether most files are named after the folder of their genre, and no lists of splits (`test_filtered.txt`) are there."""
+        return not any(map(split_of, inventory.metadata)) and 2 * sum(_genre(file) is not None for file in inventory.audio) > len(
+            inventory.audio
+        )
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
@@ -412,12 +414,16 @@ class SpeechCommands:
         parts = {word: word for word in word_of.values()}
         join(replace(inventory, audio=list(word_of)), rows, num_shards, tables, unique=True, parts=parts)
         files = {file.raw_path: file for file in word_of}
+        of_folder = {file.raw_path: split_of(os.path.dirname(os.path.dirname(file.raw_path))) for file in word_of}
+        has_test = "test" in of_folder.values()  # `speech_commands_test_set_v0.02`
         for recording in tables.recordings:  # label and group come from folder and name
             file = files[recording["raw_path"]]
             name = NAME.fullmatch(file.stem)
             recording["labels"] = [word_of[file]]
             recording["group"] = name["speaker"] if name else None
-            recording["split"] = recording["split"] or ("train" if lists else None)
+            recording["split"] = (
+                recording["split"] or (has_test and of_folder[file.raw_path]) or ("train" if lists or has_test else None)
+            )
         return tables
 
     def _has(self, word: str) -> bool:

@@ -113,6 +113,9 @@ def lists(**names: str) -> dict[str, str]:
         (lists(train_1="a", test_1="bcd", train_2="bcd", test_2="a"), ["train", "test", "test", "test"]),  # folds
         (lists(train_1="a", train_2="b", test_2="cd"), ["train", "train", "test", "test"]),
         (lists(train_1="bc", valid_1="a", train_2="ac", valid_2="b", test="d"), ["valid", "valid", "train", "test"]),
+        ({"train.txt": "a\nb\n", "val.txt": "c\n", "test.txt": "d.wav\n"}, ["train", "train", "valid", "test"]),
+        ({"train_filtered.txt": "a.wav\nb.wav\n", "test_filtered.txt": "d.wav\n"}, ["train", "train", None, "test"]),
+        ({"x.csv": "file,label\na,x\nb,y\n", "y.csv": "file,set\na,tr\nb,tt\n"}, ["train", "test", None, None]),
         (lists(train_station="ab", test_tone="cd"), [None] * 4),  # one table a class
         ({"m.csv": "file,split\na.wav,train\nb.wav,unseen\nc.wav,Test Set\n"}, ["train", None, "test", None]),
         (lists(train="abcd") | {"m.csv": "file,set\na.wav,dev\n"}, ["valid", None, None, None]),

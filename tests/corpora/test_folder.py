@@ -348,3 +348,8 @@ def test_a_speaker_of_one_word_is_not_taken_for_that_of_another_and_what_is_no_w
     assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
     assert "stray.wav" not in recordings(tables, "labels")
     assert "1 recordings that are not words" in tables.remarks[0]
+
+
+def test_a_separate_test_set_of_words_is_for_testing(lay):
+    names = {"a/yes/0a_nohash_0.wav": "train", "speech_commands_test_set_v2/yes/0b_nohash_0.wav": "test"}
+    assert recordings(registry.read("auto", lay(*names), 1), "split") == names
