@@ -75,7 +75,7 @@ class FileTables:
         folders = {file.raw_path: layout.split_and_label(file) for file in inventory.audio}
         described = [(row, _recording(row, index)) for row in rows]
         _settle_splits(described)
-        _drop_repeated_classes(described, {path: label for path, (_, label) in folders.items() if label}, tables)
+        _remark_labels(described, {path: label for path, (_, label) in folders.items() if label}, tables)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
@@ -84,10 +84,8 @@ class FileTables:
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
-            if row["labels"] and label and label.isdecimal():
-                continue  # a part's number
-            if label in classes and (len(classes) > 1 or not (tables.captions or row["labels"])):
-                row["labels"] = list(dict.fromkeys([*row["labels"], label]))
+            if not row["labels"] and label in classes and (len(classes) > 1 or not tables.captions):
+                row["labels"] = [label]
         add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)
         return tables
@@ -287,20 +285,17 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     return named
 
 
-def _drop_repeated_classes(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
-    """Drop labels of recordings with a class if they are of a table that mostly repeats the classes' names: they may be guesses.
-
-    Remark recordings to which two tables give different labels.
-    """
-    classes, said = set(class_of.values()), defaultdict[bytes, set[str]](set)
-    for row, _ in described:
-        said[row.source] |= {" ".join(label.replace("_", " ").lower().split()) for label in row.labels}
-    repeating = {source for source, labels in said.items() if 2 * len(labels & classes) >= len(labels) > 0}
+def _remark_labels(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
+    """Remark recordings to which two tables give different labels, and those whose folder is another of the tables' labels."""
     labels: dict[Recording, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, recording in described:
-        if row.source in repeating and recording[0] in class_of:
-            row.labels = ()
-        elif row.labels:
-            labels[recording][row.source].update(row.labels)
+        if row.labels:
+            labels[recording][row.source].update(" ".join(label.replace("_", " ").lower().split()) for label in row.labels)
     several = [escape_path(path) for (path, _), told in labels.items() if len(set(map(frozenset, told.values()))) > 1]
     tables.remark(several, "recordings have different labels in two tables", "; all of them are used")
+    of_recording = {path: set().union(*told.values()) for (path, _), told in labels.items()}
+    classes = set().union(*of_recording.values()) & set(class_of.values())
+    others = [path for path in of_recording if class_of.get(path) in classes - of_recording[path]]
+    tables.remark(
+        list(map(escape_path, others)), "recordings have other labels in a table than their folder", "; the table's are used"
+    )

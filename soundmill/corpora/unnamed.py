@@ -61,7 +61,7 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex], of
     for separator in ("\t", "|", ";", ",", " ", ""):
         first, text = _cells(lines[0], separator) if lines else ("", "")
         if (
-            not (_is_name(first) or (of_split and not separator))
+            not (_is_name(first) or (of_split and not separator and are_files([first])))
             or bool(text) != bool(separator)
             or (separator == " " and not _ID.fullmatch(first))
         ):

@@ -173,11 +173,11 @@ def test_a_damaged_table_hides_no_recording(lines, tmp_path):
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
-        ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["dog"], ["cat"])),  # predictions
-        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["good", "dog"], ["bad", "cat"])),
+        ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["cat"], ["dog"])),  # the table wins
+        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["good"], ["bad"])),
         ("file,num_captions,labelled,class_id\ndog/a.wav,5,yes,1\n", None),  # no column of descriptions
         ("file,caption\nelsewhere/x.wav,rain\n", None),
-        ("file,path,label,class_name\na.wav,dog/a.wav,1,dog\nb.wav,cat/b.wav,0,wolf\n", (["dog"], ["cat"])),
+        ("file,path,label,class_name\na.wav,dog/a.wav,1,dog\nb.wav,cat/b.wav,0,wolf\n", (["dog"], ["wolf"])),
         ("file,label\n1.wav,x\ndog/a.wav,y\nz.wav,z\n", None),  # of another corpus, most of whose names are not here
         ("clean_file,noisy_file,label\ndog/a.wav,cat/b.wav,1\n", None),
         ("file,author,description\ndog/a.wav,me,my old dog\n", None),
@@ -191,6 +191,7 @@ def test_classes_of_folders_stay(text, labels, tmp_path):
     tables = scan(tmp_path)
     assert tables.format == ("table" if labels else "folder")
     assert recordings(tables, "labels") == dict(zip(("dog/a.wav", "cat/b.wav"), labels or (["dog"], ["cat"]), strict=True))
+    assert ("other labels in a table than their folder" in str(tables.remarks)) == (labels == (["cat"], ["dog"]))
     assert labels or "guesses.csv" in "\n".join(tables.remarks)
 
 
