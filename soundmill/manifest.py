@@ -17,19 +17,22 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
-# As folders, files and columns call them.
+# As folders, files and columns call them: `test`, `testset`, `testdata`.
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-    "validate": "valid",
-    "dev": "valid",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    word + end: split
+    for split, words in {
+        "train": "train training trainval devtrain",
+        "valid": "val valid validation validate validating dev",
+        "test": "test testing eval evaluation evaluate devtest",
+    }.items()
+    for word in words.split()
+    for end in ("", "set", "data")
+}
+# Words that are short, or have other meanings: only where all names beside each other have a word for a split.
+_SPLITS_BESIDE_OTHERS = {
+    **dict.fromkeys(("tr", "trn", "learn"), "train"),
+    **dict.fromkeys(("cv", "va", "dt", "vld", "tune", "development"), "valid"),
+    **dict.fromkeys(("te", "tt", "et", "tst", "holdout", "heldout"), "test"),
 }
 # Words, without digits (`mp` of `mp3`), in names of folders that say nothing of the recordings in them.
 CONTAINERS = frozenset("audio wav wavs flac mp ogg clips sounds recordings samples files data part".split())
@@ -364,6 +367,23 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 def words_of_name(name: bytes) -> set[str]:
     """The words in a name, in lower case; `IRMAS-TestingData` has three."""
     return {word.lower() for word in re.findall(r"[A-Z]*[^\W\d_A-Z]+|[A-Z]+", name.decode("utf-8", "replace"))}
+
+
+def splits_of_names(names: Iterable[bytes]) -> dict[bytes, str]:
+    """The splits of names beside each other (`clean_trainset`, `tt05`): all have words of exactly one, and they have several; else
+    none. Where others are for validation, and none for training, `dev` is for that."""
+    splits, of_development = dict[bytes, str](), set[bytes]()
+    for name in set(names):
+        words = words_of_name(name) | words_of_name(name.lower())  # `AudioSet` is one word here
+        told = [{meanings[word] for word in words & meanings.keys()} for meanings in (SPLIT_NAMES, _SPLITS_BESIDE_OTHERS)]
+        if len(found := told[0] or told[1]) != 1:
+            return {}
+        splits[name] = found.pop()
+        if splits[name] == "valid" and any(word.startswith("dev") for word in words):
+            of_development.add(name)
+    if "train" not in splits.values() and of_development < {name for name, split in splits.items() if split == "valid"}:
+        splits |= dict.fromkeys(of_development, "train")
+    return splits if len(set(splits.values())) > 1 else {}
 
 
 def is_container(folder: bytes) -> bool:

@@ -26,7 +26,7 @@ from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, escape_path
+from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names
 from soundmill.params import parse_json
 
 FORMAT = "audiofolder"
@@ -40,6 +40,7 @@ LABELS = (
     *("human_labels", "labels", "label", "category", "class", "genre", "class_name", "class_label", "label_name"),
     *("event_label", "event_labels", "scene_label", "primary_label", "species", "emotion"),
 )
+SPLIT_COLUMNS = ("split", "data_split", "subset", "partition", "set", "dataset")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
 ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`
@@ -261,8 +262,7 @@ def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
     if not files:
         return {}
     for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
-        of_folder = {folder: split_of(folder) for folder in {file.folders[depth] for file in files}}
-        if None not in of_folder.values() and len(set(of_folder.values())) > 1:
+        if of_folder := splits_of_names(file.folders[depth] for file in files):
             return {file.raw_path: of_folder[file.folders[depth]] for file in files}
     words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
     splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
@@ -308,7 +308,8 @@ class Description:
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := seconds(values.get(column))) is not None)
         video = next(videos, None)
-        split = SPLIT_NAMES.get(values["split"].strip().lower()) if isinstance(values.get("split"), str) else None
+        told = (value.strip().lower() for column in SPLIT_COLUMNS if isinstance(value := values.get(column), str))
+        split = next(filter(None, map(SPLIT_NAMES.get, told)), None)
         return cls(
             captions,
             next((classes for classes in labels if not all(map(_NAMELESS.fullmatch, classes))), labels[0] if labels else []),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
+from soundmill.corpora.audiofolder import SPLIT_COLUMNS
 from soundmill.corpora.csv_tables import csv_columns, csv_files_with, read_csv
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
@@ -96,7 +97,7 @@ class UrbanSound8k(CsvRows):
 class ClassTable(CsvRows):
     FORMAT = "class_table"
     columns = frozenset({"filename", "class"})
-    without = frozenset({"split", "subset", "partition", "set", "caption", "text"})
+    without = frozenset((*SPLIT_COLUMNS, *"usage phase fold type label category class_name caption text".split()))
     remedy = "put a csv with the columns FileName and Class there"
 
     def row(self, cells: Cells) -> dict[str, Any]:
@@ -248,7 +249,7 @@ class Clotho(ManifestFormat):
     looks = "csv with the columns caption_1, file_name"
     remedy = "put `clotho_captions_development.csv` beside the folders of audio"
     unique = True
-    SPLITS: ClassVar[dict[str, str]] = {"development": "train", **SPLIT_NAMES}
+    SPLITS: ClassVar[dict[str, str]] = {**SPLIT_NAMES, "development": "train"}
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return csv_files_with(inventory, {"file_name", "caption_1"})

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora import unnamed
-from soundmill.corpora.audiofolder import CAPTIONS, LABELS, row_of
+from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SPLIT_COLUMNS, row_of
 from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
@@ -20,18 +20,21 @@ from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import first_keys, read_entries
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, is_no_description, split_of, split_of_file
+from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, fold_number, is_no_description, split_of, split_of_file
 from soundmill.errors import UserError
-from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, words_of_name
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, splits_of_names, words_of_name
 
 _SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
-_SPLITS = ("split", "subset", "partition", "set")
+_SPLITS = re.compile(
+    r"(?:\w*[_ ])?(?:(?:data|sub)?(?:set|split)|fold|partition)s?(?:[_ ]\w+)?|usage|phase|type|train_?(?:val(?:id)?_?)?test"
+)
+_FOLDS = re.compile(r"(?:\w+[_ ])?fold(?:[_ ]?(?:number|no|id|idx|index))?")
 _NOT_LABELS = re.compile(r"submission|invalid")  # in names of tables: labels to fill in, recordings found wrong
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
-_LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata"}
+_LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata", "filtered"}
 
 Recording = tuple[bytes, str]  # its raw path, else the table and the row's key
 Described = tuple[ManifestRow, Recording]
@@ -39,12 +42,13 @@ Described = tuple[ManifestRow, Recording]
 
 @dataclass(frozen=True)
 class _Table:
-    """A table, and its columns: of recordings, labels and splits, and those that are not used."""
+    """A table, and its columns: of recordings, labels, splits and folds, and those that are not used."""
 
     name: bytes
     files: str
     label: str
     split: str
+    fold: str
     unused: frozenset[str]
     form: unnamed.Form | None  # None: with named columns
 
@@ -64,14 +68,14 @@ class FileTables:
         for table in found:
             before = len(tables.rejected)
             try:
-                rows += list(_rows(inventory, table, tables))
+                rows += _rows(inventory, table, tables)
             except UserError as error:  # a stray table must not hide the recordings
                 tables.rejected[before:] = [{"path": escape_path(table.name), "reason": "unreadable", "detail": str(error)}]
         layout = layout_of(inventory.audio)
         folders = {file.raw_path: layout.split_and_label(file) for file in inventory.audio}
         described = [(row, _recording(row, index)) for row in rows]
         _settle_splits(described)
-        _drop_repeated_classes(described, {path: label for path, (_, label) in folders.items() if label}, tables)
+        _remark_labels(described, {path: label for path, (_, label) in folders.items() if label}, tables)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
         classes = {label for _, label in folders.values() if label}
@@ -80,10 +84,8 @@ class FileTables:
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
-            if row["labels"] and label and label.isdecimal():
-                continue  # a part's number
-            if label in classes and (len(classes) > 1 or not (tables.captions or row["labels"])):
-                row["labels"] = list(dict.fromkeys([*row["labels"], label]))
+            if not row["labels"] and label in classes and (len(classes) > 1 or not tables.captions):
+                row["labels"] = [label]
         add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)
         return tables
@@ -111,7 +113,11 @@ def _tables(inventory: Inventory, index: Callable[[], FileIndex]) -> list[_Table
 def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
     columns = _columns(inventory, name)
     files, form = [column for column in columns if _FILES.fullmatch(column)], None
-    if not files and not (is_about_corpus(name) or is_no_description(name)) and (form := unnamed.detect(inventory, name, index)):
+    if (
+        not files
+        and not (is_about_corpus(name) or is_no_description(name))
+        and (form := unnamed.detect(inventory, name, index, _is_list(name)))
+    ):
         columns, files = ["file", *form.columns], ["file"]
     names = [*columns, escape_path(os.path.basename(name)).lower()]
     if not files or _NOT_LABELS.search(names[-1]) or any(map(BY_MODELS.search, names)):
@@ -121,8 +127,8 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     if any(map(_STARTS.fullmatch, columns)) and any(map(_ENDS.fullmatch, columns)):
         unused = captions
     labels = [column for column in LABELS if column in columns]
-    split = next((column for column in _SPLITS if column in columns), "")
-    if not (captions - unused or labels or split or _is_list(name)):
+    splits, is_described = list(filter(_SPLITS.fullmatch, columns)), bool(captions - unused or labels or _is_list(name))
+    if not (is_described or splits):
         return None
     rows = [row for _, row in islice(_entries(inventory, name, form), _SAMPLED)]
     rows = rows[:: max(1, len(rows) // DETECTED)]
@@ -130,7 +136,39 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
         return None
     if not (named := _column_of_files(rows, files, os.path.dirname(name), index())):
         return None
-    return _Table(name, named, _column_of_labels(rows, labels), split, frozenset({*unused, *labels, *_SPLITS}), form)
+    told = {column: {str(row.get(column) or "").strip() for row in rows} - {""} for column in columns}
+    split = _column_of_splits(
+        inventory, name, {column: told[column] for column in told if column not in {*labels, *captions, named}}
+    )
+    fold = next(
+        (column for column in filter(_FOLDS.fullmatch, splits) if column != split and any(map(fold_number, told[column]))), ""
+    )
+    if not (is_described or split or fold):
+        return None
+    return _Table(name, named, _column_of_labels(rows, labels), split, fold, frozenset({*unused, *labels, *splits, split}), form)
+
+
+def _column_of_splits(inventory: Inventory, name: bytes, told: dict[str, set[str]]) -> str:
+    """The column whose cells all have words for splits and whose name may mean them, else the first that is called so; empty if
+    there is none. `told`: the cells of each column."""
+    say = {
+        column: len(set(splits.values()))
+        for column, cells in told.items()
+        if (splits := _splits_of_cells(cells)) and all(splits.values())
+    }
+    named = sorted((column for column in say if _SPLITS.fullmatch(column)), key=lambda column: (column != "split", -say[column]))
+    called = [column for column in SPLIT_COLUMNS[:-1] if told.get(column)]
+    if not (named or called):
+        what = "columns have words for splits and are not read, as they are not called so; call the one of the splits `split`"
+        inventory.remark(name, what, [column for column, count in say.items() if count > 1])
+    return next(iter([*named, *called]), "")
+
+
+def _splits_of_cells(cells: Iterable[str]) -> dict[str, str | None]:
+    """The splits that cells of a column name, together if they are all of them, else each alone."""
+    written = {cell: cell.encode("utf-8", "replace") for cell in cells}
+    splits = splits_of_names(written.values())
+    return {cell: splits.get(name) or split_of(name) for cell, name in written.items()}
 
 
 def _is_list(name: bytes) -> bool:
@@ -175,22 +213,23 @@ def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return next(with_words, next((column for column, text in cells.items() if text.strip()), ""))
 
 
-def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> Iterator[ManifestRow]:
-    unknown: list[str] = []
+def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> list[ManifestRow]:
+    rows, cells = list[ManifestRow](), list[str]()  # those of splits
     for at, values in _entries(inventory, table.name, table.form):
         file, label = values.get(table.files), values.get(table.label)
         if not isinstance(file, str) or not file.strip():
             tables.reject(table.name, "bad id", f"line {at}: no `{table.files}`")
             continue
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
-        told[table.label] = label
-        row = row_of(table.name, at, told, {}, tables)
-        split = str(values[table.split]).strip() if table.split and values.get(table.split) else ""
-        row.split = split_of(split.encode("utf-8", "replace"))
-        if split and row.split is None:
-            unknown.append(sys.intern(f"{split!r:.80}"))  # a large table may have one in every row
-        yield row
+        told[table.label], told["fold"] = label, values.get(table.fold) if table.fold else None
+        rows.append(row_of(table.name, at, told, {}, tables))
+        cells.append(sys.intern(str(values.get(table.split) or "").strip()) if table.split else "")  # a large table repeats a few
+    splits = _splits_of_cells({*cells} - {""})
+    for row, cell in zip(rows, cells, strict=True):
+        row.split = splits.get(cell)
+    unknown = [f"{cell!r:.80}" for cell in cells if cell and not splits[cell]]
     inventory.remark(table.name, f"cells of `{table.split}` name no split", unknown)
+    return rows
 
 
 def _recording(row: ManifestRow, index: FileIndex) -> Recording:
@@ -246,20 +285,17 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     return named
 
 
-def _drop_repeated_classes(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
-    """Drop labels of recordings with a class if they are of a table that mostly repeats the classes' names: they may be guesses.
-
-    Remark recordings to which two tables give different labels.
-    """
-    classes, said = set(class_of.values()), defaultdict[bytes, set[str]](set)
-    for row, _ in described:
-        said[row.source] |= {" ".join(label.replace("_", " ").lower().split()) for label in row.labels}
-    repeating = {source for source, labels in said.items() if 2 * len(labels & classes) >= len(labels) > 0}
+def _remark_labels(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
+    """Remark recordings to which two tables give different labels, and those whose folder is another of the tables' labels."""
     labels: dict[Recording, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, recording in described:
-        if row.source in repeating and recording[0] in class_of:
-            row.labels = ()
-        elif row.labels:
-            labels[recording][row.source].update(row.labels)
+        if row.labels:
+            labels[recording][row.source].update(" ".join(label.replace("_", " ").lower().split()) for label in row.labels)
     several = [escape_path(path) for (path, _), told in labels.items() if len(set(map(frozenset, told.values()))) > 1]
     tables.remark(several, "recordings have different labels in two tables", "; all of them are used")
+    of_recording = {path: set().union(*told.values()) for (path, _), told in labels.items()}
+    classes = set().union(*of_recording.values()) & set(class_of.values())
+    others = [path for path in of_recording if class_of.get(path) in classes - of_recording[path]]
+    tables.remark(
+        list(map(escape_path, others)), "recordings have other labels in a table than their folder", "; the table's are used"
+    )

@@ -4,8 +4,8 @@ caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from soundmill.corpora.csv_tables import csv_files_with, read_csv
@@ -14,7 +14,7 @@ from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_lines, read_sidecar
 from soundmill.corpora.resolver import FileIndex, clip_of_file, folders_of_key, like_words, looks_random, shared_folders, whole_of
 from soundmill.corpora.tables import OPENING, CorpusTables, ManifestRow, fold_number, is_no_description, split_of
-from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, words_of_name
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, is_container, path_text, splits_of_names, words_of_name
 
 _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 # `1 - `, `2.`, `03_` before a name; not of `808 kick` and `2-step`.
@@ -110,13 +110,13 @@ def split_of_folder(folder: bytes) -> str | None:
 class _Layout:
     above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
     level: int  # depth of the class folders
-    split_in: Callable[[bytes], str | None] = split_of_folder  # the name of a split folder
+    splits: Mapping[bytes, str] = field(default_factory=dict)  # of the folders in `above`
     numbered: bool = False  # the folders at `level` are years, ids or parts, and no classes
     listed: bool = False  # they have the numbers of a list before their names: `2-siren`
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
         """(split, label); a file beside the split folders has neither, one in a folder that is no class no label."""
-        split = None if self.above is None else _split_below(file, self.above, self.split_in)
+        split = None if self.above is None else self.splits.get(_folder_below(file, self.above))
         if self.above is not None and split is None:
             return None, None
         folders = () if self.numbered else file.folders
@@ -158,32 +158,22 @@ def _class_of(folder: bytes, listed: bool) -> str | None:
 
 
 def _layout_of_names(audio: list[AudioFile]) -> _Layout:
-    """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others; so do
-    folders that all have a word for a split, if one for training is otherwise named like another (`train-clean`, `test-clean`)."""
-    parents = {parent for file in audio if (parent := _above_split(file)) is not None}
-    above = min(parents, key=len, default=None)
-    if above is None and (above := _above_words(audio)) is not None:
-        return _Layout(above, _class_level(audio, len(above) + 1), split_of)
-    if above is None or any(parent[: len(above)] != above for parent in parents):
+    """Folders give splits if all in one folder have words for several; else those named after splits, if no others are beside
+    them, or if they name several and outnumber the others."""
+    inside = defaultdict[tuple[bytes, ...], set[bytes]](set)
+    for folders in {tuple(file.folders) for file in audio}:
+        for level, folder in enumerate(folders):
+            inside[folders[:level]].add(folder)
+    exact = {above: {name: split for name in names if (split := split_of_folder(name))} for above, names in inside.items()}
+    found = {above: splits for above, names in inside.items() if (splits := splits_of_names(names) or exact[above])}
+    above = min(found, key=len, default=())
+    splits = found.get(above, {})
+    beside = {_folder_beside(file, above) for file in audio if _folder_below(file, above) not in splits} - {None}
+    outnumber = len(set(splits.values())) > 1 and len(splits) > len(beside)
+    if not splits or any(parent[: len(above)] != above for parent in found) or (beside and not outnumber):
         return _Layout(None, _class_level(audio, 0))
-    inside = [file for file in audio if _split_below(file, above)]
-    named = {file.folders[len(above)] for file in inside}
-    beside = {_folder_beside(file, above) for file in audio if not _split_below(file, above)} - {None}
-    if beside and not (len({split_of_folder(folder) for folder in named}) > 1 and len(named) > len(beside)):
-        return _Layout(None, _class_level(audio, 0))
-    return _Layout(above, _class_level(inside, len(above) + 1))
-
-
-def _above_words(audio: list[AudioFile]) -> tuple[bytes, ...] | None:
-    """Path of the first folder that contains several, if each has a word for a split, and one for training a counterpart."""
-    if (depth := _fork(audio, 0)) is None:
-        return None
-    splits_of: dict[frozenset[str], set[str | None]] = defaultdict(set)
-    for name in {file.folders[depth] for file in audio}:
-        splits_of[frozenset(words_beside_split(name))].add(split_of(name))
-    has_counterpart = any("train" in splits and len(splits) > 1 for splits in splits_of.values())
-    are_splits = has_counterpart and None not in set().union(*splits_of.values())
-    return tuple(audio[0].folders[:depth]) if are_splits else None
+    described = [file for file in audio if _folder_below(file, above) in splits]
+    return _Layout(above, _class_level(described, len(above) + 1), splits)
 
 
 def words_beside_split(name: bytes) -> set[str]:
@@ -195,12 +185,10 @@ def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
     return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
 
 
-def _split_below(
-    file: AudioFile, above: tuple[bytes, ...], split_in: Callable[[bytes], str | None] = split_of_folder
-) -> str | None:
-    """The split of a file, from its folder directly below `above`."""
+def _folder_below(file: AudioFile, above: tuple[bytes, ...]) -> bytes:
+    """The folder of a file directly below `above`; empty if there is none."""
     folders = file.folders
-    return split_in(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
+    return folders[len(above)] if len(folders) > len(above) and tuple(folders[: len(above)]) == above else b""
 
 
 def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
@@ -283,8 +271,10 @@ class Gtzan:
     FORMAT = "gtzan"
 
     def detect(self, inventory: Inventory) -> bool:
-        """Whether most files are named after the folder of their genre."""
-        return 2 * sum(_genre(file) is not None for file in inventory.audio) > len(inventory.audio)
+        """Whether most files are named after the folder of their genre, and no lists of splits (`test_filtered.txt`) are there."""
+        return not any(map(split_of, inventory.metadata)) and 2 * sum(_genre(file) is not None for file in inventory.audio) > len(
+            inventory.audio
+        )
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
@@ -424,12 +414,16 @@ class SpeechCommands:
         parts = {word: word for word in word_of.values()}
         join(replace(inventory, audio=list(word_of)), rows, num_shards, tables, unique=True, parts=parts)
         files = {file.raw_path: file for file in word_of}
+        of_folder = {file.raw_path: split_of(os.path.dirname(os.path.dirname(file.raw_path))) for file in word_of}
+        has_test = "test" in of_folder.values()  # `speech_commands_test_set_v0.02`
         for recording in tables.recordings:  # label and group come from folder and name
             file = files[recording["raw_path"]]
             name = NAME.fullmatch(file.stem)
             recording["labels"] = [word_of[file]]
             recording["group"] = name["speaker"] if name else None
-            recording["split"] = recording["split"] or ("train" if lists else None)
+            recording["split"] = (
+                recording["split"] or (has_test and of_folder[file.raw_path]) or ("train" if lists or has_test else None)
+            )
         return tables
 
     def _has(self, word: str) -> bool:

@@ -285,7 +285,7 @@ class Audiocraft(ManifestFormat):
             yield row
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
-        split = keyword_in(name, {**SPLIT_NAMES, "evaluate": "test", "generate": "test"})
+        split = keyword_in(name, {**SPLIT_NAMES, "generate": "test"})
         for line, entry in read_entries(inventory, name):
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
                 yield ManifestRow(name, line, entry["path"], split=split, bare=True)

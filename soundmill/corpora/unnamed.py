@@ -39,12 +39,13 @@ class Form:
     columns: tuple[str, ...]
 
 
-def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> Form | None:
-    """How to read a list or an object; None if it is unclear, or if fewer than half of its first names are recordings."""
+def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex], of_split: bool = False) -> Form | None:
+    """How to read a list or an object; None if it is unclear, or if fewer than half of its first names are recordings. A list
+    `of_split` may be one line, and its names without extension."""
 
     def are_files(names: Sequence[str]) -> bool:
-        found = sum(_is_name(one) and bool(index().resolve(one, os.path.dirname(name)).files) for one in names)
-        is_list = len(names) > 1 or any(map(_ID.fullmatch, names))  # a single line may be a note
+        found = sum((of_split or _is_name(one)) and bool(index().resolve(one, os.path.dirname(name)).files) for one in names)
+        is_list = len(names) > 1 or of_split or any(map(_ID.fullmatch, names))  # a single line may be a note
         return is_list and 2 * found >= len(names)
 
     if JSON.search(name):
@@ -59,7 +60,11 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     lines = [line for line in lines if line.strip()][:_SAMPLED]
     for separator in ("\t", "|", ";", ",", " ", ""):
         first, text = _cells(lines[0], separator) if lines else ("", "")
-        if not _is_name(first) or bool(text) != bool(separator) or (separator == " " and not _ID.fullmatch(first)):
+        if (
+            not (_is_name(first) or (of_split and not separator and are_files([first])))
+            or bool(text) != bool(separator)
+            or (separator == " " and not _ID.fullmatch(first))
+        ):
             continue
         names, told = zip(*(_cells(line, separator) for line in lines), strict=True)
         if are_files(names):
@@ -98,7 +103,8 @@ def read(inventory: Inventory, name: bytes, form: Form) -> Iterator[Row]:
             broken.append(f"lines {at} and {after}")
             text = ""
         if not form.separator or _NAME.fullmatch(file):
-            yield at, {"file": file, form.columns[0]: text} if _is_name(file) else {}
+            is_name = _is_name(file) or not (form.separator or file.startswith("#"))
+            yield at, {"file": file, form.columns[0]: text} if is_name else {}
     inventory.remark(name, BROKEN, broken)
 
 

@@ -113,6 +113,9 @@ def lists(**names: str) -> dict[str, str]:
         (lists(train_1="a", test_1="bcd", train_2="bcd", test_2="a"), ["train", "test", "test", "test"]),  # folds
         (lists(train_1="a", train_2="b", test_2="cd"), ["train", "train", "test", "test"]),
         (lists(train_1="bc", valid_1="a", train_2="ac", valid_2="b", test="d"), ["valid", "valid", "train", "test"]),
+        ({"train.txt": "a\nb\n", "val.txt": "c\n", "test.txt": "d.wav\n"}, ["train", "train", "valid", "test"]),
+        ({"train_filtered.txt": "a.wav\nb.wav\n", "test_filtered.txt": "d.wav\n"}, ["train", "train", None, "test"]),
+        ({"x.csv": "file,label\na,x\nb,y\n", "y.csv": "file,set\na,tr\nb,tt\n"}, ["train", "test", None, None]),
         (lists(train_station="ab", test_tone="cd"), [None] * 4),  # one table a class
         ({"m.csv": "file,split\na.wav,train\nb.wav,unseen\nc.wav,Test Set\n"}, ["train", None, "test", None]),
         (lists(train="abcd") | {"m.csv": "file,set\na.wav,dev\n"}, ["valid", None, None, None]),
@@ -123,6 +126,30 @@ def test_splits_of_lists(texts, splits, tmp_path):
     for name, text in texts.items():
         write(tmp_path, name, text)
     assert [row["split"] for row in scan(tmp_path).recordings] == splits
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "splits"),
+    [
+        *(
+            (column, "train valid test", "train valid test")
+            for column in "data_split dataset usage phase train_test type fold Set".split()
+        ),
+        *(("split", "tr va te", "train valid test"), ("subset", "trainset devset testset", "train valid test")),
+        *(("split", "dev val eval", "train valid test"), ("type", "train bus car", "None None None")),
+        *(("stage", "train valid test", "None None None"), ("split", "train-clean tune test-a", "train valid test")),
+    ],
+)
+def test_a_column_of_words_for_splits(column, cells, splits, tmp_path):
+    put(tmp_path, "0.wav", "1.wav", "2.wav")
+    write(
+        tmp_path,
+        "x.csv",
+        f",file,label,{column}\n" + "".join(f"{at},{at}.wav,dog,{cell}\n" for at, cell in enumerate(cells.split())),
+    )
+    tables = scan(tmp_path)
+    assert " ".join(f"{row['split']}" for row in tables.recordings) == splits
+    assert ("call the one of the splits `split`" in str(tables.remarks)) == (column == "stage")
 
 
 @pytest.mark.parametrize("of_train", ["file,label\n1.wav,x\n2.wav,y\n", "file,label,split\n1.wav,x,train\n2.wav,y,train\n"])
@@ -146,11 +173,11 @@ def test_a_damaged_table_hides_no_recording(lines, tmp_path):
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
-        ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["dog"], ["cat"])),  # predictions
-        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["good", "dog"], ["bad", "cat"])),
+        ("file,label\ndog/a.wav,cat\ncat/b.wav,dog\n", (["cat"], ["dog"])),  # the table wins
+        ("file,label\ndog/a.wav,good\ncat/b.wav,bad\n", (["good"], ["bad"])),
         ("file,num_captions,labelled,class_id\ndog/a.wav,5,yes,1\n", None),  # no column of descriptions
         ("file,caption\nelsewhere/x.wav,rain\n", None),
-        ("file,path,label,class_name\na.wav,dog/a.wav,1,dog\nb.wav,cat/b.wav,0,wolf\n", (["dog"], ["cat"])),
+        ("file,path,label,class_name\na.wav,dog/a.wav,1,dog\nb.wav,cat/b.wav,0,wolf\n", (["dog"], ["wolf"])),
         ("file,label\n1.wav,x\ndog/a.wav,y\nz.wav,z\n", None),  # of another corpus, most of whose names are not here
         ("clean_file,noisy_file,label\ndog/a.wav,cat/b.wav,1\n", None),
         ("file,author,description\ndog/a.wav,me,my old dog\n", None),
@@ -164,6 +191,7 @@ def test_classes_of_folders_stay(text, labels, tmp_path):
     tables = scan(tmp_path)
     assert tables.format == ("table" if labels else "folder")
     assert recordings(tables, "labels") == dict(zip(("dog/a.wav", "cat/b.wav"), labels or (["dog"], ["cat"]), strict=True))
+    assert ("other labels in a table than their folder" in str(tables.remarks)) == (labels == (["cat"], ["dog"]))
     assert labels or "guesses.csv" in "\n".join(tables.remarks)
 
 

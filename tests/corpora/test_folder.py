@@ -61,6 +61,30 @@ def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, 
 
 
 @pytest.mark.parametrize(
+    "splits",
+    [
+        *(
+            "train=clean_trainset_28spk_wav train=noisy_trainset test=clean_testset_wav",
+            "train=tr valid=cv test=tt",
+            "train=trn test=tst",
+        ),
+        *("train=tr05_simu valid=dt05_simu test=et05_simu", "train=public_train test=private_test", "train=learn test=holdout"),
+        *("train=train_splits valid=dev_splits_complete test=output_repeated_splits_test", "train=trainval test=evaluate"),
+        *("train=train-100 train=train-360 valid=dev test=test", "train=train test=test_seen", "train=training-a valid=validation"),
+        *(
+            "train=development test=evaluation",
+            "train=dev valid=val test=eval",
+            "None=tr None=en None=te",
+            "None=test_tone None=car",
+        ),
+    ],
+)
+def test_folders_with_words_for_splits_are_splits_if_all_beside_them_are(lay, splits):
+    split_of = {f"{name}/dog/{name}.wav": split for split, name in (one.split("=") for one in splits.split())}
+    assert {path: str(split) for path, split in recordings(registry.read("folder", lay(*split_of), 1), "split").items()} == split_of
+
+
+@pytest.mark.parametrize(
     ("names", "labels", "remark"),
     [
         (["animals-master/dog/1.wav", "animals-master/cat/1.wav"], {"dog", "cat"}, "animals-master,"),
@@ -324,3 +348,8 @@ def test_a_speaker_of_one_word_is_not_taken_for_that_of_another_and_what_is_no_w
     assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
     assert "stray.wav" not in recordings(tables, "labels")
     assert "1 recordings that are not words" in tables.remarks[0]
+
+
+def test_a_separate_test_set_of_words_is_for_testing(lay):
+    names = {"a/yes/0a_nohash_0.wav": "train", "speech_commands_test_set_v2/yes/0b_nohash_0.wav": "test"}
+    assert recordings(registry.read("auto", lay(*names), 1), "split") == names
