@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -127,26 +127,6 @@ def sections(root: Path, stages: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def check_names(root: Path, document: dict[str, Any], names: Sequence[str]) -> None:
-    """UserError unless these are stages of the graph with this content of a params.yaml, or name all variants of one."""
-    known = {}
-    for name, stage in params.read_yaml(root / "dvc.yaml")["stages"].items():
-        known |= dict.fromkeys([name, *(f"{name}@{key}" for key in _keys(stage, document))])
-    for name in names:
-        if not re.match(STAGE_NAME, name):
-            raise UserError(f"{name}: stages are names such as train@audio_dit; change settings with `soundmill params KEY=VALUE`")
-        params.choose(known, name, "stage")
-
-
-def _keys(stage: dict[str, Any], document: dict[str, Any]) -> Collection[Any]:
-    """Of the variants of a stage in dvc.yaml; none if it has no variants."""
-    over = stage.get("foreach", "").strip("${}")
-    keys = params.section(document, over, "params.yaml") if over else []
-    if isinstance(keys, dict | list):
-        return keys
-    raise UserError(f"params.yaml: {over}: {keys!r} is no collection of sections")
-
-
 def check_sections(root: Path, document: dict[str, Any]) -> None:
     """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later, or a section for none.
 
@@ -158,7 +138,9 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
     read, of_family = {"execution", "experiment", "mel_families"}, set()  # the first three are not in the graph
     for stage in params.read_yaml(root / "dvc.yaml")["stages"].values():
         over, do = stage.get("foreach", "").strip("${}"), stage.get("do", stage)
-        keys = _keys(stage, document) if over else [""]
+        keys = params.section(document, over, "params.yaml") if over else [""]
+        if not isinstance(keys, dict | list):
+            raise UserError(f"params.yaml: {over}: {keys!r} is no collection of sections")
         module = importlib.import_module(re.search(r"-m (stages\.\w+)", do["cmd"])[1])
         model = get_type_hints(module.run)["params"]
         read.add(over.partition(".")[0])

@@ -1,6 +1,7 @@
 """Bring the project up to date: `python -m flows.run`. Prefect starts only if `dvc status` finds something to do."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         dvc.check_here(root)
         check_urls(document := read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
-        if args.stages:
-            dvc.check_names(root, document, args.stages)
+        if wrong := next((name for name in args.stages if not re.match(dvc.STAGE_NAME, name)), None):
+            raise UserError(f"{wrong}: stages are names such as train@audio_dit; to change settings, `soundmill params KEY=VALUE`")
         nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks
             dvc.check_changes(root, tell)

@@ -48,14 +48,10 @@ def check_corpus(
         check.check_outside(output, places)
         project.writable_file(output)
     with project.progress_bar(None, "tags and headers", "file") as tick:
-        try:
-            if from_params:
-                report = check.check_params(place, headers, tick)
-            else:
-                report = check.check(place, format, headers, tick, follow_links)
-        except UserError as error:  # of a folder that was given, not read from a parameter
-            said = str(error).removeprefix("corpus.path: ").replace("; set it to the ", "; give the ")
-            raise error if from_params else UserError(said) from None
+        if from_params:
+            report = check.check_params(place, headers, tick)
+        else:
+            report = check.check(place, format, headers, tick, follow_links)
     check.show(report, terminal.console())
     if json:
         disk.write_json(json, report.as_json(), indent=1, sort_keys=False)
@@ -99,7 +95,7 @@ def export_corpus(
         str,
         typer.Argument(
             help="amphion, audiocaps, audiocraft, audiofolder, audiofolder_csv, audiofolder_parquet, audioldm, clotho, esc, "
-            "folder, lhotse, musiccaps, nsynth, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
+            "folder, lhotse, musiccaps, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from soundmill import terminal
 from soundmill.corpora import licence_texts, sound_tags, sources, statements
 from soundmill.corpora.claims import JoinState, claim_all
 from soundmill.corpora.csv_rows import CLOTHO
@@ -190,11 +191,9 @@ def count_by(recordings: Iterable[Mapping[str, Any]], column: str) -> dict[str, 
 
 def table(counts: Mapping[str, int], title: str) -> Table:
     """A table for the console: number of recordings by what `title` names."""
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title, box=None, padding=(0, 2, 0, 0), header_style="bold")
-    grid.add_column("recordings", justify="right")
+    grid = terminal.table(title, "recordings")
     rows = list(counts.items())
     for name, count in rows[:LISTED]:
         grid.add_row(Text(name[:80]), f"{count:,}")

@@ -94,24 +94,6 @@ def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
     captioned.write_table(directory / "metadata/UrbanSound8K.csv", rows)
 
 
-def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
-    """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
-    families = _numbers(placed)
-    for split, rows in captioned.by_split(placed):
-        notes = {
-            clip.clip_id: {
-                "note_str": clip.clip_id,
-                "instrument_str": clip.group,
-                "instrument_family": families[_name(clip)],
-                "instrument_family_str": _name(clip),
-                "qualities_str": [],
-                "sample_rate": clip.sample_rate,
-            }
-            for clip, _ in rows
-        }
-        captioned.write_json(directory / f"nsynth-{split}/examples.json", notes)
-
-
 class Folder(Files):
     """`train/dog/x.wav`: a folder for each label, with captions as text files."""
 
@@ -234,7 +216,6 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "folder": Folder,
     "lhotse": partial(Files, clip_path(".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": partial(Files, captioned.video_place, captioned.write_musiccaps),
-    "nsynth": partial(Files, lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),
     "panns": partial(Files, lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": partial(Files, lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
     "tango": partial(Files, clip_path(".wav"), captioned.write_tango),

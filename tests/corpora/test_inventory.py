@@ -253,6 +253,7 @@ SAVED = 'name{0}caption\r\n1{0}"a, b; c"\r\n2{0}café'  # as table programs save
             "2 lines that are not UTF-8, read as Windows-1252 (first: line 3)",
         ),
         (b'name,caption\n1,a dog, barking\n2,"a cat"\n', ["a dog", "a cat"], "1 rows with more cells than the header"),
+        (b"name,caption,x\n1,a dog, barking,cat\n", ["a dog"], "1 rows with more cells than the header"),
         (b"name,caption,caption\n1,a,b\n", ["b"], "1 repeated columns in a header, of which the last is read (first: caption)"),
         (b'name,caption,"notes; a; b; c"\n1,a,x\n', ["a"], ""),
         (b"name,caption\r1,a; b; c; d\r", ["a; b; c; d"], ""),

@@ -422,10 +422,8 @@ def test_mistakes_are_told_before_prefect_starts(tiny: Path, tmp_path: Path, mon
     (tiny / "params.yaml").write_text("families: {tiny: {}}\n")
     monkeypatch.chdir(tiny)
     monkeypatch.setattr(run, "up_to_date", lambda *_: pytest.fail("went on"))
-    remedies = {"first.number=5": "soundmill params KEY=VALUE", "evaluate@tony": "'evaluate@tiny'", "frist": "'first'"}
-    for name, remedy in remedies.items():
-        assert run.main([name]) == 1
-        assert remedy in capsys.readouterr().out
+    assert run.main(["first.number=5"]) == 1
+    assert "soundmill params KEY=VALUE" in capsys.readouterr().out
     (tiny / "params.yaml").unlink()
     (tiny / "params.yaml").mkdir()
     assert run.main([]) == 1

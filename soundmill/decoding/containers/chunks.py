@@ -26,6 +26,7 @@ FOLLOWING = frozenset(
 )
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
 Chunk = tuple[bytes, int, int]  # id, start of the data, its declared size
+Parts = Callable[[int], Iterator[Chunk]]  # from a position on
 MOST_AFTER = 4096  # bytes after declared sound that are neither chunk, tag nor padding
 AVI_PADDING = 4096  # zeros up to a sector or page
 AVI_JITTER = 0.2  # seconds by which packets, beside the longest, may come late
@@ -131,8 +132,6 @@ class _Format:
         codec, channels, rate, _, block_bytes, bits, _, block_frames = struct.unpack(order + "HHIIHHHH", fields)
         if channels == 0 or rate == 0:
             raise DecodeError("corrupt", f"the header declares {channels} channels at {rate} Hz")
-        if codec == 3 and bits == 16:
-            raise DecodeError("unknown codec", "floats of 16 bits; convert them to 32")
         return _Format(codec, channels, rate, block_bytes, bits, block_frames, (at, read(file, at + 24, 2)))
 
     def frames(self, sound: int, declared: int) -> int:
@@ -173,7 +172,7 @@ def _chunk_follows(file: BinaryIO, at: int, size: int, header: struct.Struct) ->
     return False
 
 
-def _chunks_at_end(file: BinaryIO, at: int, size: int, parts: Callable[[int], Iterator[Chunk]]) -> int:
+def _chunks_at_end(file: BinaryIO, at: int, size: int, parts: Parts) -> int:
     """Where chunks start that end exactly with the file; `size` without any. They follow sound of unknown size, from `at` on."""
     first = max(at, size - layout.LYRICS_BYTES)
     for found in re.finditer(rb"(?=[ -~]{4})", read(file, first, size - first)):
@@ -187,9 +186,7 @@ def _chunks_at_end(file: BinaryIO, at: int, size: int, parts: Callable[[int], It
     return size
 
 
-def _refuse_rest(
-    file: BinaryIO, end: int, size: int, another: bytes, parts: Callable[[int], Iterator[Chunk]] = lambda _: iter(())
-) -> None:
+def _refuse_rest(file: BinaryIO, end: int, size: int, another: bytes, parts: Parts = lambda _: iter(())) -> None:
     """DecodeError if more follows the declared `end` of the sound than chunks, tags and padding, where a decoder would stop."""
     refuse_joined(file, end, size, another)
     position = end + (not read(file, end, 1).strip(b"\0"))
@@ -325,18 +322,15 @@ def walk_voc(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def walk_nist(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     """NIST SPHERE: lines of text declare the size of the header and of the sound."""
-    head = read(file, 0, 1024)
-    start = int(found[1]) if (found := re.match(rb"NIST_1A\s+(\d+)", head)) else 1024
+    start = int((re.match(rb"NIST_1A\s+(\d+)", read(file, 0, 64)) or ("", 1024))[1])
     fields = dict(re.findall(rb"(\w+) -\w+ (\S+)", read(file, 0, min(start, layout.HEAD_BYTES))))
     if b"," in (coding := fields.get(b"sample_coding", b"pcm")):
         raise DecodeError("unknown codec", f"{coding.decode('latin-1')}; convert it with sph2pipe")
     counts = [fields.get(key, b"1") for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
-    if b"sample_count" not in fields or not all(count.isdigit() for count in counts):
+    if fields.get(b"sample_count", b"0") == b"0" or not all(count.isdigit() for count in counts):
         return Layout(sndfile=True)
     frames, channels, width = map(int, counts)
     end = start + frames * channels * width
-    if frames == 0:  # not known when it was written
-        return Layout(sndfile=True)
     if end > size:
         raise truncated(end, size, "the sound")
     _refuse_rest(file, end, size, rb"NIST_1A")
