@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -292,3 +293,12 @@ def test_a_copy_that_is_cut_short_names_the_clip(tmp_path):
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(UserError, match=r"^[^\n]*\.f16: ends within 'clip-\d\d'; remove the file and run it again$"):
         list(loader)
+
+
+def test_the_time_waited_for_batches_is_counted(tmp_path, monkeypatch):
+    loader = make_loader(tmp_path)
+    read = Crops.batch
+    monkeypatch.setattr(Crops, "batch", lambda *args: (time.sleep(0.02), read(*args))[1])
+    assert loader.waited == 0
+    list(loader)
+    assert loader.waited > 0.02

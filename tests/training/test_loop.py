@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from soundmill.errors import UserError
-from soundmill.models.components.log_mels.source import Crops
 from soundmill.training import checkpoint, module, monitoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
@@ -390,14 +389,16 @@ def test_curves_of_speed_count_items_of_all_batches_and_the_time_waited_for_them
             pass_time(1.0)
             return super().loss(step, batch)
 
-    class SlowCrops(Crops):
-        def batch(self, items, drawn):
-            pass_time(3.0)
-            return super().batch(items, drawn)
+    class SlowLoader(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                pass_time(3.0)
+                self.waited += 3.0
+                yield batch
 
     def slow(steps):
         batches = loader(steps)
-        batches.source = SlowCrops(**vars(batches.source))
+        batches.__class__ = SlowLoader
         return batches
 
     points, report = [], lambda values, step: points.append((step, values))
