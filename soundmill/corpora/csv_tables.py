@@ -110,7 +110,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
-            if len(record.cells) > len(columns):
+            if any(cell.strip() for cell in record.cells[len(columns) :]):
                 found[_TOO_LONG].append(f"line {record.last}")
                 record.cells[:] = itertools.takewhile(lambda cell: not cell.startswith(" "), record.cells)  # no piece of a text
             row = defaultdict(str, dict.fromkeys(columns, ""))

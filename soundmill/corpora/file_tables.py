@@ -84,7 +84,7 @@ class FileTables:
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
-            if not row["labels"] and label in classes and (len(classes) > 1 or not tables.captions):
+            if all(one.isdecimal() for one in row["labels"]) and label in classes and (len(classes) > 1 or not tables.captions):
                 row["labels"] = [label]
         add_texts(inventory, num_shards, tables, index)
         remark_layout(inventory.audio, layout, [], tables)

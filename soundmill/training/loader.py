@@ -32,8 +32,7 @@ from soundmill.training.seeds import seed_of
 class Arrays:
     """float16 arrays of different shapes, stored one after another in a flat file and looked up by id.
 
-    They are read with `pread` instead of mapped, so no process's memory grows with the corpus; the page cache holds what is in
-    use.
+    They are read with `pread` instead of mapped, so no process's memory grows with the corpus.
     """
 
     path: Path
@@ -51,8 +50,9 @@ class Arrays:
     def read(self, item: int) -> np.ndarray:
         """The array of one item, float16; UserError if it cannot be read."""
         values = np.empty(self.shapes[item], "<f2")
+        file = self._file  # another thread may open it, too
         try:
-            count = os.preadv(self._file.fileno(), [values], self.offsets[item])
+            count = os.preadv(file.fileno(), [values], self.offsets[item])
         except OSError as error:
             raise UserError(f"{self.path}: {self.ids[item]!r} cannot be read ({error.strerror}); run it again") from None
         if count != values.nbytes:
@@ -331,7 +331,7 @@ class Loader:
         self.step = state["step"]
 
     def __iter__(self) -> Iterator[Batch]:
-        # Threads, not processes: what takes time in reading releases the lock of Python, and none can be killed alone.
+        # Threads, not processes: what takes time in reading releases Python's lock, and none can be killed alone.
         with ThreadPoolExecutor(self.workers) as pool:
             plan = self._plan()
             ahead = deque(pool.submit(self._read, *planned) for planned in itertools.islice(plan, 2 * self.workers))

@@ -184,7 +184,7 @@ def test_blocks_of_voc_that_decoders_leave_out_are_named(source, tmp_path):
     assert count(tmp_path / "x.voc") == COUNT
     block = data[26:-1]
     silence, other = b"\3\3\0\0\xff\xff\xa5", b"\1\2\x20\0\xd2\0" + bytes(0x2000)
-    more = {b"\x20" + NOISE + NOISE: "corrupt", silence: "gap", other: "corrupt", block[: len(block) // 2]: "truncated"}
+    more = {b"\x20" + 5 * NOISE: "corrupt", silence: "gap", other: "corrupt", block[: len(block) // 2]: "truncated"}
     for after, reason in more.items():
         (tmp_path / "x.voc").write_bytes(data[:-1] + after + b"\0")
         assert reason_of(tmp_path / "x.voc") == reason, after[:4]
@@ -197,7 +197,7 @@ def test_sphere_has_as_many_samples_as_its_header_says(source, tmp_path):
     for after in (b"", bytes(2000)):
         assert count(path, data + after) == COUNT
     compressed = data.replace(b"sample_coding -s3 pcm\n", b"sample_coding -s26 pcm,embedded-shorten-v2.00\n")
-    for changed, reason in ((data[:-5000], "truncated"), (data + NOISE + NOISE, "corrupt"), (compressed, "unknown codec")):
+    for changed, reason in ((data[:-5000], "truncated"), (data + 5 * NOISE, "corrupt"), (compressed, "unknown codec")):
         path.write_bytes(changed)
         assert reason_of(path) == reason
 

@@ -27,7 +27,7 @@ FOLLOWING = frozenset(
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
 Chunk = tuple[bytes, int, int]  # id, start of the data, its declared size
 Parts = Callable[[int], Iterator[Chunk]]  # from a position on
-MOST_AFTER = 4096  # bytes after declared sound that are neither chunk, tag nor padding
+MOST_AFTER = 1 << 14  # bytes after declared sound that are neither chunk, tag nor padding
 AVI_PADDING = 4096  # zeros up to a sector or page
 AVI_JITTER = 0.2  # seconds by which packets, beside the longest, may come late
 
@@ -189,7 +189,7 @@ def _chunks_at_end(file: BinaryIO, at: int, size: int, parts: Parts) -> int:
 def _refuse_rest(file: BinaryIO, end: int, size: int, another: bytes, parts: Parts = lambda _: iter(())) -> None:
     """DecodeError if more follows the declared `end` of the sound than chunks, tags and padding, where a decoder would stop."""
     refuse_joined(file, end, size, another)
-    position = end + (not read(file, end, 1).strip(b"\0"))
+    position = end + (end % 2 and not CHUNK_NAME.match(read(file, end, 4)))
     for name, start, declared in parts(position):
         if name[:4] in (b"data", b"SSND"):
             raise DecodeError("corrupt", f"a second chunk of sound starts at byte {start}")
