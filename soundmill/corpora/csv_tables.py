@@ -112,7 +112,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
             if any(cell.strip() for cell in record.cells[len(columns) :]):
                 found[_TOO_LONG].append(f"line {record.last}")
-                record.cells[:] = itertools.takewhile(lambda cell: not cell.startswith(" "), record.cells)  # no piece of a text
+                record.cells[:] = itertools.takewhile(lambda cell: not cell.startswith(" "), record.cells)  # to a piece of text
             row = defaultdict(str, dict.fromkeys(columns, ""))
             row.update(zip(columns, map(csv_files.value, record.cells), strict=False))
             yield record.last, row

@@ -157,7 +157,7 @@ def _column_of_splits(inventory: Inventory, name: bytes, told: dict[str, set[str
         if (splits := _splits_of_cells(cells)) and all(splits.values())
     }
     named = sorted((column for column in say if _SPLITS.fullmatch(column)), key=lambda column: (column != "split", -say[column]))
-    called = [column for column in SPLIT_COLUMNS[:-1] if told.get(column)]
+    called = [column for column in SPLIT_COLUMNS if told.get(column) and column != "dataset"]  # which may name a source
     if not (named or called):
         what = "columns have words for splits and are not read, as they are not called so; call the one of the splits `split`"
         inventory.remark(name, what, [column for column, count in say.items() if count > 1])

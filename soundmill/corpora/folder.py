@@ -272,9 +272,8 @@ class Gtzan:
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether most files are named after the folder of their genre, and no lists of splits (`test_filtered.txt`) are there."""
-        return not any(map(split_of, inventory.metadata)) and 2 * sum(_genre(file) is not None for file in inventory.audio) > len(
-            inventory.audio
-        )
+        named = sum(_genre(file) is not None for file in inventory.audio)
+        return 2 * named > len(inventory.audio) and not any(map(split_of, inventory.metadata))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
@@ -416,14 +415,13 @@ class SpeechCommands:
         files = {file.raw_path: file for file in word_of}
         of_folder = {file.raw_path: split_of(os.path.dirname(os.path.dirname(file.raw_path))) for file in word_of}
         has_test = "test" in of_folder.values()  # `speech_commands_test_set_v0.02`
+        rest = "train" if lists or has_test else None
         for recording in tables.recordings:  # label and group come from folder and name
             file = files[recording["raw_path"]]
             name = NAME.fullmatch(file.stem)
             recording["labels"] = [word_of[file]]
             recording["group"] = name["speaker"] if name else None
-            recording["split"] = (
-                recording["split"] or (has_test and of_folder[file.raw_path]) or ("train" if lists or has_test else None)
-            )
+            recording["split"] = recording["split"] or (has_test and of_folder[file.raw_path]) or rest
         return tables
 
     def _has(self, word: str) -> bool:

@@ -9,6 +9,8 @@ photograph, the rows of a spectrogram have different meanings. So each row has a
 learned position embedding.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -129,9 +131,9 @@ class UNet(nn.Module):
 
 def timestep_embedding(t: Tensor, size: int) -> Tensor:
     """Sines then cosines [B, size] of t [B] at wavelengths from 2π to 20,000π (Vaswani et al. 2017, section 3.5)."""
-    from diffusers.models.embeddings import get_timestep_embedding
-
-    return get_timestep_embedding(t, size, flip_sin_to_cos=False, downscale_freq_shift=0)
+    rates = torch.exp(-math.log(10_000) * torch.arange(0, size, 2, device=t.device) / size)
+    angles = t[:, None].float() * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class ResidualBlock(nn.Module):
