@@ -164,7 +164,7 @@ def test_the_page_tells_of_no_sound_whose_it_is(sounds):
     loudness = {name: integrated_loudness(wave, 44_100) for name, wave in heard.items() if secret.sounds[name].system != "bad"}
     np.testing.assert_allclose(list(loudness.values()), blind.LOUDNESS, atol=0.1)
     systems = [secret.sounds[name].system for name in sorted(data)]
-    assert len(list(itertools.groupby(systems))) > 6  # the names are mixed
+    assert len(list(itertools.groupby(systems))) > 4  # not one system after the other; one order in 15,400 is, by chance
     assert Counter(one.system for one in secret.sounds.values()) == {"soft": 3, "wide": 3, "real": 3, "bad": 3}
 
 
