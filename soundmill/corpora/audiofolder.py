@@ -32,6 +32,8 @@ from soundmill.params import parse_json
 FORMAT = "audiofolder"
 
 DEEPEST = 4  # folders above those of splits
+_QUOTED = r"""'[^']*'|"[^"]*\""""
+_TEXTS = re.compile(rf"[\[({{]\s*(?:(?:{_QUOTED})[,\s]*)+[\])}}]")
 _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcription|transcript|sentence|description|prompt")
 _NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
@@ -326,7 +328,8 @@ class Description:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list, also one in a cell as JSON or Python literal, perhaps with nan; anything else as a list of one item."""
+    """A list, also one in a cell as JSON, Python's literal, perhaps with nan, tuple or set, or numpy's `['a' 'b']`; anything else
+    as a list of one item."""
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
@@ -336,6 +339,8 @@ def _listed(value: Any) -> list[Any]:
                 # numpy's `['a' 'b']` would be read as one text
                 if read is parse_json or str(items).replace(" ", "") == value.replace(" ", ""):
                     return items
+    if isinstance(value, str) and _TEXTS.fullmatch(value):
+        return [text[1:-1] for text in re.findall(_QUOTED, value)]
     return [value]
 
 

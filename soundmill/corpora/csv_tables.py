@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from soundmill import csv_files
-from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.metadata import BROKEN, head_text, read_text
 from soundmill.corpora.resolver import FileIndex
 from soundmill.errors import UserError
@@ -21,9 +21,11 @@ from soundmill.manifest import VIDEO_ID, escape_path
 MAX_LACKING = 100_000  # cells that rows may lack, besides one for each byte: every one takes time
 _TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
 _UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
+_REPEATED = "rows repeat the header and are left out"
 _OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _SAMPLE = 1000  # rows that show what is in which column
 _KEYS = ("file", "id", "number")
+_BEFORE = re.compile(r'(?:#[^,;\t|\r\n]*[\r\n]+)*(?:"?sep=([,;\t|])"?[\r\n]+)?', re.IGNORECASE)
 _PROSE = re.compile(r"[^\W\d_]+[.!?:]?(\s.*)?", re.DOTALL)
 
 
@@ -52,16 +54,20 @@ class _Record:
 
 
 def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> Iterator[_Record]:
-    """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab in the first line.
+    """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab of the header, else `|`, or that of Excel's
+    line `sep=;` before it. Comments before the header are left out. A quote within quotes may be written `\\"`.
 
     A quote that is not closed, or not where a cell ends, is text up to the end of its line, and so is one that is closed only after
     rows of files. csv.Error if a cell is too long.
     """
-    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
-    mark = re.search(r"[,;\t]", header)
-    delimiter = mark[0] if mark else ","
+    before = _BEFORE.match(text)
+    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text[before.end() :])[0])
+    mark = before if before[1] else re.search(r"([,;\t])", header) or re.search(r"(\|)", header)
+    delimiter = mark[1] if mark else ","
+    if re.search(rf'(?m)(?:^|{re.escape(delimiter)})"[^"\r\n]*\\"[^"\r\n{delimiter}]', text):
+        text = re.sub(r'(?<!\\)\\"', '""', text)
     lines = list(io.StringIO(text, newline=""))
-    at, num_columns = 0, 0
+    at, num_columns = len(re.findall(r"\r\n?|\n", before[0])), 0
     while at < len(lines):
         reader, start = csv.reader(map(lines.__getitem__, range(at, len(lines))), delimiter=delimiter, strict=True), at
         try:
@@ -106,7 +112,8 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         found[_UNCLOSED] += [f"line {record.first}" for record in header if record.unclosed]
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
-        for record in _whole_rows(records, len(columns), is_file, found):
+        rows = (row for row in records if _header([row]) != columns or found[_REPEATED].append(f"line {row.last}"))
+        for record in _whole_rows(rows, len(columns), is_file, found):
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
@@ -212,4 +219,4 @@ def _is_spaced(cells: list[str]) -> bool:
 
 
 def _header(records: Iterable[_Record]) -> list[str]:
-    return [column.strip().lower() for record in itertools.islice(records, 1) for column in record.cells]
+    return [composed(column).strip().lower() for record in itertools.islice(records, 1) for column in record.cells]

@@ -26,16 +26,19 @@ MEDIA, METADATA = map(frozenset, read_yaml(Path(__file__).with_name("extensions.
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
+_NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, space, joiner, byte order mark
 LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
-_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
+_TABLE = re.compile(
+    rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods|scp)$|(^|/)text$", re.IGNORECASE
+)
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device"}
 LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB
 
 
 def composed(text: str) -> str:
-    """Composed Unicode (NFC): some file systems and programs write `é` as two characters."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    """Composed Unicode (NFC), since some file systems and programs write `é` as two characters; without characters of no width."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_NO_WIDTH))
 
 
 def composed_path(path: bytes) -> bytes:

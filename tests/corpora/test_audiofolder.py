@@ -315,7 +315,7 @@ def test_words_in_some_names_tell_nothing(lay):
         ("""['one', "it's two"]""", ["one", "it's two"]),
         ('["one", "two"]', ["one", "two"]),
         ("[]", []),
-        ("['one' 'two']", ["['one' 'two']"]),
+        ("['one' 'two']", ["one", "two"]),
         ("[music]", ["[music]"]),
         ("[1, 2]", []),
         ("['one', None, nan,'two', 3.5]", ["one", "two"]),

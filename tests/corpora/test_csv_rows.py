@@ -388,4 +388,4 @@ def test_ljspeech_with_odd_lines(tmp_path):
 def test_other_tables_of_that_name_are_no_ljspeech(tmp_path, table):
     put(tmp_path, *WAVS)
     write(tmp_path, "metadata.csv", table)
-    assert detected(tmp_path) == "folder"
+    assert detected(tmp_path) != "ljspeech"

@@ -87,6 +87,24 @@ def test_rows_that_people_write(tmp_path, rows, found, remark):
 
 
 @pytest.mark.parametrize(
+    ("table", "remark"),
+    [
+        ('sep=;\r\nfile;text\r\na.wav;"a ""loud"" dog, near"\r\nb.wav;wind\r\n', ""),
+        ('file|text\na.wav|"a ""loud"" dog, near"\nb.wav|wind\n', ""),
+        ('# ours\n# of 2026\nfile,text\na.wav,"a ""loud"" dog, near"\nb.wav,wind\n', ""),
+        ('file,text\na.wav,"a \\"loud\\" dog, near"\nb.wav,wind\n', ""),
+        ('file,text,path\n"a.wav","a \\"loud\\" dog, near","c"\n"b.wav","wind","c"\n', ""),
+        ('file,text\na.wav,"a ""loud"" dog, near"\n\ufeffFile,Text\nb.wav,wind\n', "1 rows repeat the header"),
+        ('file,text\r\na.wav,"a ""loud"" dog, near"\r\nb.wav,wind\r\n\x1a' + 99 * "\0", ""),
+    ],
+)
+def test_tables_that_programs_write(tmp_path, table, remark):
+    texts, remarks = captions_of({"m.csv": table}, tmp_path)
+    assert texts == {"a.wav": ['a "loud" dog, near'], "b.wav": ["wind"]}
+    assert remark in remarks if remark else not remarks
+
+
+@pytest.mark.parametrize(
     "table",
     [
         "text,file_name\nwind blows,b.wav\na dog barks\nand howls,a.wav\n",
@@ -206,6 +224,7 @@ def test_names_are_utf_8_in_every_locale(tmp_path, monkeypatch):
         ("metadata.jsonl", f'{{"file_name": "a.wav", "labels": ["{NFC}", "{NFD}"]}}\n{{"file_name": "b.wav", "label": "{NFD}"}}'),
         ("esc50.csv", f"filename,fold,target,category\na.wav,1,0,{NFC.lower()}\nb.wav,1,0,{NFD.lower()}\n"),
         ("list.csv", f"FileName,Class\na.wav,{NFC}\nb.wav,{NFD}\n"),
+        ("list.csv", f"FileName,Class\na.wav,{NFC}\nb.wav,\ufeff{NFC}\u200b\n"),
         ("list.csv", "FileName,Class\na.wav,3\nb.wav,3.0\n"),
         ("metadata.parquet", {"label": pa.array(["3", "3.0"]).cast(pa.string_view())}),
         ("metadata.parquet", {"label": pa.array([Decimal("3.00"), Decimal(3)])}),
@@ -236,6 +255,8 @@ def test_labels_of_a_table_that_are_written_in_two_ways_are_one(tmp_path, name, 
         ('["N/A", "NaT", "n.a.", "(null)", "\\\\N", "—"]', []),
         ('["nat", "missing", "undefined", "name", "c++", "n"]', ["nat", "missing", "undefined", "name", "c++", "n"]),
         ('["<NA>", "dog"]', ["dog"]),
+        *((f'"{of_two}"', ["dog", "it's"]) for of_two in (r"['dog'\n \"it's\"]", r"{'dog', \"it's\"}", r"('dog', \"it's\",)")),
+        ("\"('dog') barks\"", ["('dog') barks"]),
         ('"unknown"', ["unknown"]),
         (r'["\u3164", "\u115f \uffa0", "\u2800\u1160", "\u200b", "\u034f", "\ud83d\udd14"]', ["🔔"]),
     ],

@@ -40,9 +40,9 @@ def test_a_format_is_known_by_what_its_metadata_says_whatever_that_is_called(lay
     assert (tables.format, tables.recordings[0]["corpus"]) == (name, name)
 
 
-@pytest.mark.parametrize("other", ["audiocap_id|youtube_id|start_time|caption\n1|r1nicOVtvkQ|30|a\n", "\ufeffx"])
+@pytest.mark.parametrize("other", ["audiocap_id^youtube_id^start_time^caption\n1^r1nicOVtvkQ^30^a\n", "\ufeffx"])
 def test_tables_that_no_format_is_like_are_reported(lay, other):
-    """A csv with strokes for commas looks like nothing; that its captions are not there is not kept quiet."""
+    """A csv with carets for commas looks like nothing; that its captions are not there is not kept quiet."""
     alone = registry.read("auto", lay("r1nicOVtvkQ.wav", **{"val.csv": other.encode("utf-16")}), 4)
     assert (alone.format, len(alone.remarks)) == ("folder", 1)
     beside = registry.read("auto", lay(**MANIFESTS["audiocaps"]), 4)
