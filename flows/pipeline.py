@@ -259,8 +259,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     own = {stage.name for stage in chosen}
     changed = own if force else own & dvc.changed(root).keys()
     if changed and (root / "conf/model").is_dir():  # a graph of other stages has other sections
-        document = read_yaml(root / "params.yaml")
-        registry.check(document, root)  # now, not when their stages begin
+        registry.check(read_yaml(root / "params.yaml"), root)  # now, not when their stages begin
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 
     def report(stage: str, state: str) -> None:

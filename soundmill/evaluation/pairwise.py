@@ -66,11 +66,6 @@ def compare(
     protocol = protocol.model_copy(update={name: model_metrics[name] for name in ("seed", "replicates")})
     replicates = max(MIN_REPLICATES, REPLICATES_PER_TEST * len(pairs) * len(COMPARED))
 
-    def setup_for(metrics: set[str]) -> Setup:
-        keys = {f"{metric}_{embedder}" for metric in metrics}
-        compared = [score for score in protocol.scores if score.key in keys]
-        return Setup(protocol.model_copy(update={"scores": compared, "replicates": replicates}), cache, WORKERS, tagger)
-
     with tempfile.TemporaryDirectory(prefix="soundmill-pairwise-") as place:
         reference, requested = Path(place) / "reference", Path(place) / "requested"
         listed = family.read_catalog(catalog)
@@ -86,7 +81,9 @@ def compare(
         for a, b in pairs:
             results: dict[str, Any] = {}
             for metrics, real, unpaired in rounds:
-                if (setup := setup_for(metrics)).protocol.scores:
+                if compared := [score for score in protocol.scores if score.metric in metrics]:
+                    of_them = protocol.model_copy(update={"scores": compared, "replicates": replicates})
+                    setup = Setup(of_them, cache, WORKERS, tagger)
                     results |= evaluator.compare(setup, models[a], models[b], real, unpaired)["comparison"]
             for metric in COMPARED:
                 if metric == "mmd" and f"fad_{embedder}" in results:

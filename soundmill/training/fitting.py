@@ -49,19 +49,16 @@ class Fitted:
 
     def load_into(self, module: TrainingModule, which: Use) -> None:
         """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
-        if which == "best":
-            adapters.give_weights(module.net, self.best)
-        elif which == "best_fad":
-            adapters.give_weights(module.net, self.best_fad)
+        if which in ("best", "best_fad"):
+            adapters.give_weights(module.net, self.best if which == "best" else self.best_fad)
         elif which in self.kept:
             adapters.give_weights(module.net, checkpoint.read_weights(self.kept[which]))
 
     def save(self, directory: Path) -> None:
         """Write the best weights and those of earlier steps into the `directory` of the last ones."""
-        if self.best:
-            checkpoint.write_weights(self.best, directory / checkpoint.BEST)
-        if self.best_fad:
-            checkpoint.write_weights(self.best_fad, directory / checkpoint.BEST_FAD)
+        for weights, name in ((self.best, checkpoint.BEST), (self.best_fad, checkpoint.BEST_FAD)):
+            if weights:
+                checkpoint.write_weights(weights, directory / name)
         for step, path in self.kept.items():
             shutil.copyfile(path, directory / checkpoint.weights_of_step(step))
 

@@ -215,10 +215,8 @@ class Stack(nn.Module):
 
 def random(widths: Sequence[int], rng: torch.Generator) -> tuple[Stack, list[int]]:
     """Convolutions with random weights that preserve the scale of activations."""
-    blocks = []
-    for before, after in zip([1, *widths], widths, strict=False):
-        blocks.append(nn.Sequential(_random_conv(before, after, 3, rng), nn.ReLU(), nn.AvgPool2d(2)))
-    return Stack(blocks), list(widths)
+    pairs = itertools.pairwise([1, *widths])
+    return Stack([nn.Sequential(_random_conv(*pair, 3, rng), nn.ReLU(), nn.AvgPool2d(2)) for pair in pairs]), list(widths)
 
 
 def _cut(layers: nn.Sequential, after: type[nn.Module], transposed: bool = False) -> Stack:

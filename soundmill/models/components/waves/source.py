@@ -310,16 +310,16 @@ def of_clips(model: Any, clips: Path, clip_ids: Sequence[str], device: torch.dev
     """The first `SHOWN` clips beside what the codec makes of them."""
     waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
     waves = waves.mean(1, keepdim=True) if model.channels == 1 else waves
-    padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))
+    return beside_real(model, waves, model.samples_per_frame, device, step)
+
+
+def beside_real(model: Any, real: Tensor, stride: int, device: torch.device, step: int) -> Samples:
+    """Real waves [N, C, T], each with what the codec makes of it; it takes lengths that are multiples of `stride`."""
+    padded = F.pad(real, (0, -real.shape[2] % stride))
     model.to(device)
     with evaluating(model.net):
-        decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
-    return beside_real(waves, decoded, model.sample_rate, step)
-
-
-def beside_real(real: Tensor, decoded: Tensor, sample_rate: int, step: int) -> Samples:
-    """Each real wave and what the codec makes of it, both [N, C, T]."""
-    sounds = [(wave.numpy(), sample_rate) for pair in zip(real, decoded, strict=True) for wave in pair]
+        decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : real.shape[2]]
+    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(real, decoded, strict=True) for wave in pair]
     titles = ["real", "decoded"] * len(real)
     figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
     return Samples(figure, titles, sounds, [None, CHANGED] * len(real))

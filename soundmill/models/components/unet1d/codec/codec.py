@@ -26,7 +26,7 @@ from soundmill.models.components.unet1d.codec import AutoencoderParams, EncoderP
 from soundmill.models.components.unet1d.network import PathModule, UNet1d, convolutions
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
 from soundmill.models.components.waves.source import SavedWaveCodec, beside_real, crops_of, fit_codec, padded, wave_deviation
-from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Batch
 
 LEAST_POWER = 1e-6  # of a bin, relative to white noise of unit variance
@@ -257,7 +257,4 @@ def samples(model: DiffusionCodec, clips: Path, clip_ids: Sequence[str], device:
     waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
     waves = waves[..., : max(stride, min(waves.shape[2], 4 * model.params.weights.num_samples) // stride * stride)]
     waves = torch.nn.functional.pad(waves, (0, -waves.shape[2] % stride))
-    model.to(device)
-    with evaluating(model.net):
-        decoded = model.decode(model.encode(waves.to(device))).cpu()
-    return beside_real(waves, decoded, model.sample_rate, step)
+    return beside_real(model, waves, stride, device, step)
