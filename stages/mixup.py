@@ -182,11 +182,7 @@ def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[t
 
 
 def _partner(
-    first: Candidate,
-    point: int,
-    ring: list[tuple[int, str]],
-    clips_of: dict[str, list[Candidate]],
-    used: set[frozenset[str]],
+    first: Candidate, point: int, ring: list[tuple[int, str]], clips_of: dict[str, list[Candidate]], used: set[frozenset[str]]
 ) -> Candidate | None:
     """The next clip on the ring from `point` that shares no kind with `first`, else the next allowed one."""
     start = bisect.bisect_left(ring, (point, ""))

@@ -33,10 +33,7 @@ class Experiment(parameters.StageParams):
 
 
 @app.command()
-def browse(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
-    root: Root = None,
-) -> None:
+def browse(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000, root: Root = None) -> None:
     """Show all runs in the MLflow UI, reachable from this machine only; stop it with Ctrl-C."""
     import signal
     import webbrowser

@@ -191,7 +191,9 @@ def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> It
     else:
         entries = read_csv(inventory, name) if _CSV.search(name) else read_entries(inventory, name)
     for at, values in entries:
-        yield at, {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
+        row = {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
+        # A sound in the JSON of Hugging Face's `datasets` is an object with its path.
+        yield at, {column: value["path"] if isinstance(value, dict) and "path" in value else value for column, value in row.items()}
 
 
 def _column_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes, index: FileIndex) -> str:

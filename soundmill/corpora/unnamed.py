@@ -33,7 +33,8 @@ Row = tuple[int | str, dict[str, Any]]  # line or key, values by column
 
 @dataclass(frozen=True)
 class Form:
-    """How to read a list or object: `separator` ends names (empty: a line is a name; None: an object); columns of what follows."""
+    """How to read a list or object: `separator` ends names (empty: a line is a name; None: an object; `[`: an object of lists by
+    split); columns of what follows."""
 
     separator: str | None
     columns: tuple[str, ...]
@@ -50,7 +51,12 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex], of
 
     if JSON.search(name):
         with suppress(UserError):  # JSON lines, or damaged
-            described = read_json(inventory, name) if are_files(sorted(first_keys(inventory, name))[:_SAMPLED]) else None
+            keys = sorted(first_keys(inventory, name))[:_SAMPLED]
+            of_split = bool(keys) and all(key.lower() in SPLIT_NAMES for key in keys)
+            described = read_json(inventory, name) if of_split or are_files(keys) else None
+            if of_split and isinstance(described, dict) and all(isinstance(listed, list) for listed in described.values()):
+                names = [one for listed in described.values() for one in listed]
+                return Form("[", ("split",)) if all(isinstance(one, str) for one in names) and are_files(names[:_SAMPLED]) else None
             return _of_object(described) if isinstance(described, dict) else None
         return None
     head = read_head(inventory, name) if _LIST.search(name) else b""
@@ -96,6 +102,10 @@ def read(inventory: Inventory, name: bytes, form: Form) -> Iterator[Row]:
             key = key.encode("utf-8", "replace").decode()  # JSON allows lone surrogates, tables do not
             fields = value if isinstance(value, dict) else {form.columns[0]: value}
             yield key, {**{field: fields[field] for field in fields if field.strip().lower() != "file"}, "file": key}
+        return
+    if form.separator == "[":
+        for split, listed in read_json(inventory, name).items():
+            yield from ((f"{split}[{at}]", {"file": file, "split": split}) for at, file in enumerate(listed))
         return
     rows, broken = [(at, *_cells(line, form.separator)) for at, line in read_lines(inventory, name)], []
     for (at, file, text), (after, rest, _) in pairwise([*rows, (0, ".x", "")]):

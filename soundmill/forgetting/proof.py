@@ -28,12 +28,7 @@ class Proof:
     notes: list[str] = field(default_factory=list)
 
 
-def check(
-    root: Path,
-    things: Sequence[str] = (),
-    cache: Path | None = None,
-    progress: Progress = lambda n: None,
-) -> Proof:
+def check(root: Path, things: Sequence[str] = (), cache: Path | None = None, progress: Progress = lambda n: None) -> Proof:
     """Search for everything forgotten, or only for `things` (as in `forget`, or files), listed or not.
 
     Searched are the project and its workspaces, their scratch, DVC's cache (`cache`), and the files of runs and registered

@@ -277,14 +277,7 @@ def _saying_what_is_clipped(blocks: Iterable[Tensor], file: Path) -> Iterator[np
 
 
 def _write_each(
-    model: Any,
-    work: Work,
-    sounds: Sounds,
-    output: Path,
-    verb: str,
-    heading: str,
-    facts: Mapping[str, Any],
-    maker: MadeBy,
+    model: Any, work: Work, sounds: Sounds, output: Path, verb: str, heading: str, facts: Mapping[str, Any], maker: MadeBy
 ) -> list[Path]:
     """Write the files of `_each` block by block, for any `model` with a sample rate and channels."""
     paths, shown, titles = [], [], []

@@ -153,11 +153,7 @@ def put_sounds(folder: Path, seconds: float, labels: tuple[str, ...]) -> Path:
 
 @pytest.mark.parametrize(
     ("seconds", "labels", "minutes", "condition", "clip"),
-    [
-        (0.5, ("kick", "snare"), 15, "label", 1.04),
-        (0.5, ("",), 16, "none", 1.04),
-        (4.0, ("dog", "rain"), 15, "label", 5.0),
-    ],
+    [(0.5, ("kick", "snare"), 15, "label", 1.04), (0.5, ("",), 16, "none", 1.04), (4.0, ("dog", "rain"), 15, "label", 5.0)],
 )
 def test_what_is_trained_follows_from_sounds_and_minutes(root, tmp_path, runs, seconds, labels, minutes, condition, clip):
     folder = str(put_sounds(tmp_path / "sounds", seconds, labels))

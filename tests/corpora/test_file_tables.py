@@ -33,6 +33,12 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
         ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2.wav": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
         ("1.wav 2.wav", {"x.json": '{"1.wav": {"Label": "dog", "split": "test"}, "2.wav": {}}'}, [(["dog"], "test"), ([], None)]),
+        ("1.wav 2.wav", {"x.json": '{"train": ["1.wav"], "Val": [], "test": ["2"]}'}, [([], "train"), ([], "test")]),
+        (
+            "1.wav 2.wav",
+            {"x.json": '[{"audio": {"path": "1.wav"}, "label": "dog"}, {"audio": "2"}]'},
+            [(["dog"], None), ([], None)],
+        ),
         ("1.wav 2.wav", {"x.csv": "1.wav,dog\n2.wav,dog\n"}, [(["dog"], None)] * 2),
         ("1.wav 2.wav", {"x.txt": "1.wav\ttrain\n2.wav\ttest\n"}, [([], "train"), ([], "test")]),
         ("1.wav 2.wav", {"train.txt": "1.wav\n3.wav\n", "test.txt": "2.wav\n4.wav\n"}, [([], "train"), ([], "test")]),
@@ -83,7 +89,7 @@ def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
         *('{"1.wav": ["dog", 0.93], "2.wav": ["dog", 0.5]}', '{"1.wav": "dog", "2.wav": 3}', "\n", "1" * 60_000),
         *("{}", '{"1": "dog barking", "2": "cat crying"}', '{"1.wav": [[0, 1, "dog"]], "2.wav": null}', '{"1.wav": 1, "2.wav": 2}'),
         *(
-            '{"train": ["1.wav"], "test": ["2.wav"]}',
+            '{"train": ["1.wav"], "files": ["2.wav"]}',
             '{"1.wav": {"bpm": 120}, "2.wav": "A dog barks"}',
             '[{"1.wav": "A dog barks"}]',
         ),

@@ -250,13 +250,7 @@ def window_starts(length: int, model: AudioDiT, overlap: float) -> list[int]:
 
 
 def _window(
-    model: AudioDiT,
-    requests: Sequence[Request],
-    lengths: Sequence[int],
-    number: int,
-    run: Run,
-    given: Given,
-    items: slice,
+    model: AudioDiT, requests: Sequence[Request], lengths: Sequence[int], number: int, run: Run, given: Given, items: slice
 ) -> Tensor:
     """One window [N, channels, frames] of each sound, which is told to last `lengths` samples, from `items` of what is given."""
     sampling, flow = run.sampling, model.params.flow

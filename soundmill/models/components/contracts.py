@@ -281,8 +281,7 @@ class GriffinLimParams(StageParams):
     griffin_lim_momentum: float = Field(ge=0, lt=1)
     # With a default, since earlier checkpoints do not have this key.
     griffin_lim_grain: Literal["none", "speckle"] = Field(
-        "none",
-        description="fluctuations that bands average away: none, or drawn by the request's seed in noisy bands",
+        "none", description="fluctuations that bands average away: none, or drawn by the request's seed in noisy bands"
     )
 
 

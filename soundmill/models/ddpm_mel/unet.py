@@ -81,13 +81,7 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        widths: list[int],
-        attention_levels: list[int],
-        heads: int,
-        embedding_size: int,
-        num_labels: int,
+        self, channels: int, widths: list[int], attention_levels: list[int], heads: int, embedding_size: int, num_labels: int
     ):
         super().__init__()
         self.embedding_size = embedding_size

@@ -252,13 +252,7 @@ class PathModule(TrainingModule):
     """Training of a network that denoises targets divided by `sigma_data`, along a path with noise levels uniform in [0, 1]."""
 
     def __init__(
-        self,
-        net: nn.Module,
-        params: TrainingParams,
-        steps: int,
-        accumulate: int = 1,
-        sigma_data: Deviation = 1.0,
-        path: str = "v",
+        self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1, sigma_data: Deviation = 1.0, path: str = "v"
     ):
         super().__init__(net, params, steps, accumulate)
         self.sigma_data, self.path = sigma_data, PATHS[path]

@@ -138,13 +138,7 @@ class Means:
 
 
 def prepare(
-    kind: type[LatentPrior],
-    params: PriorTrainParams,
-    ctx: Any,
-    inputs: Path,
-    parts: Path,
-    catalog: Path,
-    start: LatentPrior | None,
+    kind: type[LatentPrior], params: PriorTrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: LatentPrior | None
 ) -> Prepared:
     """Reads autoencoder/, latents/ and text/ in `inputs`. A training that starts from another keeps its labels."""
     known, codec = Clips.read(params, ctx, catalog), kind.load_codec(inputs / AUTOENCODER)
