@@ -21,7 +21,7 @@ from soundmill.manifest import VIDEO_ID, escape_path
 MAX_LACKING = 100_000  # cells that rows may lack, besides one for each byte: every one takes time
 _TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
 _UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
-_REPEATED = "rows repeat the header and are left out"
+_REPEATED = "rows that repeat the header and are left out"
 _OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _SAMPLE = 1000  # rows that show what is in which column
 _KEYS = ("file", "id", "number")
@@ -55,7 +55,7 @@ class _Record:
 
 def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> Iterator[_Record]:
     """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab of the header, else `|`, or that of Excel's
-    line `sep=;` before it. Comments before the header are left out. A quote within quotes may be written `\\"`.
+    line `sep=;` before it. Comments before the header are left out. A quote within quotes may be written `\\"` before text.
 
     A quote that is not closed, or not where a cell ends, is text up to the end of its line, and so is one that is closed only after
     rows of files. csv.Error if a cell is too long.
@@ -64,9 +64,10 @@ def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> 
     header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text[before.end() :])[0])
     mark = before if before[1] else re.search(r"([,;\t])", header) or re.search(r"(\|)", header)
     delimiter = mark[1] if mark else ","
-    if re.search(rf'(?m)(?:^|{re.escape(delimiter)})"[^"\r\n]*\\"[^"\r\n{delimiter}]', text):
-        text = re.sub(r'(?<!\\)\\"', '""', text)
+    escaped = re.compile(rf'(?:^|{re.escape(delimiter)})"[^"]*\\"[^"\s{delimiter}]')
     lines = list(io.StringIO(text, newline=""))
+    if '\\"' in text:  # not in the path of a folder, which ends with a backslash
+        lines = [re.sub(r'(?<!\\)\\"', '""', line) if escaped.search(line) else line for line in lines]
     at, num_columns = len(re.findall(r"\r\n?|\n", before[0])), 0
     while at < len(lines):
         reader, start = csv.reader(map(lines.__getitem__, range(at, len(lines))), delimiter=delimiter, strict=True), at
@@ -112,7 +113,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         found[_UNCLOSED] += [f"line {record.first}" for record in header if record.unclosed]
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
-        rows = (row for row in records if _header([row]) != columns or found[_REPEATED].append(f"line {row.last}"))
+        rows = (row for row in records if not _is_header(row, columns) or found[_REPEATED].append(f"line {row.last}"))
         for record in _whole_rows(rows, len(columns), is_file, found):
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
@@ -219,4 +220,14 @@ def _is_spaced(cells: list[str]) -> bool:
 
 
 def _header(records: Iterable[_Record]) -> list[str]:
-    return [composed(column).strip().lower() for record in itertools.islice(records, 1) for column in record.cells]
+    return [_column(cell) for record in itertools.islice(records, 1) for cell in record.cells]
+
+
+def _is_header(record: _Record, columns: list[str]) -> bool:
+    return len(record.cells) == len(columns) and all(
+        _column(cell) == column for cell, column in zip(record.cells, columns, strict=True)
+    )
+
+
+def _column(cell: str) -> str:
+    return composed(cell).strip().lower()

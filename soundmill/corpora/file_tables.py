@@ -193,7 +193,8 @@ def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> It
     for at, values in entries:
         row = {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
         # A sound in the JSON of Hugging Face's `datasets` is an object with its path.
-        yield at, {column: value["path"] if isinstance(value, dict) and "path" in value else value for column, value in row.items()}
+        row |= {key: one["path"] for key, one in row.items() if _FILES.fullmatch(key) and isinstance(one, dict) and "path" in one}
+        yield at, row
 
 
 def _column_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes, index: FileIndex) -> str:

@@ -58,8 +58,8 @@ def _decoded(raw: bytes, whole: bool = True) -> tuple[str, list[int]]:
         text = codecs.getincrementaldecoder(encoding)("replace").decode(raw, final=whole)
         if "\0" not in text and (not text or text.strip("\ufffd")):
             return text.removeprefix("\ufeff"), []
-    else:
-        raw = raw.rstrip(b"\0\x1a")  # zeros of a disk's blocks, the end of a text of DOS
+    elif (text := raw.rstrip(b"\0")).endswith((b"\n", b"\r", b"\x1a")):
+        raw = text.rstrip(b"\x1a")  # zeros of a disk's blocks, the end of a text of DOS
     if b"\0" in raw:
         raise ValueError(f"not UTF-8 text (zero byte at {raw.index(0)})")
     try:

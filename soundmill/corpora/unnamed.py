@@ -52,11 +52,13 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex], of
     if JSON.search(name):
         with suppress(UserError):  # JSON lines, or damaged
             keys = sorted(first_keys(inventory, name))[:_SAMPLED]
-            of_split = bool(keys) and all(key.lower() in SPLIT_NAMES for key in keys)
-            described = read_json(inventory, name) if of_split or are_files(keys) else None
-            if of_split and isinstance(described, dict) and all(isinstance(listed, list) for listed in described.values()):
-                names = [one for listed in described.values() for one in listed]
-                return Form("[", ("split",)) if all(isinstance(one, str) for one in names) and are_files(names[:_SAMPLED]) else None
+            by_split = bool(keys) and all(key.lower() in SPLIT_NAMES for key in keys)
+            described = read_json(inventory, name) if by_split or are_files(keys) else None
+            if by_split and isinstance(described, dict):
+                names = [one for listed in described.values() for one in (listed if isinstance(listed, list) else [None])]
+                if names and all(isinstance(one, str) for one in names) and are_files(names[:: max(1, len(names) // _SAMPLED)]):
+                    return Form("[", ("split",))
+                described = described if are_files(keys) else None
             return _of_object(described) if isinstance(described, dict) else None
         return None
     head = read_head(inventory, name) if _LIST.search(name) else b""

@@ -33,7 +33,7 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
         ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2.wav": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
         ("1.wav 2.wav", {"x.json": '{"1.wav": {"Label": "dog", "split": "test"}, "2.wav": {}}'}, [(["dog"], "test"), ([], None)]),
-        ("1.wav 2.wav", {"x.json": '{"train": ["1.wav"], "Val": [], "test": ["2"]}'}, [([], "train"), ([], "test")]),
+        ("1.wav 2.wav", {"x.json": '{"train": ["1.wav"], "Val": [], "test": ["2.wav"]}'}, [([], "train"), ([], "test")]),
         (
             "1.wav 2.wav",
             {"x.json": '[{"audio": {"path": "1.wav"}, "label": "dog"}, {"audio": "2"}]'},

@@ -94,7 +94,8 @@ def test_rows_that_people_write(tmp_path, rows, found, remark):
         ('# ours\n# of 2026\nfile,text\na.wav,"a ""loud"" dog, near"\nb.wav,wind\n', ""),
         ('file,text\na.wav,"a \\"loud\\" dog, near"\nb.wav,wind\n', ""),
         ('file,text,path\n"a.wav","a \\"loud\\" dog, near","c"\n"b.wav","wind","c"\n', ""),
-        ('file,text\na.wav,"a ""loud"" dog, near"\n\ufeffFile,Text\nb.wav,wind\n', "1 rows repeat the header"),
+        ('dir,file,text\n"C:\\x\\","a.wav","a ""loud"" dog, near"\n"C:\\x\\" ,"b.wav","wind"\n', ""),
+        ('file,text\na.wav,"a ""loud"" dog, near"\n\ufeffFile,Text\nb.wav,wind\n', "1 rows that repeat the header"),
         ('file,text\r\na.wav,"a ""loud"" dog, near"\r\nb.wav,wind\r\n\x1a' + 99 * "\0", ""),
     ],
 )
