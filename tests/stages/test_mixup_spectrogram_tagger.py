@@ -19,7 +19,7 @@ from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
 from stages.mixup import Candidate, plan_pairs
-from tests.prepared import execution
+from tests import prepared
 from tests.stages.handling import tree
 
 SHARDS = 3
@@ -36,22 +36,17 @@ def sound(kind: int, seed: int) -> np.ndarray:
 
 def write_corpus(data: Path, *, labels: bool = True, captions: bool = True, count: int = 24) -> None:
     """Clips of three kinds, two of each recording, unequal in length and level; one is silent, one has no caption."""
-    by_shard: dict[int, list[dict]] = {index: [] for index in range(SHARDS)}
-    catalog = []
+    rows = []
     for index in range(count):
         kind = index // 2 % 3
         recording, clip_id = f"rec{index // 2:02d}", f"rec{index // 2:02d}_{index % 2}"
         wave = np.zeros(16_000, np.float32) if index == 6 else sound(kind, index)
-        shard = shards.shard_of(recording, SHARDS)
-        audio = {"bytes": encode_flac(wave, 16_000), "path": f"{clip_id}.flac"}
-        place = {"clip_id": clip_id, "recording_id": recording, "source": f"{recording}.wav", "start": float(index % 2)}
-        by_shard[shard].append({**place, "audio": audio, "digest": hashing.digest(index), "num_samples": len(wave)})
+        place = {"shard": shards.shard_of(recording, SHARDS), "source": f"{recording}.wav", "start": float(index % 2)}
         split = {7: "valid", 8: "valid", 9: "test"}.get(index // 2, "train")
         texts = [f"A {KINDS[kind]} is heard", f"The sound of {KINDS[kind]}"] if captions and index != 4 else []
-        catalog.append({**place, "shard": shard, "split": split, "captions": texts, "labels": [KINDS[kind]] if labels else []})
-    for index, rows in by_shard.items():
-        shards.write_rows(rows, data / "clips" / shards.shard_name(index), manifest.CLIPS)
-    shards.write_rows(catalog, data / "catalog.parquet", manifest.CATALOG)
+        told = {"split": split, "captions": texts, "labels": [KINDS[kind]] if labels else [], "digest": hashing.digest(index)}
+        rows.append(prepared.sound(clip_id, wave, recording_id=recording, **place, **told))
+    prepared.write_sounds(rows, data / "clips", data / "catalog.parquet")
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
     document = read_yaml(root / "params.yaml")
     sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}
-    sections["execution"] = execution()
+    sections["execution"] = prepared.execution()
     sections["tagger"] |= {"width": 4, "embedding_size": 8, "epochs": 6, "batch_size": 8, "crop_seconds": 1.0, "threads": 1}
     write_yaml(sections, tmp_path / "params.yaml")
     write_corpus(tmp_path / "data")

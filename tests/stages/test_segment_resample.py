@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,11 @@ from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources, embedded_path
-from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import resample, segment
 from stages.resample import resample_shard
 from stages.segment import ClipNames, plan_shard
 from tests import prepared
+from tests.decoding.files import ffmpeg
 from tests.stages import handling
 from tests.stages.handling import PLANNED
 
@@ -84,10 +83,6 @@ def fingerprints(project: Path) -> dict[str, str]:
 
 def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).astype(np.float32)
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments], check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
