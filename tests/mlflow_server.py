@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from soundmill import tracking
-from tests.processes import wait_for
+from tests.processes import kill_group, wait_for
 
 # Below those that the system gives to whoever asks for any; each only once, and apart from those of the tests' other processes.
 PORTS = itertools.count(10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 900)
@@ -69,5 +68,4 @@ class Server:
 
     def kill(self) -> None:
         if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            kill_group(self._process)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import clips, manifest, shards
+from soundmill import clips, manifest, params, shards
 from soundmill.audio import flac
 
 RATE = 16_000
@@ -75,3 +75,10 @@ def edit(path: Path, **changes: Any) -> None:
     """Change keys of a JSON file; None removes one."""
     kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in changes}
     path.write_text(json.dumps(kept | {key: value for key, value in changes.items() if value is not None}))
+
+
+def edit_params(project: Path, section: str, **values: Any) -> None:
+    """Change keys of a section of params.yaml."""
+    document = params.read_yaml(project / "params.yaml")
+    document[section] |= values
+    params.write_yaml(document, project / "params.yaml")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import time
 import uuid
@@ -72,6 +73,13 @@ def end_process(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill it and what it started, where it began a session of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def files_below(directory: Path) -> Iterable[tuple[str, bytes]]:

@@ -4,12 +4,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from tests import postgres
 from tests.imports import ROOT
 from tests.mlflow_server import free_port, wait_until_healthy
 from tests.postgres import Postgres
+from tests.processes import kill_group
 
 DEPLOY = ROOT / "deploy"
 CODE = {"conf", "flows", "soundmill", "stages"}
@@ -172,9 +171,7 @@ def team(tmp_path: Path) -> Iterator[tuple[Postgres, dict[str, str], Callable[[]
             yield database, environment, start
         finally:
             for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill_group(process)
 
 
 @pytest.mark.attack
@@ -220,7 +217,7 @@ def test_prefect_on_postgresql_has_all_deployments_and_runs_after_a_kill_and_in_
         assert run["state_type"] == "COMPLETED"
 
     check()
-    os.killpg(server.pid, signal.SIGKILL)
+    kill_group(server)
     database.kill()
     database.start()
     start()

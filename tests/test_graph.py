@@ -19,7 +19,7 @@ from soundmill import dvc_recovery, manifest, params, tracking
 from tests import chromium
 from tests.checkouts import BIN, dvc, repro
 from tests.commands.running import works
-from tests.prepared import json_lines
+from tests.prepared import edit_params, json_lines
 from tests.processes import marked, new_mark, wait_for
 from tests.stages.handling import tree
 from tests.test_code import installed
@@ -183,9 +183,7 @@ def test_a_second_repro_runs_nothing_and_a_change_only_what_it_reaches(graph_cop
     assert "train_ddpm_mel.csv" in plots.stdout
 
     # A change of mixup recomputes the mixes and their spectrograms; clips, training and scores stay.
-    document = params.read_yaml(checkout / "params.yaml")
-    document["mixup"]["pairing"] = "random"
-    params.write_yaml(document, checkout / "params.yaml")
+    edit_params(checkout, "mixup", pairing="random")
     for name in UNRELATED:
         edit(checkout, name)
     assert stale() == {"mixup"}
@@ -201,9 +199,7 @@ def test_killed_stages_and_two_workers_make_the_same_bytes(graph_copy, built_gra
 
     Meanwhile files that they do not run are edited, and a package that they do not import is installed: no finished work is lost.
     """
-    document = params.read_yaml(graph_copy / "params.yaml")
-    document["execution"]["workers"] = 2
-    params.write_yaml(document, graph_copy / "params.yaml")
+    edit_params(graph_copy, "execution", workers=2)
     packages = installed(tmp_path / "packages", "unrelated", "9.9", "unrelated")
     said = {stage: run_killed(graph_copy, stage, *killed, packages) for stage, *killed in KILLED}
     assert "resuming at step" in said["train@ddpm_mel"]

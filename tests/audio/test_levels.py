@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from soundmill.audio import levels
 from soundmill.audio.levels import a_weighting, integrated_loudness, level, matching_gains, mix, mix_ratio, pressure_level
+from tests import waves
 
 
 def tone(seconds: float, rate: int, channels: int = 1, amplitude: float = 1.0, hertz: float = 997.0) -> np.ndarray:
@@ -76,14 +77,6 @@ def test_gains_stop_at_high_peaks_at_the_lowest_loudness_and_at_the_most_gain():
     assert matching_gains([(faint, 16_000), (still, 16_000)], -23.0, -35.0, 30.0) == [30.0, 0.0]
 
 
-def sine(hertz: float, rate: int = 16_000, amplitude: float = 0.5) -> np.ndarray:
-    return tone(1.0, rate, amplitude=amplitude, hertz=hertz)[0]
-
-
-def noise(seed: int, samples: int = 16_000) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
-
-
 @pytest.mark.parametrize(("tenths", "decibel"), [(15, -39.4), (20, -19.1), (27, -3.2), (30, 0.0), (33, 1.2), (36, 1.0), (39, -1.1)])
 def test_a_curve_is_the_standards_table(tenths, decibel):
     gain = a_weighting(np.array([10 ** (tenths / 10)]))[0]
@@ -92,10 +85,10 @@ def test_a_curve_is_the_standards_table(tenths, decibel):
 
 def test_level_is_of_the_loudest_moment_even_at_the_very_end():
     wave = np.zeros(16_000, np.float32)
-    wave[-300:] = sine(1000)[:300]
+    wave[-300:] = waves.tone(1000)[:300]
     assert pressure_level(wave, 16_000) > 0
-    later = np.concatenate([np.zeros(80_000, np.float32), sine(1000)])
-    assert pressure_level(later, 16_000) == pytest.approx(pressure_level(sine(1000), 16_000), abs=0.1)
+    later = np.concatenate([np.zeros(80_000, np.float32), waves.tone(1000)])
+    assert pressure_level(later, 16_000) == pytest.approx(pressure_level(waves.tone(1000), 16_000), abs=0.1)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2047, 2048, 2049, 700_000])
@@ -113,12 +106,12 @@ def test_known_answers():
 
 @given(st.floats(0.01, 0.99))
 def test_mix_of_unrelated_sounds_keeps_their_power(ratio):
-    first, second = noise(1, 200_000), noise(2, 200_000)
+    first, second = waves.noise(12.5, seed=1), waves.noise(12.5, seed=2)
     assert mix(first, second, ratio).var() == pytest.approx(0.01, rel=0.02)
 
 
 def test_mix_equalises_the_levels():
-    loud, soft = sine(1000, amplitude=0.8), sine(1500, amplitude=0.008)
+    loud, soft = waves.tone(1000, amplitude=0.8), waves.tone(1500, amplitude=0.008)
     ratio = mix_ratio(pressure_level(loud, 16_000), pressure_level(soft, 16_000))
     spectrum = np.abs(np.fft.rfft(mix(loud, soft, ratio))) ** 2 * a_weighting(np.fft.rfftfreq(16_000, 1 / 16_000))
     assert 10 * math.log10(spectrum[1000] / spectrum[1500]) == pytest.approx(0, abs=0.05)
@@ -126,7 +119,7 @@ def test_mix_equalises_the_levels():
 
 @given(st.integers(0, 3000), st.integers(0, 3000), st.floats(0.05, 0.95))
 def test_mix_is_as_long_as_the_longer_and_symmetric(first, second, ratio):
-    a, b = noise(1, first), noise(2, second)
+    a, b = waves.noise(first / 16_000, seed=1), waves.noise(second / 16_000, seed=2)
     mixed = mix(a, b, ratio)
     assert mixed.dtype == np.float32
     assert len(mixed) == max(first, second)

@@ -24,6 +24,7 @@ from soundmill.audio.pieces import (
     windows,
 )
 from soundmill.audio.resample import BLOCK_SAMPLES, resample, resample_blocks, resampled_length
+from tests.waves import tone
 
 
 def blocks_of(wave: torch.Tensor, size: int, taken: list[int]) -> Iterator[torch.Tensor]:
@@ -153,10 +154,6 @@ def test_seconds_of_whole_samples_come_back(samples, rate):
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000]
 
 
-def tone(frequency: float, rate: int, seconds: float) -> np.ndarray:
-    return np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate).astype(np.float32)
-
-
 def level(wave: np.ndarray) -> float:
     """RMS in dB of the middle, away from both edges."""
     middle = wave[len(wave) // 4 : -len(wave) // 4].astype(np.float64)
@@ -190,13 +187,13 @@ def test_a_stream_in_pieces_equals_one_shot(data):
 
 @pytest.mark.parametrize("frequency", [8_200, 9_000, 12_000, 20_000])
 def test_aliases_are_more_than_60_db_down(frequency):
-    assert level(resample(tone(frequency, 44_100, 1.0), 44_100, 16_000)) < level(tone(1000, 16_000, 1.0)) - 60
+    assert level(resample(tone(frequency, 1.0, 44_100), 44_100, 16_000)) < level(tone(1000)) - 60
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_tone_in_band_keeps_its_level_and_place(rate):
-    output = resample(tone(1000, rate, 1.0), rate, 16_000)
-    expected = tone(1000, 16_000, 1.0)
+    output = resample(tone(1000, 1.0, rate, amplitude=1.0), rate, 16_000)
+    expected = tone(1000, amplitude=1.0)
     middle = slice(4000, 12_000)
     np.testing.assert_allclose(output[middle], expected[middle], atol=2e-3)
 

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 
 from soundmill import manifest
 from soundmill.audio import levels, quality
+from tests.waves import noise, tone
 
 RATE = 16_000
-
-
-def sine(frequency: float, seconds: float, rate: int = RATE, amplitude: float = 0.5) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-
-
-def noise(seconds: float, rate: int = RATE, amplitude: float = 0.1, seed: int = 0) -> np.ndarray:
-    return (amplitude * np.random.default_rng(seed).standard_normal(int(seconds * rate))).astype(np.float32)
 
 
 def meter(channels: np.ndarray, rate: int = RATE) -> quality.RecordingMeter:
@@ -36,7 +29,7 @@ def measure(wave: np.ndarray, rate: int = RATE) -> dict[str, float | None]:
 
 
 def test_a_plain_sine_and_what_has_dc():
-    result = measure(sine(1000.0, 5.0))
+    result = measure(tone(1000.0, 5.0))
     assert result["seconds"] == 5.0
     assert result["peak"] == pytest.approx(0.5, abs=1e-4)
     assert result["silence_ratio"] == 0.0
@@ -44,7 +37,7 @@ def test_a_plain_sine_and_what_has_dc():
     assert result["dc_offset"] == 0.0
     assert 1000 < result["bandwidth_hz"] < 1200
     assert result["channel_correlation"] is None
-    assert measure(sine(440.0, 5.0, amplitude=0.3) + np.float32(0.25))["dc_offset"] == pytest.approx(0.25, abs=1e-4)
+    assert measure(tone(440.0, 5.0, amplitude=0.3) + np.float32(0.25))["dc_offset"] == pytest.approx(0.25, abs=1e-4)
     constant = measure(np.full(RATE, 0.5, np.float32))
     assert constant["dc_offset"] == 0.5
     assert constant["silence_ratio"] == 1.0  # a constant is no sound
@@ -60,24 +53,24 @@ def test_the_level_is_the_pressure_level(rate, seconds):
 
 @pytest.mark.parametrize("amplitude", [1.0, 0.3])
 def test_a_clipped_sine_has_the_share_that_was_cut(amplitude):
-    wave = np.clip(sine(200.0, 5.0, amplitude=2.0), -1, 1) * np.float32(amplitude)
+    wave = np.clip(tone(200.0, 5.0, amplitude=2.0), -1, 1) * np.float32(amplitude)
     assert measure(wave)["clipping_ratio"] == pytest.approx(2 / 3, abs=0.02)  # |sin| > 1/2 in 120° of 180°
 
 
 def test_what_only_touches_its_peak_is_not_clipped_and_what_overshoots_hides_no_clipping():
     assert measure(noise(5.0))["clipping_ratio"] == 0.0
-    assert measure(sine(440.0, 5.0, 44_100), 44_100)["clipping_ratio"] < 0.001
+    assert measure(tone(440.0, 5.0, 44_100), 44_100)["clipping_ratio"] < 0.001
     quiet = np.rint(noise(5.0) * 20) / 32768  # two bits of noise stand in runs of equal samples
     assert measure(quiet.astype(np.float32))["clipping_ratio"] == 0.0
-    clipped = np.clip(sine(200.0, 5.0, 44_100, amplitude=3.0), -1, 1)
+    clipped = np.clip(tone(200.0, 5.0, 44_100, amplitude=3.0), -1, 1)
     spoilt = clipped + noise(5.0, 44_100, amplitude=0.003)
     spoilt[1000] = 1.2
     assert measure(spoilt, 44_100)["clipping_ratio"] > 0.1
 
 
 def test_clipping_counts_for_the_clip_it_is_in_and_at_the_ceiling_of_the_whole_recording():
-    calm, hot = sine(200.0, 5.0, amplitude=0.4), np.clip(sine(200.0, 5.0, amplitude=2.0), -0.8, 0.8)
-    of = meter(np.concatenate([np.clip(sine(200.0, 5.0), -0.3, 0.3), calm, hot]))
+    calm, hot = tone(200.0, 5.0, amplitude=0.4), np.clip(tone(200.0, 5.0, amplitude=2.0), -0.8, 0.8)
+    of = meter(np.concatenate([np.clip(tone(200.0, 5.0), -0.3, 0.3), calm, hot]))
     assert [of.clipping_ratio(start, 5.0) > 0.1 for start in (0.0, 5.0, 10.0)] == [False, False, True]
     assert of.clipping_ratio(15.0, 5.0) == 0.0  # beyond the end
     last = meter(np.concatenate([hot, calm]))
@@ -85,7 +78,7 @@ def test_clipping_counts_for_the_clip_it_is_in_and_at_the_ceiling_of_the_whole_r
 
 
 def test_clipped_samples_of_all_channels_count_and_runs_do_not_reach_from_one_into_the_next():
-    wave = sine(200.0, 5.0, amplitude=2.0)
+    wave = tone(200.0, 5.0, amplitude=2.0)
     both = np.stack([np.clip(wave, -1, 1), wave * 0.1], axis=1)
     assert meter(both).clipping_ratio(0.0, 5.0) == pytest.approx(1 / 3, abs=0.01)
     both = np.zeros((1000, 2), np.float32)

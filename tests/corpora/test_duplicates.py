@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
 import tracemalloc
 from collections import Counter, defaultdict
 from itertools import dropwhile
@@ -19,10 +18,10 @@ from soundmill import hashing, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.commands import app
 from soundmill.corpora import duplicates, fingerprint_index
-from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
 from tests.audio.test_fingerprint import noise
 from tests.corpora.tiny import write_table
+from tests.decoding.files import ffmpeg
 from tests.prepared import sound
 
 RATE = fingerprint.SAMPLE_RATE
@@ -196,7 +195,7 @@ def planted(shared, tmp_path_factory) -> Path:
         for number, copy in enumerate(copies)
         for part in ("-map", f"{number}:a", "-c:a", "libmp3lame", "-b:a", "64k", copy.with_suffix(".mp3"))
     ]
-    subprocess.run([ffmpeg.ffmpeg_executable(), "-nostdin", "-loglevel", "error", *inputs, *outputs], check=True)
+    ffmpeg(*inputs, *outputs)
     for copy in copies:
         copy.unlink()
     return folder

@@ -22,10 +22,7 @@ from soundmill.evaluation.waveforms import fit, log_spectral_distance, multi_res
 from tests.lost_bits import lose_a_bit
 from tests.prepared import sound as clip
 from tests.prepared import write_rows
-
-
-def tone(frequency: float, num_samples: int = 16_000) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(num_samples) / 16_000)).astype(np.float32)
+from tests.waves import tone
 
 
 @pytest.fixture
@@ -175,7 +172,7 @@ def test_each_of_several_files_of_the_same_bytes_is_named_and_one_that_changes_m
 
 
 def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path):
-    soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 44_100)] * 2, axis=1), 44_100)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 1.0, 44_100)] * 2, axis=1), 44_100)
     clips = [features.clip(f"clip{index}", shard, "digest") for index in (0, 2)]
     result = embedded(config, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
     assert {name: part.shape for name, part in result.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
@@ -260,7 +257,7 @@ def test_facts_of_a_wave_and_shares_of_sounds_that_count_every_copy_but_the_firs
     }
     assert {name for name, one in waves.items() if facts_of(one, 16_000).silent} == {"faint", "nothing"}
     assert {name for name, one in waves.items() if facts_of(one, 16_000).clipped} == {"cut"}
-    wave = tone(500, 1000)
+    wave = tone(500, 0.0625)
     sounds = [facts_of(one, 16_000) for one in (wave, wave, wave, np.zeros(1000, np.float32))]
     assert shares(sounds) == {"silent": 0.25, "clipped": 0.0, "duplicate": 0.5}
     assert facts_of(wave, 16_000).digest == facts_of(decode_mono(encode_flac(wave, 16000)), 16_000).digest  # equal as 16-bit sound

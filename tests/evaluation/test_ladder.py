@@ -1,5 +1,6 @@
 """The ladder: which sounds stand on it, the sentences about where a model stands, and what each way to degrade a sound changes."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from soundmill.evaluation import degradations, ladder
 from soundmill.evaluation.degradations import DEGRADATIONS
 from soundmill.evaluation.ladder import Climbed, Ladder
 from soundmill.evaluation.library import Members
+from tests import waves
 
 FLOOR = Members.of("real", (f"real{index:02d}" for index in range(40)))
 OTHERS = Members.of("real", (f"other{index:02d}" for index in range(60)))
@@ -122,12 +124,8 @@ def test_sentences_are_about_scores_that_rank():
 
 
 RATE = 16_000
-TIME = np.arange(2 * RATE) / RATE
 RANDOM = np.random.default_rng(0)
-
-
-def tone(hertz: float) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * hertz * TIME)).astype(np.float32)
+tone = partial(waves.tone, seconds=2.0, amplitude=0.3)
 
 
 def level(wave: np.ndarray) -> float:

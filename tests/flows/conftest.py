@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.checkouts import HARD_NAME
 from tests.flows.prefect_server import LOGIN, PrefectServer
 from tests.flows.tiny import make_tiny
+from tests.prepared import edit_params
 
 
 @pytest.fixture
@@ -26,14 +28,7 @@ def tracked(tracked: None, tiny: Path, mlflow_tables: Path) -> None:
 @pytest.fixture
 def set_param(tiny: Path) -> Callable[..., None]:
     """`set_param("first", number=2)` edits params.yaml."""
-    from soundmill import params
-
-    def change(section: str, **values: object) -> None:
-        document = params.read_yaml(tiny / "params.yaml")
-        document[section] |= values
-        params.write_yaml(document, tiny / "params.yaml")
-
-    return change
+    return partial(edit_params, tiny)
 
 
 @pytest.fixture(scope="session")

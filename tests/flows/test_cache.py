@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 from tests.commands.running import refused, soundmill, works
 from tests.flows.tiny import DOG, dvc_command, git, make_tiny
 from tests.imports import ROOT
+from tests.prepared import edit_params
 
 
 def objects(project: Path) -> set[str]:
@@ -26,9 +27,7 @@ def named(checkout_: Path) -> set[str]:
 
 
 def run(root: Path, number: int, *stages: str) -> None:
-    document = params.read_yaml(root / "params.yaml")
-    document["first"]["number"] = number
-    params.write_yaml(document, root / "params.yaml")
+    edit_params(root, "first", number=number)
     done = dvc_command(root, "repro", *stages)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -17,6 +17,7 @@ from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.shards import run
 from soundmill.shards.run import ONE_THREAD
+from tests.processes import kill_group
 from tests.shards.work import contents, gpu_of_worker, jobs, square, value_of_worker
 
 
@@ -222,6 +223,4 @@ class Cluster:
 
     def stop(self) -> None:
         for process in reversed(self.processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_group(process)

@@ -19,7 +19,7 @@ from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
 from stages.mixup import Candidate, plan_pairs
-from tests.prepared import execution
+from tests import prepared
 from tests.stages.handling import tree
 
 SHARDS = 3
@@ -36,22 +36,17 @@ def sound(kind: int, seed: int) -> np.ndarray:
 
 def write_corpus(data: Path, *, labels: bool = True, captions: bool = True, count: int = 24) -> None:
     """Clips of three kinds, two of each recording, unequal in length and level; one is silent, one has no caption."""
-    by_shard: dict[int, list[dict]] = {index: [] for index in range(SHARDS)}
-    catalog = []
+    rows = []
     for index in range(count):
         kind = index // 2 % 3
         recording, clip_id = f"rec{index // 2:02d}", f"rec{index // 2:02d}_{index % 2}"
         wave = np.zeros(16_000, np.float32) if index == 6 else sound(kind, index)
-        shard = shards.shard_of(recording, SHARDS)
-        audio = {"bytes": encode_flac(wave, 16_000), "path": f"{clip_id}.flac"}
-        place = {"clip_id": clip_id, "recording_id": recording, "source": f"{recording}.wav", "start": float(index % 2)}
-        by_shard[shard].append({**place, "audio": audio, "digest": hashing.digest(index), "num_samples": len(wave)})
+        place = {"shard": shards.shard_of(recording, SHARDS), "source": f"{recording}.wav", "start": float(index % 2)}
         split = {7: "valid", 8: "valid", 9: "test"}.get(index // 2, "train")
         texts = [f"A {KINDS[kind]} is heard", f"The sound of {KINDS[kind]}"] if captions and index != 4 else []
-        catalog.append({**place, "shard": shard, "split": split, "captions": texts, "labels": [KINDS[kind]] if labels else []})
-    for index, rows in by_shard.items():
-        shards.write_rows(rows, data / "clips" / shards.shard_name(index), manifest.CLIPS)
-    shards.write_rows(catalog, data / "catalog.parquet", manifest.CATALOG)
+        told = {"split": split, "captions": texts, "labels": [KINDS[kind]] if labels else [], "digest": hashing.digest(index)}
+        rows.append(prepared.sound(clip_id, wave, recording_id=recording, **place, **told))
+    prepared.write_sounds(rows, data / "clips", data / "catalog.parquet")
 
 
 @pytest.fixture
@@ -60,17 +55,11 @@ def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
     document = read_yaml(root / "params.yaml")
     sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}
-    sections["execution"] = execution()
+    sections["execution"] = prepared.execution()
     sections["tagger"] |= {"width": 4, "embedding_size": 8, "epochs": 6, "batch_size": 8, "crop_seconds": 1.0, "threads": 1}
     write_yaml(sections, tmp_path / "params.yaml")
     write_corpus(tmp_path / "data")
     return tmp_path
-
-
-def change(project: Path, section: str, **values) -> None:
-    document = read_yaml(project / "params.yaml")
-    document[section] |= values
-    write_yaml(document, project / "params.yaml")
 
 
 def arguments(project: Path, name: str) -> list[str]:
@@ -105,7 +94,7 @@ def waves_of(project: Path) -> dict[str, np.ndarray]:
 def test_mixes_are_of_the_training_split_at_equal_pressure(project):
     make(project, "mixup")
     fewer = {name: row["digest"] for name, row in rows_of(project, "mixes").items()}
-    change(project, "mixup", ratio=2.0)
+    prepared.edit_params(project, "mixup", ratio=2.0)
     metrics = make(project, "mixup")
     mixes, waves = rows_of(project, "mixes"), waves_of(project)
     catalog = {row["clip_id"]: row for row in pq.read_table(project / "data/catalog.parquet").to_pylist()}
@@ -136,21 +125,21 @@ def test_mixes_are_of_the_training_split_at_equal_pressure(project):
 
 def test_random_pairing_draws_the_level_difference_and_another_seed_draws_others(project):
     """Uniformly from -5 to 20 dB; its spread is then that of a mean of 7.5 and a deviation of 25/√12 dB."""
-    change(project, "mixup", pairing="random", ratio=6.0)
+    prepared.edit_params(project, "mixup", pairing="random", ratio=6.0)
     metrics = make(project, "mixup")
     before = rows_of(project, "mixes")
     drawn = [row["level_first"] - row["level_second"] + 20 * np.log10(row["ratio"] / (1 - row["ratio"])) for row in before.values()]
     assert -5 < min(drawn) < -3 < 18 < max(drawn) < 20
     assert metrics["level_difference_after"]["mean"] == pytest.approx(np.mean(drawn), abs=1e-3) == pytest.approx(7.5, abs=2)
     assert metrics["level_difference_after"]["deviation"] == pytest.approx(25 / 12**0.5, abs=1)
-    change(project, "mixup", seed=1)
+    prepared.edit_params(project, "mixup", seed=1)
     make(project, "mixup")
     assert not set(before) & set(rows_of(project, "mixes"))
 
 
 @pytest.mark.parametrize("pairing", ["pressure", "fixed"])
 def test_the_page_plays_mixes_and_shows_how_they_are_spread(project, pairing):
-    change(project, "mixup", pairing=pairing)
+    prepared.edit_params(project, "mixup", pairing=pairing)
     metrics = make(project, "mixup")
     rows = rows_of(project, "mixes").values()
     differences = np.array([row["level_first"] - row["level_second"] for row in rows])
@@ -170,9 +159,9 @@ def test_the_page_plays_mixes_and_shows_how_they_are_spread(project, pairing):
 @pytest.mark.parametrize("why", ["none", "ratio", "captions", "one recording"])
 def test_no_mixes_is_a_valid_result(project, capsys, why):
     if why == "none":
-        change(project, "mixup", pairing="none")
+        prepared.edit_params(project, "mixup", pairing="none")
     elif why == "ratio":
-        change(project, "mixup", ratio=0.0)
+        prepared.edit_params(project, "mixup", ratio=0.0)
     elif why == "captions":
         write_corpus(project / "data", captions=False)
     else:
@@ -227,7 +216,7 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     shutil.copytree(project / "data/clips", fresh / "data/clips")
     for path in ("params.yaml", "data/catalog.parquet"):
         shutil.copy(project / path, fresh / path)
-    change(project, "execution", workers=2)
+    prepared.edit_params(project, "execution", workers=2)
     for name in ("mixup", "spectrogram"):
         assert make(project, name) == make(fresh, name)
     assert tree(project / "data") == tree(fresh / "data")
@@ -285,7 +274,7 @@ def test_two_clips_without_a_word_still_make_a_tagger_and_a_catalog_that_does_no
     with pytest.raises(SystemExit, match="'stranger'"):
         make(project, "tagger")
     with pytest.raises(SystemExit, match="'stranger'"):
-        change(project, "mixup", ratio=20.0)
+        prepared.edit_params(project, "mixup", ratio=20.0)
         make(project, "mixup")
 
 

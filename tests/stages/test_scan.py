@@ -2,7 +2,6 @@
 tags inside files, of every container; the embedded corpus: the same bytes by any number of workers."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ import soundfile
 
 from soundmill import attribution, hashing, manifest, stage, tracking
 from soundmill.corpora import catalog, inventory, registry
-from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import corpus, scan
 from tests.corpora.test_sound_tags import id3, info
 from tests.corpora.tiny import cell, put, write, write_table
+from tests.decoding.files import ffmpeg
 from tests.prepared import PLAN
 from tests.stages import handling
 from tests.stages.handling import BOUNDS, CORPUS, NAMING, RATE, call, external, failure, json_rows, scanned, settle, table, tree
@@ -275,8 +274,7 @@ def test_tags_in_every_container_make_captions(project):
         target = project / "sounds" / name
         target.parent.mkdir(exist_ok=True)
         more = ["-write_id3v2", "1"] if name.endswith("aiff") else []
-        command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-i", source, *tags, *more, target]
-        subprocess.run(command, check=True, timeout=60)
+        ffmpeg("-i", source, *tags, *more, target)
     metrics = prepare(project)
     expected = f"{TAGS['genre']}: {TAGS['title']}, {TAGS['description']}"
     assert captions() == {path.name: [expected] for path in (project / "sounds").iterdir()}

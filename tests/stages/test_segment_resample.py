@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,14 @@ from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources, embedded_path
-from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import resample, segment
 from stages.resample import resample_shard
 from stages.segment import ClipNames, plan_shard
 from tests import prepared
+from tests.decoding.files import ffmpeg
 from tests.stages import handling
 from tests.stages.handling import PLANNED
+from tests.waves import noise
 
 PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
 STAGES = {"segment": (segment, PLANNED), "resample": (resample, (*PLANNED, "--name", "resample", "--clips", "data/clips"))}
@@ -80,14 +80,6 @@ def fingerprints(project: Path) -> dict[str, str]:
     kept = ["segments.parquet", "clips/**/*", "quarantine/*", "metrics/*"]
     paths = sorted({path for pattern in kept for path in (project / "data").glob(pattern) if path.is_file()})
     return {str(path.relative_to(project)): hashing.file_digest(path) for path in paths}
-
-
-def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).astype(np.float32)
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments], check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +207,7 @@ def test_only_what_is_new_is_made_and_the_bytes_are_those_of_a_fresh_build(tmp_p
     audio = tmp_path / "audio"
     audio.mkdir()
     for index in range(16):
-        soundfile.write(audio / f"{index:02d}.flac", noise(4.5, 44_100, index), 44_100)
+        soundfile.write(audio / f"{index:02d}.flac", noise(4.5, 44_100, seed=index), 44_100)
     for index in range(3):
         ffmpeg("-i", audio / f"{index:02d}.flac", audio / f"{index:02d}.m4a")
     (audio / "cut.flac").write_bytes((audio / "00.flac").read_bytes()[:50_000])
@@ -223,7 +215,7 @@ def test_only_what_is_new_is_made_and_the_bytes_are_those_of_a_fresh_build(tmp_p
     run_both(project)
 
     ffmpeg("-i", audio / "07.flac", audio / "new.m4a")
-    soundfile.write(audio / "new.flac", noise(3.5, 44_100, 99), 44_100)
+    soundfile.write(audio / "new.flac", noise(3.5, 44_100, seed=99), 44_100)
     (audio / "01.flac").unlink()
     inventory(project, audio, count=SHARDS)
     fresh = project_over(audio, tmp_path / "fresh", workers=1)

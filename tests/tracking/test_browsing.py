@@ -1,7 +1,6 @@
 """What a person sees who types `soundmill browse`: the first page has the scores, and a click leads to the rest."""
 
 import base64
-import io
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-import wave
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -29,6 +27,7 @@ from soundmill.tracking import browser_app
 from soundmill.tracking.mlflow_runs import HIGHER
 from tests.chromium import browser
 from tests.commands.running import soundmill
+from tests.corpora.tiny import sound
 from tests.imports import ROOT
 from tests.mlflow_server import free_port
 from tests.processes import still_open, wait_for
@@ -46,14 +45,10 @@ def scores(fad: float) -> dict[str, object]:
 def make_report(folder: Path) -> None:
     """A page with a player and a picture, as those of the stage `evaluate`."""
     folder.mkdir(parents=True)
-    sound = io.BytesIO()
-    with wave.open(sound, "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(bytes(32_000))
     figure = Figure(figsize=(4, 2))
     figure.subplots().imshow([[0, 1], [1, 0]])
     figure.savefig(folder / "scores.png")
-    player = f'<audio controls src="data:audio/wav;base64,{base64.b64encode(sound.getvalue()).decode()}"></audio>'
+    player = f'<audio controls src="data:audio/wav;base64,{base64.b64encode(sound(0, seconds=1.0)).decode()}"></audio>'
     picture = f'<img src="data:image/png;base64,{base64.b64encode((folder / "scores.png").read_bytes()).decode()}">'
     (folder / "index.html").write_text(f"<title>report</title><h1>Sounds next to real ones</h1>{player}{picture}")
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from soundmill.tracking import StageRun
 from soundmill.training import launcher, loader
 from soundmill.training.params import HardwareParams
 from tests.mlflow_server import free_port
-from tests.processes import assert_nothing_is_left, marked, new_mark, ports, wait_for
+from tests.processes import assert_nothing_is_left, kill_group, marked, new_mark, ports, wait_for
 from tests.training import doubling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,13 +54,7 @@ def start(tmp_path):
 
     yield start
     for process in started:
-        kill(process)
-
-
-def kill(process):
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        kill_group(process)
 
 
 def train(directory, devices, **options):
@@ -158,10 +152,10 @@ def test_machines_that_are_killed_lose_nothing(project, start, tmp_path, head_to
     if head_too:
         killed = head("killed", slow=0.1)
         wait_for(lambda: reached(project, first, killed), 1200, 0.02)
-        kill(killed)
+        kill_group(killed)
     last = head("last", {"listen": "0.0.0.0"}, slow=0.1)
     wait_for(lambda: reached(project, second, last), 1200, 0.02)
-    kill(joined)
+    kill_group(joined)
     assert last.wait(1200) == 0, (tmp_path / "last.log").read_text()
     assert_trained_what_one_process_does(project, tmp_path / "alone")
     log = (tmp_path / "last.log").read_text()

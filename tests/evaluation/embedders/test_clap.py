@@ -14,6 +14,7 @@ from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import clap
 from soundmill.evaluation.embedders.base import HUB_FILES
 from tests.clap_weights import write
+from tests.waves import noise
 
 RATE = clap.SAMPLE_RATE
 
@@ -33,10 +34,6 @@ def network(weights):
     return embedders.load("clap", Path())
 
 
-def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
-
-
 @pytest.mark.parametrize(
     ("seconds", "starts"), [(0.5, [0]), (10, [0]), (10.24, [0, 0.24]), (20, [0, 10]), (25, [0, 7.5, 15]), (31, [0, 7, 14, 21])]
 )
@@ -49,7 +46,7 @@ def test_windows_cover_a_wave_evenly(seconds, starts):
 
 
 def test_embeddings_are_of_unit_length_and_the_same_every_time(network):
-    waves = [noise(1), noise(12, 1)]
+    waves = [noise(1, RATE), noise(12, RATE, seed=1)]
     result = network.embed(waves)
     assert [part.shape for part in result.frames] == [(1, 8), (2, 8)]
     assert result.logits.shape == (2, 0)
@@ -60,7 +57,7 @@ def test_embeddings_are_of_unit_length_and_the_same_every_time(network):
 
 
 def test_more_windows_than_run_together(network):
-    waves = [noise(seconds, seed) for seed, seconds in enumerate((1, 85, 0.5))]
+    waves = [noise(seconds, RATE, seed=seed) for seed, seconds in enumerate((1, 85, 0.5))]
     result = network.embed(waves)
     assert [len(part) for part in result.frames] == [1, 9, 1]
     for wave, part in zip(waves, result.frames, strict=True):
@@ -72,9 +69,9 @@ def test_more_windows_than_run_together(network):
 def test_a_net_with_feature_fusion_is_told_nothing_at_random(tmp_path):
     write(tmp_path / "fused", fusion=True)
     fused = clap.ClapEmbedder(tmp_path / "fused")
-    first = fused.embed([noise(1)]).frames[0]
+    first = fused.embed([noise(1, RATE)]).frames[0]
     for _ in range(3):
-        np.testing.assert_array_equal(fused.embed([noise(1)]).frames[0], first)
+        np.testing.assert_array_equal(fused.embed([noise(1, RATE)]).frames[0], first)
 
 
 def test_texts_do_not_depend_on_one_another_and_are_cut(network):
@@ -88,7 +85,7 @@ def test_texts_do_not_depend_on_one_another_and_are_cut(network):
 
 
 def test_similarity_is_the_cosine(network):
-    waves, texts = [noise(1), noise(12, 1)], ["a dog barks", "rain"]
+    waves, texts = [noise(1, RATE), noise(12, RATE, seed=1)], ["a dog barks", "rain"]
     result = network.similarity(texts, waves)
     frames, outcome = network.embed(waves).frames, network.embed_texts(texts)
     mean = frames[1].mean(axis=0)
@@ -97,7 +94,7 @@ def test_similarity_is_the_cosine(network):
 
 def test_the_best_of_every_group_is_kept(network):
     texts = ["a dog barks"] * 4 + ["rain"] * 4
-    waves = [noise(0.5, seed)[: RATE // 6] * (1 + seed) for seed in range(8)]
+    waves = [noise(0.5, RATE, seed=seed)[: RATE // 6] * (1 + seed) for seed in range(8)]
     kept = clap.best_of(4)(texts, [wave[None] for wave in waves], 16_000)
     scores = network.similarity(texts, [resample(wave, 16_000, RATE) for wave in waves])
     assert kept == [int(scores[:4].argmax()), 4 + int(scores[4:].argmax())]
