@@ -71,7 +71,8 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
         raise UserError(f"corpus.path: no recording in {where}; see docs/corpora.md for the formats")
     tables.remarks += sorted(inventory.remarks.values())
     what = f"tables, lists or texts not read, since they are not part of the format {name}"
-    tables.remark(list(map(escape_path, inventory.unread())), what, "; if they contain captions or labels, see docs/corpora.md")
+    then = "; to use a table, call its columns `file` and `caption` or `label`, or see docs/corpora.md"
+    tables.remark(list(map(escape_path, inventory.unread())), what, then)
     if all(map(str.isdecimal, tables.labels)):
         tables.remark(tables.labels, "labels are numbers", ", as are captions made from them; write the classes' names instead")
     tables.settle(name)
