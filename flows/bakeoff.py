@@ -215,7 +215,7 @@ def named_folders(texts: Sequence[str], here: Path) -> dict[str, Path]:
         if not folder or not re.fullmatch(NAME, name):
             raise UserError(f"--extra {text!r}: must be NAME=DIR, with a name of letters, digits, dots and dashes")
         if name in found:
-            raise UserError(f"--extra: several folders are named {name}")
+            raise UserError(f"--extra: several folders are named {name}; give each its own name")
         found[name] = (here / folder).resolve()
     return found
 
@@ -226,7 +226,7 @@ def _check(home: Path, extra: Mapping[str, Path], points: Collection[str] = ()) 
 
     for name, folder in extra.items():
         if name in points or (home / "conf" / "model" / f"{name}.yaml").exists():
-            raise UserError(f"{name}={folder}: {name} is a family, or a row; give the folder another name")
+            raise UserError(f"--extra {name}={folder}: {name} is a family or another row; give the folder another name")
         material.open_folder(folder)
 
 

@@ -208,7 +208,7 @@ def _outside(home: Path, destination: Path) -> list[str]:
 def place_of(home: Path, name: str) -> Path:
     """The path of a workspace of the project at `home`; UserError if the name is invalid, or `home` itself is a workspace."""
     if (project := tracking.project_of(home)) != home.resolve():  # `soundmill forget` searches the project's workspaces alone
-        raise UserError(f"{home} is a workspace, which has none of its own; run this in {project}")
+        raise UserError(f"{home} is a workspace, which has no workspaces of its own; run this in {project}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(
             f"workspace name {name!r}: must be letters, digits, `.`, `_` and `-`, at most 100; choose another with --name"
@@ -343,7 +343,7 @@ def check_gone(root: Path, gone: Collection[Path]) -> None:
     listed = _listed(cache)
     for place in gone:
         if place not in listed or _is_checkout(place):
-            raise UserError(f"--gone {place}: is not a deleted checkout of {cache / USERS}; it lists {', '.join(map(str, listed))}")
+            raise UserError(f"--gone {place}: no deleted checkout of {cache / USERS}, which lists {', '.join(map(str, listed))}")
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
@@ -356,7 +356,7 @@ def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
     found = [place for place in there if dvc.cache_directory(place) == cache]
     for place in more:
         if not (place / ".dvc").is_dir() or dvc.cache_directory(place.resolve()) != cache:
-            raise UserError(f"{place}: not a checkout that uses {cache}")
+            raise UserError(f"{place}: not a checkout that uses {cache}; leave it out")
     return list(dict.fromkeys([*found, *(place.resolve() for place in more)]))
 
 

@@ -140,7 +140,7 @@ def check_sections(root: Path, document: dict[str, Any]) -> None:
         over, do = stage.get("foreach", "").strip("${}"), stage.get("do", stage)
         keys = params.section(document, over, "params.yaml") if over else [""]
         if not isinstance(keys, dict | list):
-            raise UserError(f"params.yaml: {over}: {keys!r} is no collection of sections")
+            raise UserError(f"params.yaml: {over}: expected sections of parameters, found {keys!r}")
         module = importlib.import_module(re.search(r"-m (stages\.\w+)", do["cmd"])[1])
         model = get_type_hints(module.run)["params"]
         read.add(over.partition(".")[0])
@@ -163,7 +163,7 @@ def _collection(document: dict[str, Any], name: str) -> dict[str, Any]:
     found = params.section(document, name, "params.yaml")
     if isinstance(found, dict):
         return found
-    raise UserError(f"params.yaml: {name}: {found!r} is no collection of sections")
+    raise UserError(f"params.yaml: {name}: expected sections of parameters, found {found!r}")
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:

@@ -90,7 +90,7 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
             raise UserError(f"--points: {name!r} starts from the model of {base!r}; choose that too")
     values = list(seeds) or definition.seeds.values
     if len(values) > 1 and not definition.seeds.keys:
-        raise UserError("seeds.keys: empty, so all seeds would give the same run; name the parameters to set to the seed")
+        raise UserError("the sweep's seeds.keys: empty, so all seeds would give one run; name the parameters to set to the seed")
     subsets = [f"evaluate.subsets=[{definition.subsets}]"] if definition.subsets else []
     prepared = []
     for point in chosen:

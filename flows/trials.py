@@ -194,7 +194,7 @@ def gpus_of(params: LanesParams) -> list[dict[str, str]]:
     wanted = params.number * params.gpus
     names = shards.visible_gpus()
     if len(names) < wanted:
-        raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {len(names)} are visible ({VISIBLE})")
+        raise UserError(f"execution.lanes: {wanted} GPUs are needed, and {len(names)} visible ({VISIBLE}); lower number or gpus")
     return [{VISIBLE: ",".join(names[start : start + params.gpus])} for start in range(0, wanted, params.gpus)]
 
 

@@ -113,7 +113,7 @@ def _check_grammar(conf: Path, overrides: Sequence[str]) -> None:
                 f"{text!r}: expected KEY=VALUE; write a list as KEY=[1,2], a text with special characters as 'KEY=\"a, b\"'"
             )
         if (name := override.key_or_group) in groups and not text.startswith(name):
-            raise UserError(f"{text!r}: write {name}=CHOICE, or leave it out")
+            raise UserError(f"{text!r}: write {name}=CHOICE, without a prefix, or leave it out")
         if re.match(r"hydra(?:[./]|$)", name):
             raise UserError(f"{text!r}: a setting of Hydra, which has no effect here; leave it out")
 
@@ -139,7 +139,7 @@ def _raise_mistake(error: Exception, conf: Path, overrides: Sequence[str]) -> No
     message = re.sub(r"Interpolation key '([^']+)' not found", r"follows \1, which is missing", _one_line(error))
     if cut := re.search(r"(?:trying to access \S+ node `|merging override )([^`=]+)", message):  # perhaps a relative name
         keys = [key for key in (text.partition("=")[0] for text in overrides) if f".{key}".endswith(f".{cut[1]}")]
-        raise UserError(f"{[*keys, cut[1]][0]}: is a section or a list; set one of its keys, or [A,B]") from None
+        raise UserError(f"{[*keys, cut[1]][0]}: is a section or a list; set one of its keys, or all as [A,B]") from None
     raise UserError(f"{getattr(error, 'full_key', None) or conf}: {message}") from None
 
 

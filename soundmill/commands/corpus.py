@@ -65,7 +65,7 @@ def corpus_duplicates(
         Path, typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included.")
     ],
     json: Annotated[Path | None, typer.Option(help="Write the pairs (a, b, score) here.")] = None,
-    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Lowest score of a pair: the share of sound in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
     follow_links: FollowLinks = False,
 ) -> None:
@@ -118,6 +118,7 @@ def export_corpus(
 
 
 Label = Annotated[str | None, typer.Option(help="Only clips with this label.")]
+ClipId = Annotated[str, typer.Argument(help="A clip's id, as `soundmill clips list` shows it.")]
 Text = Annotated[str | None, typer.Option("--text", help="Only clips with this text in a caption, the id or the source path.")]
 
 
@@ -144,7 +145,7 @@ def list_clips(
 
 
 @clips_app.command("show", context_settings=project.TAKES_IDS)
-def show_clip(clip_id: str, variant: project.Clips = "default", root: project.Root = None) -> None:
+def show_clip(clip_id: ClipId, variant: project.Clips = "default", root: project.Root = None) -> None:
     """Show a clip's facts, including the recording and the second that it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
@@ -187,9 +188,9 @@ def export_clips(
 
     where, options = project.tables(root, variant), project.given(context, ("clip_ids", "output", "variant", "root"))
     if clip_ids and options:
-        raise UserError(f"clips are named by their ids; leave out {', '.join(one.opts[-1] for one in options)}")
+        raise UserError(f"these ids say which clips to export; leave out {', '.join(one.opts[-1] for one in options)}")
     rows = clips.named(where, clip_ids) if clip_ids else clips.find(where, split=split, label=label, text=text)
     if not rows:
-        raise UserError("no clip matches; `soundmill clips list` shows all clips")
+        raise UserError("no clip matches; `soundmill clips list --limit 0` shows all clips")
     project.check_apart(output, root)
     project.say_paths(clips.export(where, [row["clip_id"] for row in rows], output, project.sample_rate_of(root, variant)))

@@ -212,7 +212,7 @@ def _dvc_lock(root: Path) -> Finding:
     from flows import dvc
 
     if fault := dvc.fault_of_lock(path):
-        return Finding("dvc.lock", "lacking", fault, "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
+        return Finding("dvc.lock", "lacking", fault, "full disk? `python -m flows.run` restores the last intact one")
     return Finding("dvc.lock", "ok", f"{len(read_yaml(path).get('stages', {}))} stages built")
 
 
@@ -252,7 +252,7 @@ def fetch_weights(
         typer.Argument(help="Names from `soundmill weights list` (default: those that params.yaml of this checkout names)."),
     ] = None,
     mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
-    sha256: Annotated[str, typer.Option(help="Of a file whose publisher states only an MD5; from a source you trust.")] = "",
+    sha256: Annotated[str, typer.Option(help="SHA-256 that you trust, for a file whose publisher states only an MD5.")] = "",
 ) -> None:
     """Download weights, or resume an interrupted download; only verified files are installed."""
     if sha256 and not (re.fullmatch("[0-9a-f]{64}", sha256) and names and len(names) == 1):
@@ -278,7 +278,7 @@ def verify_weights(
 
 
 @weights.command("path")
-def path_of_weights(name: str) -> None:
+def path_of_weights(name: Annotated[str, typer.Argument(help="A name from `soundmill weights list`.")]) -> None:
     """Verify a file and print its path."""
     (weights,) = _published([name])
     terminal.say(pretrained.path(weights))

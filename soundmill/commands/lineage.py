@@ -36,7 +36,7 @@ def lineage(
         str,
         typer.Argument(
             help="A generated WAV, a checkpoint's directory, the id of a clip or mix, or a recording's id or path. If a clip "
-            "and a recording share an id: clip:ID, recording:ID."
+            "and a recording share an id, write clip:ID or recording:ID."
         ),
     ],
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Also write all of it to this file.")] = None,
@@ -94,9 +94,7 @@ def _fact(value: Any, all: bool) -> str:
 def forget(
     things: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Ids of clips, ids or paths of recordings. If a clip and a recording share an id: clip:ID, recording:ID."
-        ),
+        typer.Argument(help="Ids of clips, or ids or paths of recordings; clip:ID or recording:ID if the two share an id."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the list, the quarantine and the tags in MLflow.")] = "",
     check: Annotated[
@@ -127,7 +125,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="With --erase: do not ask.")] = False,
     gone: Gone = None,
     wait_minutes: Annotated[
-        float, typer.Option(min=0, help="How long to wait while a pipeline, a stage or another command runs here.")
+        float, typer.Option(min=0, help="Minutes to wait while a pipeline, a stage or another command runs here.")
     ] = 10,
     root: Root = None,
 ) -> None:

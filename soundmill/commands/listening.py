@@ -59,7 +59,7 @@ def listen(
     output: Annotated[
         Path, typer.Option("--output", "-o", callback=writable_file, help="The page: one file that plays without a network.")
     ] = Path("listen.html"),
-    megabytes: Annotated[float, typer.Option(min=0.1, help="Maximum size of the page; requests that do not fit are named.")] = 40.0,
+    megabytes: Annotated[float, typer.Option(min=0.1, help="Largest size of the page, in MB; it names what does not fit.")] = 40.0,
     project: Project = None,
 ) -> None:
     """Write one page to compare models by ear: one row per request, one column for the real sound and for each model.
@@ -105,7 +105,7 @@ def new_test(
     ] = 20,
     scale: Annotated[str, typer.Option(help="5: 1 to 5 (MOS); 100: 1 to 100, as TANGO's OVL and REL.")] = "5",
     ab: Annotated[bool, typer.Option("--ab", help="Compare two models at a time instead of rating one sound.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same key, seed and sounds, same test.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, sounds and key.json in --output: same test.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the page and its key.")] = Path("listening-test"),
     project: Project = None,
 ) -> None:
@@ -207,7 +207,7 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         opened.append(material.read_folder(name, folder, reports.pop(name, None)))
         requests = {**material.folder_requests(folder, captions), **requests}
     if reports:
-        raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use a name given as NAME=DIR or DIR")
+        raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use NAME of NAME=DIR, or a DIR's last part")
     if reference:
         real = material.folder_sounds(material.open_folder(reference))
     return material.gather(opened, real, requests)
@@ -225,7 +225,7 @@ def play(
     checkpoints: Annotated[
         list[Path] | None, typer.Argument(help="Directories of checkpoints to offer first, besides those of the project.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 and localhost needs a password.")] = LOCAL,
     password: Annotated[
         str | None, typer.Option(envvar="SOUNDMILL_PLAY_PASSWORD", help="Asked of every visitor, with any user name.")

@@ -43,7 +43,7 @@ Settings = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option(help="The same as a prompt, except for a model trained with `condition=caption_and_label`, which follows both."),
+    typer.Option(help="A label; the same as a prompt, but a model of `condition=caption_and_label` follows both. Repeatable."),
 ]
 RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")]
 
@@ -90,7 +90,7 @@ def import_weights(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
-    revision: Annotated[str | None, typer.Option(help="Of an id on the hub: the commit, 40 hex digits.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of a model on the hub: 40 hex digits.")] = None,
     project: Project = None,
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
@@ -193,7 +193,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="DIR=SHARE,…",
-            help="Adapters to add, each times its share (default: 1); the checkpoint is their base, unless --checkpoint names it.",
+            help="Adapters to add, each at a strength (default: 1). The model is the base that they name, or --checkpoint.",
         ),
     ] = None,
     checkpoint: Checkpoint = None,
@@ -201,7 +201,7 @@ def generate(
     asked: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE.json", help="Make a sound that `soundmill play` kept again, from the request beside it."
+            "--from", metavar="FILE.json", help="Make again a sound that `soundmill play` kept, from the request beside it."
         ),
     ] = None,
     project: Project = None,
@@ -361,10 +361,10 @@ def publish(
 
     A RAVE codec, or a `waveform_unet` without captions, is added as TorchScript, with a script that runs it without Soundmill. With
     `data` instead of a model: the prepared clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded:
-    then run `hf upload USER/NAME DIRECTORY`.
+    `hf upload USER/NAME DIRECTORY` does that (for clips, add `--repo-type dataset`).
 
-    Recordings whose creators refuse generative AI, or that break corpus.terms, are refused, also those of earlier trainings and of
-    the codec and vocoder, and so are clips whose licences forbid sharing adaptations.
+    Nothing is published if any recording breaks corpus.terms, or its creator refuses generative AI; those of earlier trainings, of
+    the codec and of the vocoder count too. Clips are also refused if a licence forbids sharing adaptations.
     """
     check_apart(directory, root)
     if model == "data":
@@ -390,7 +390,7 @@ def pull(
     """Check every file of a published model or data set and copy it.
 
     The model then makes the same sounds, byte for byte, as where it was published. To download one first: `hf download USER/NAME
-    --local-dir DIRECTORY`.
+    --local-dir DIRECTORY` (for a data set, add `--repo-type dataset`).
     """
     from soundmill.publishing import directory as published
 
@@ -442,6 +442,6 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
     elif directory is None:
         directory = home / "data" / "models" / family
         if not directory.is_dir():
-            raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+            raise UserError(f"{directory}: no checkpoint; `soundmill params model={family}` and `dvc repro train@{family}` make it")
     family_of(directory, family)
     return directory, home

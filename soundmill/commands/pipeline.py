@@ -64,7 +64,7 @@ def run(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Minutes for the whole run; training takes what the other stages leave (default: 30, or a named model's steps)."
+            help="Minutes for the whole run; training gets what other stages leave (default: 30; a named model: its own steps)."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
@@ -73,8 +73,8 @@ def run(
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
-    How it is trained, and for how many steps, follows from the recordings and the minutes, unless you name a model, an
-    experiment, a scale or a vocoder. Parameters change nothing else.
+    The recordings and the minutes decide how it is trained, and for how many steps, unless you name a model, an experiment, a
+    scale or a vocoder. Other parameters do not affect this.
     """
     from flows import checkout, locks
     from soundmill.corpora import survey
@@ -87,7 +87,7 @@ def run(
     if folder is None and dry_run:
         raise UserError("--dry-run shows the contents of a folder; name it: soundmill run DIR --dry-run")
     if folder and (path := next((change for change in changes if change.lstrip("+").startswith("corpus.path=")), None)):
-        raise UserError(f"{path}: {folder} is the folder; leave one of them out")
+        raise UserError(f"{path}: the folder is already given, as {folder}; leave one of them out")
     if isinstance(folder, Path):
         _check_not_own(folder.resolve(), root)
     if name:
@@ -348,7 +348,7 @@ def _steps_in(minutes: float, root: Path, family: str, document: dict[str, Any],
             f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} minutes on this machine; give "
             f"at least {math.ceil((others + least) / 30)}"
         )
-    terminal.say(f"steps       {steps:,}, as {minutes:g} minutes hold beside stages, sounds and scores; --minutes changes it")
+    terminal.say(f"steps       {steps:,}: what {minutes:g} minutes leave for training; --minutes changes it")
     return [f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]
 
 
@@ -410,7 +410,7 @@ def _wait_for(host: str, port: int) -> None:
             socket.create_connection((host, port), 10).close()
             return
         except socket.gaierror as error:
-            raise UserError(f"{host}: {error.strerror}; give the machine that runs `dvc repro` as this one knows it") from None
+            raise UserError(f"{host}: {error.strerror}; give an address of the machine that runs `dvc repro`") from None
         except OSError as error:
             reason = "" if isinstance(error, ConnectionRefusedError) else f" ({error.strerror or error}: is it behind a firewall?)"
         if not waiting:

@@ -94,7 +94,7 @@ def restyle(
     files: Files,
     amount: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Noise added first, at most: 0 none; 1 keeps the length, and but for waves the loudness."),
+        typer.Option(min=0, max=1, help="Most noise to add: 0: none; 1: keep only length, and loudness except in wave models."),
     ] = 0.5,
     prompt: Prompts = None,
     label: Labels = None,
@@ -155,7 +155,7 @@ def inpaint(
 @app.command()
 def upsample(
     files: Files,
-    family: FamilyName = "upsampler",
+    family: Annotated[str | None, typer.Option(help="Model family, from `soundmill families`.")] = "upsampler",
     settings: Settings = None,
     checkpoint: Checkpoint = None,
     output: Output = Path("upsampled"),
@@ -175,7 +175,7 @@ def upsample(
 
 @app.command()
 def interpolate(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed (of the first sound of `generate --seed`) or a recording.")],
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed (the first sound of `generate --seed`) or a recording.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, like FIRST.")],
     steps: Annotated[int, typer.Option(min=2, max=100, help="Number of sounds, including both ends.")] = 8,
     amount: Annotated[
@@ -207,7 +207,7 @@ def interpolate(
     _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
     if not paths:
         if amount is not None or seed is not None:
-            raise UserError("--amount and --seed are for recordings: between seeds no noise is added")
+            raise UserError("--amount and --seed are for recordings: between seeds no noise is added; leave them out")
         seeds = int(first), int(second)
         if max(seeds) > MAX_SEED:
             raise UserError(f"interpolate {first} {second}: a seed is at most {MAX_SEED}")
@@ -299,7 +299,7 @@ def _check_results(files: list[Path], results: list[Path]) -> None:
     from soundmill.audio import tags
 
     if repeated := sorted({path.name for path in results if results.count(path) > 1}):
-        raise UserError(f"several results would be named {', '.join(repeated)}; give these files one at a time, or rename one")
+        raise UserError(f"several results would be named {', '.join(repeated)}; rename one, or run each with its own --output")
     outputs = {path.resolve() for path in results}
     for path in files:
         if path.resolve() in outputs:
@@ -316,7 +316,7 @@ def _files(path: Path, output: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
         if others := len(list(path.iterdir())) - len(files):
-            terminal.say(f"{path}: left out {others} others, neither log-mels (.npy) nor recordings by their names", error=True)
+            terminal.say(f"{path}: left out {others} entries, by their names no log-mels (.npy) and no recordings", error=True)
         if not files:
             raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; give another folder, or a file")
     _check_results(files, [output / f"{file.stem}.wav" for file in files])

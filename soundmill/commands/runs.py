@@ -111,9 +111,9 @@ def reproduce(
 
 @app.command("experiments")
 def list_experiments(root: Root = None) -> None:
-    """List the named experiments (conf/experiment): title, recordings, minutes of training (of one CPU core, or as the file says),
-    last scores.
+    """List the named experiments (conf/experiment): title, recordings, minutes of training, last scores.
 
+    The minutes are of one CPU core, unless the experiment's file says otherwise.
     `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
     folder. Later parameters override those of the experiment: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.

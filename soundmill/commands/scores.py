@@ -51,7 +51,7 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare with.")],
     protocol: Protocol = None,
     embedder: Embedders = None,
-    training: Annotated[Path | None, typer.Option(help="Folder of training sounds: look for copies of them.")] = None,
+    training: Annotated[Path | None, typer.Option(help="Folder of training sounds: report near-copies of them.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Prompts for the CLAP score: a csv with columns id and caption.")] = None,
     json: Annotated[
         Path | None,
@@ -64,7 +64,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Write what a paper needs into this directory: tables, protocol, digests, figures, command (card.md)."),
     ] = None,
-    candidates: Annotated[int | None, typer.Option(min=1, help="For the card: sounds made per prompt, to keep one.")] = None,
+    candidates: Annotated[int | None, typer.Option(min=1, help="For the card: sounds made per prompt; one was kept.")] = None,
     unpaired: Unpaired = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="Sounds reconstruct the reference sounds of the same names: add lsd and mrstft.")

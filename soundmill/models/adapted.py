@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ONE = "default"  # peft's name of the only adapters in a net
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-REMEDY = "copy it there, or where it was: beside the project, or in a directory above these adapters"
+REMEDY = "copy that base to this path, below the project or another directory above the adapters"
 ABOUT = ("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "base_model_name_or_path", "revision")
 OURS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora")
 
@@ -49,13 +49,13 @@ def read(directory: Path) -> Adapters:
         raise UserError(f"{directory}: no adapters here ({CONFIG} is missing); train some with `lora` (docs/models.md)")
     config = strict.read_json(path, "copy the adapters again")
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise UserError(f"{path}: not the configuration of LoRA adapters of peft")
+        raise UserError(f"{path}: not the configuration of LoRA adapters of peft; name another directory")
     plain = LoraConfig().to_dict()
     for key, value in config.items():
         if key == "init_lora_weights" and value in (False, "gaussian"):  # how they began, not what they are
             continue
         if key not in (*ABOUT, *OURS) and value and value != plain.get(key):
-            raise UserError(f"{path}: {key} is {value!r}, which is not supported")
+            raise UserError(f"{path}: {key} is {value!r}, which is not supported; train the adapters without it")
     values = {
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
@@ -76,7 +76,7 @@ def base_of(directory: Path) -> Path:
     """
     adapters = read(directory)
     if adapters.base is None or adapters.digest is None:
-        raise UserError(f"{directory / CONFIG}: names no base of this project; name its checkpoint with --checkpoint")
+        raise UserError(f"{directory / CONFIG}: names no base; use it by `soundmill generate --lora DIR --checkpoint BASE`")
     here = directory.resolve()
     places = dict.fromkeys((start / adapters.base).resolve() for start in (here, *here.parents))
     found = [place for place in places if (place / checkpoint.CONFIG).is_file()]

@@ -234,7 +234,7 @@ def read(path: Path, edits: Sequence[str], trust: bool, sample_rate: int | None,
         model = torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path}: cannot be read as TorchScript ({reason})") from None
+        raise UserError(f"{path}: cannot be read as TorchScript ({reason}); copy or export it again") from None
     stated = getattr(model, "sr", getattr(model, "sampling_rate", None))
     rate = sample_rate or int((model.get_sample_rate() if hasattr(model, "get_sample_rate") else stated) or 0)
     if rate <= 0:

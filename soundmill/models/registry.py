@@ -186,9 +186,9 @@ def start_of(name: str, train: FamilyTrainParams, home: Path) -> Path:
     """The checkpoint that `start_from` names; UserError if it is missing, of another family, or only adapters."""
     where = start_directory(home / train.start_from)
     if not is_checkpoint(where):
-        raise UserError(f"start_from: {where} is not a family's checkpoint: it has no config.json that names one")
+        raise UserError(f"start_from: {where} is not a family's checkpoint: no config.json names one; name one of {name}")
     if (found := family_of(where)) != name:
-        raise UserError(f"start_from: {where} is a checkpoint of family {found!r}, not {name!r}")
+        raise UserError(f"start_from: {where} is a checkpoint of family {found!r}, not {name!r}; name one of {name}")
     if adapted.are_in(where):
         raise UserError(f"start_from: {where} has only adapters; merge them first: `soundmill export {where} --output NEW`")
     if train.lora and not (where / family(name).weights).is_file():

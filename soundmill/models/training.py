@@ -167,7 +167,7 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
     old_labels, labels = start.model.labels, prepared.model.labels
     new = [label for label in labels if label not in old_labels]
     if new and prepared.model.params.lora:
-        raise UserError(f"lora: {start.where} does not know the labels {', '.join(new)}, and adapters learn no new ones")
+        raise UserError(f"lora: {start.where} lacks the labels {', '.join(new)}, and adapters learn none; set it to null")
     if new:
         rows = net.state_dict()[LABELS].clone()
         if old_labels:

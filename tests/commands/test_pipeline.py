@@ -164,7 +164,7 @@ def test_what_is_trained_follows_from_sounds_and_minutes(root, tmp_path, runs, s
     assert (train["condition"], train["steps"], document["evaluate"]["bootstrap"]) == (condition, 700, 7)
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("choice")]
     assert re.match(rf"choice      audio_dit.* of {seconds:g} s", told)
-    assert f"steps       700, as {minutes} minutes hold" in done.stdout
+    assert f"steps       700: what {minutes} minutes leave" in done.stdout
 
 
 def test_parameters_of_the_family_that_is_chosen_change_the_choice(root, tmp_path, runs):

@@ -385,7 +385,7 @@ def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing):
     checkout.workspace(listing, "mine", document)
     assert forgotten_in(root) == ["dog", "cat"]
     assert forgotten_in(listing) == ["cat"]
-    with pytest.raises(UserError, match="is a workspace, which has none of its own; run this in"):
+    with pytest.raises(UserError, match="is a workspace, which has no workspaces of its own; run this in"):
         checkout.workspace(root, "inner", document)
 
 
