@@ -442,6 +442,6 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
     elif directory is None:
         directory = home / "data" / "models" / family
         if not directory.is_dir():
-            raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}`, or `make run MODEL={family}`")
+            raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
     family_of(directory, family)
     return directory, home

@@ -201,7 +201,7 @@ def finite(waves: Tensor, run: Run) -> Tensor:
     """The waves, unchanged; UserError if a value is not finite."""
     if not torch.isfinite(waves).all():
         raise UserError(
-            f"the model's output is not finite with {run.sampling}; choose milder sampling settings, or retrain with a lower learning_rate"
+            f"the model's output is not finite with {run.sampling}; choose milder settings, or retrain with a lower learning_rate"
         )
     return waves
 
