@@ -103,7 +103,7 @@ def test_goes_from_one_to_another(home):
         (["generate", "--set", "num_steps=3"], "num_steps is given twice; leave one of them out"),
         (["restyle", "long.wav", "--set", "amount=0.1"], "--set amount=…: is not used here; use --amount"),
         (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),
-        (["restyle", "long.wav", "long-input.wav"], "several results would be named long-input.wav; give these"),
+        (["restyle", "long.wav", "long-input.wav"], "several results would be named long-input.wav; rename one"),
         (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "--set keep=…: is not used here; use `soundmill inpaint`"),
         (["restyle", "long.wav", "--set", "resamples=2"], "--set resamples=…: is not used here; use `soundmill inpaint`"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "amount=0.3"], "amount=…: is not used here; use `soundmill restyle`"),
