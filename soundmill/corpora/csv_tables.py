@@ -113,8 +113,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         found[_UNCLOSED] += [f"line {record.first}" for record in header if record.unclosed]
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
-        rows = (row for row in records if not _is_header(row, columns) or found[_REPEATED].append(f"line {row.last}"))
-        for record in _whole_rows(rows, len(columns), is_file, found):
+        for record in _whole_rows(_without_headers(records, columns, found), len(columns), is_file, found):
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")
@@ -223,10 +222,12 @@ def _header(records: Iterable[_Record]) -> list[str]:
     return [_column(cell) for record in itertools.islice(records, 1) for cell in record.cells]
 
 
-def _is_header(record: _Record, columns: list[str]) -> bool:
-    return len(record.cells) == len(columns) and all(
-        _column(cell) == column for cell, column in zip(record.cells, columns, strict=True)
-    )
+def _without_headers(records: Iterable[_Record], columns: list[str], found: dict[str, list[str]]) -> Iterator[_Record]:
+    for record in records:
+        if len(record.cells) == len(columns) and all(map(str.__eq__, map(_column, record.cells), columns)):
+            found[_REPEATED].append(f"line {record.last}")
+        else:
+            yield record
 
 
 def _column(cell: str) -> str:
