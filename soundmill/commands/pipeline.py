@@ -119,7 +119,8 @@ def run(
         family = _family_for(document, contents, changes)
         chosen = [*chosen, *_hardware(root, folder, family, chosen, contents)]
         document = _composed(root, folder, chosen)
-        document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, family, document, contents)])
+        chosen = [*chosen, *_sounds_and_steps_in(minutes, root, family, document, contents, changes)]
+        document = _composed(root, folder, chosen)
     if contents:
         _point_to(contents, document)
         sections = {name: document["clips"][family["clips"]] for name, family in document["families"].items()}
@@ -334,22 +335,35 @@ def _hardware(root: Path, folder: Path | Bucket | None, family: str, chosen: lis
     return fastest
 
 
-def _steps_in(minutes: float, root: Path, family: str, document: dict[str, Any], contents: Survey) -> list[str]:
-    """The overrides with which all is done after `minutes`; UserError if the steps would be too few."""
+def _sounds_and_steps_in(
+    minutes: float, root: Path, family: str, document: dict[str, Any], contents: Survey, changes: list[str]
+) -> list[str]:
+    """The overrides with which all is done after `minutes`; UserError if the steps would be too few.
+
+    Where sounds would take longer than the training, half or a quarter as many are made, unless `changes` has their number.
+    """
     from soundmill.models import cost
 
     clip_seconds = document["clips"][document["families"][family]["clips"]]["clip_seconds"]
-    others = contents.preparation_seconds(clip_seconds)
-    steps, least = cost.steps_in(
-        60 * minutes - others, root, family, document, contents.num_clips(clip_seconds), len(contents.labels)
-    )
+    clips, others = contents.num_clips(clip_seconds), contents.preparation_seconds(clip_seconds)
+    key, generate, left = f"{family}.generate.count", document[family]["generate"], 60 * minutes - others
+    given = min(generate["count"] or clips, clips)
+    parts = (1,) if any(change.startswith(f"{key}=") for change in changes) else (1, 2, 4)
+    for count in (math.ceil(given / part) for part in parts):
+        sized = {**document, family: {**document[family], "generate": {**generate, "count": count}}}
+        steps, least = cost.steps_in(left, root, family, sized, clips, len(contents.labels))
+        if least <= left / 2:
+            break
     if steps < cost.FEWEST_STEPS:
         raise UserError(
             f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} minutes on this machine; give "
             f"at least {math.ceil((others + least) / 30)}"
         )
+    fewer = [] if count == given else [f"{key}={count}"]
+    if fewer:
+        terminal.say(f"sounds      {count} instead of {given}, to leave more time for training; {key}=N changes it")
     terminal.say(f"steps       {steps:,}: what {minutes:g} minutes leave for training; --minutes changes it")
-    return [f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]
+    return [*fewer, f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]
 
 
 @app.command()

@@ -81,6 +81,8 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
     path = Path(pooch.os_cache("soundmill")) / "timings" / f"{timing_key(family, document, num_labels)}.json"
     with suppress(OSError, ValueError, TypeError):  # missing or damaged: time again
         return Timing(**strict.parse_json(path.read_text(encoding="utf-8")))
+    hardware = document[family]["train"]["hardware"]
+    terminal.say(f"timing      a few steps of {family}, threads={hardware['threads']} precision={hardware['precision']}")
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps({"family": family, "document": document, "num_labels": num_labels}),

@@ -178,7 +178,7 @@ def test_parameters_of_the_family_that_is_chosen_change_the_choice(root, tmp_pat
 
 
 def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path, runs, monkeypatch):
-    monkeypatch.setattr(cost, "steps_in", lambda total, *_: (int(total), 60.0))
+    monkeypatch.setattr(cost, "steps_in", lambda total, _, name, of, *__: (int(total), 7.5 * of[name]["generate"]["count"]))
     folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
     at = ["--project", str(root)]
     for words in (["--model", "diffwave"], ["diffwave=captions", "model=diffwave"], ["scale=laptop"]):
@@ -190,7 +190,10 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
     assert before[0][1]["diffwave"]["train"]["steps"] != 429
     done = soundmill("run", folder, "--minutes", "1", *at, cwd=tmp_path)
     assert (done.returncode, len(runs)) == (1, len(before) + 1)
-    assert re.search(r"--minutes 1: everything but training takes about 3\.8 .* give at least 8", " ".join(done.stderr.split()))
+    assert re.search(r"--minutes 1: everything but training takes about 3\.1 .* give at least 7", " ".join(done.stderr.split()))
+    done = soundmill("run", folder, "--model", "diffwave", "--minutes", "4", *at, cwd=tmp_path)
+    assert "sounds      4 instead of 8, to leave more time" in done.stdout  # 8 would take 60 of the 69.5 seconds left
+    assert runs.pop()[1]["diffwave"]["generate"]["count"] == 4
     assert "compare several by" in soundmill("run", folder, "model=[ddpm_mel,rave]", "--minutes", "9", *at, cwd=tmp_path).stderr
     assert "above 0 and below a million" in soundmill("run", folder, "--minutes", "1e7", *at, cwd=tmp_path).stderr
     for words in (["--model", "rave"], ["--model", "diffwave", "diffwave.train.steps=9"], ["--minutes", "nan"]):
