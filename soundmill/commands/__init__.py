@@ -54,6 +54,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="From folders of recordings and captions to trained, measured audio-generation models. "
     "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline, as does `soundmill run DIR`; the other commands are for "
     "everything around it.",
