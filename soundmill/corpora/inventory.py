@@ -120,13 +120,13 @@ class Inventory:
         ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items())[:8])
         rejected = "; ".join(f"{row['path']}: {row['reason']}" for row in self.rejected[:5])
         raise UserError(
-            f"corpus.path: no recording in {escape_path(bytes(self.root))} ("
+            f"no recording in {escape_path(bytes(self.root))} ("
             + (f"{self.num_files} files" if self.num_files else "no files")
             + (f"; ignored: {ignored}" if ignored else "")
             + (f"; rejected: {rejected}" if rejected else "")
             + "".join(f"; {remark}" for remark in self.remarks.values())
             + ("); unpack its archives" if self.ignored.keys() & {".tar", ".zip", ".7z", ".rar", ".gz"} else ")")
-            + "; set it to the directory that holds the audio files"
+            + "; give the directory of the audio files (`corpus.path`)"
         )
 
     def beside(self, raw_path: bytes, extension: bytes) -> bytes | None:

@@ -86,7 +86,7 @@ def detect(inventory: Inventory) -> str:
             return name
     inventory.check_not_empty()
     where = f"{escape_path(bytes(inventory.root))}{_parquet(inventory)}"
-    raise UserError(f"corpus.path: no recording in {where}; set it to the directory of the audio files")
+    raise UserError(f"no recording in {where}; give the directory of the audio files (`corpus.path`)")
 
 
 def _parquet(inventory: Inventory) -> str:

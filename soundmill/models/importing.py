@@ -1,5 +1,7 @@
 """Convert published weights into checkpoints and vocoders of this project."""
 
+import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, hub, params
+from ruamel.yaml import YAMLError
+
+from soundmill import disk, hub, params, terminal
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models import registry
@@ -16,6 +20,7 @@ from soundmill.models.components.diffwave import published as diffwave
 from soundmill.stage import publish
 
 DIRECTORY = "/"  # in place of a suffix
+TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")  # kept beside a checkpoint
 
 
 def import_published(name: str, output: Path, conf: Callable[[], Path], revision: str | None = None) -> int:
@@ -42,6 +47,8 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     family, published = _reads(DIRECTORY, path) if path.is_dir() else _reads(path.suffix)
     if family:
         model, facts, save = published.read(path, params.compose(conf(), [f"model={family}", "scale=paper"]), called)
+        if path.is_dir():
+            facts["imported"]["licence"] = _licence(path, called)
         save = partial(save, model, facts=facts)
     else:
         model = diffwave.read(path)
@@ -50,6 +57,8 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
         save(staged)
+        for terms in {file for pattern in TERMS for file in path.glob(pattern) if file.is_file()}:  # none in a file
+            shutil.copyfile(terms, staged / terms.name)
         publish(staged, output)
     return sum(weight.numel() for weight in model.net.parameters())
 
@@ -64,3 +73,22 @@ def _reads(suffix: str, directory: Path | None = None) -> tuple[str, Any]:
     reading = [(name, published) for name, published in modules if suffix == published.SUFFIX]
     shown = [one for one in reading if directory and any((directory / index).is_file() for index in one[1].INDICES)]
     return next(iter(shown or reading), ("", None))
+
+
+def _licence(path: Path, name: str) -> str | None:
+    """Print the terms of the model `name`, and return what the card in its directory calls them, if it does."""
+    card, stated = path / "README.md", {}
+    text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
+    if match := re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", text, re.DOTALL):
+        try:
+            stated = params.parse_yaml(match[1])
+        except (YAMLError, ValueError) as error:
+            raise UserError(f"{card}: its front matter is not readable as YAML: {error}") from None
+    named = [str(stated[key]) for key in ("license", "license_name") if isinstance(stated, dict) and stated.get(key)]
+    files = sorted(file.name for file in path.glob("LICEN[SC]E*") if file.is_file())
+    licence = ", ".join(named) or None
+    terminal.say(
+        f"{name}: licence: {licence or 'not named in a README.md'} ({', '.join(files) or 'no LICENSE file'}); it also "
+        "applies to what is generated with these weights or trained from them: read it before you use them"
+    )
+    return licence

@@ -191,7 +191,7 @@ def test_recordings_whose_tags_cannot_be_read_are_named(tmp_path):
 
 
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
-    with pytest.raises(UserError, match=r"corpus\.path: no recording in .*no files"):
+    with pytest.raises(UserError, match=r"no recording in .*no files"):
         inventory.list_files(tmp_path).check_not_empty()
     put(tmp_path, "notes.txt")
     put(tmp_path, "zero.wav", b"")

@@ -19,7 +19,7 @@ import torch
 from soundmill import hashing
 from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
-from soundmill.models import generation, registry
+from soundmill.models import generation, importing, registry
 from soundmill.models.audio_dit import published
 from soundmill.models.components.dit.network import padded
 from soundmill.models.family import Request, Run
@@ -182,7 +182,7 @@ def refused(directory: Path | str, output: Path, message: str) -> None:
 def test_the_terms_of_a_card_are_read_however_it_is_written(tmp_path):
     for card, licence in ((b"\xef\xbb\xbf--- \nlicense: x\n---\n", "x"), (b"---\nlicense: y\n---\n\xff", "y")):
         (tmp_path / "README.md").write_bytes(card)
-        assert published._licence(tmp_path, "it") == licence
+        assert importing._licence(tmp_path, "it") == licence
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAMLError
 from torch import Tensor, nn
 
-from soundmill import hub, terminal, text
+from soundmill import hub, text
 from soundmill import params as strict
 from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
@@ -26,6 +25,7 @@ from soundmill.models.components import registry
 from soundmill.models.components.contracts import Kind, save_codec
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.importing import TERMS
 from soundmill.models.trained import TEXT_ENCODER
 from soundmill.training import checkpoint, torch_weights
 
@@ -309,7 +309,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 SUFFIX = "/"  # a directory
 CODEC = "oobleck"  # by name: no stage that runs this family with another codec depends on it
-TERMS = ("LICENSE*", "NOTICE*", "README.md")  # kept beside the checkpoint
 ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
@@ -355,11 +354,10 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
         file, tensors = source.tensors(part, module)
         tensors = {name: value.float() for name, value in tensors.items()}
         torch_weights.load_state(module, tensors, file, REMEDY)
-    licence = _licence(path, name)
     facts = {
         "steps": 0,
         "weights": {"last": {"step": 0}},
-        "imported": {"name": name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS)), "licence": licence},
+        "imported": {"name": name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS))},
     }
     seconds = source.frames * codec.samples_per_frame / codec.sample_rate  # its crops fill the latents
     model = AudioDiT(params, net.eval(), codec, source.frames, seconds, layout(shape, codec.scaling_factor))
@@ -379,7 +377,7 @@ def _source(path: Path) -> Pipeline | SingleFile:
 
 
 def _save(path: Path, model: AudioDiT, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with the text encoder and the terms that were found in `path`."""
+    """Write the checkpoint, with the text encoder that was found in `path`."""
     with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
         inputs, encoder = Path(folder), Path(folder) / TEXT_ENCODER
         save_codec(model.autoencoder, inputs / AUTOENCODER, {"kind": "load", **facts["imported"]})
@@ -396,8 +394,6 @@ def _save(path: Path, model: AudioDiT, directory: Path, facts: dict[str, Any]) -
         digest, tokens = hub.digest(encoder, text.FILES), model.params.network.text_tokens
         model.text = TextConfig(name=TEXT_ENCODER, revision=None, digest=digest, pretrained=True, max_tokens=tokens, scratch=None)
         model.save(directory, facts, parts=[inputs / AUTOENCODER, encoder])
-    for source in sorted({file for pattern in TERMS for file in path.glob(pattern) if file.is_file()}):
-        shutil.copyfile(source, directory / source.name)
 
 
 def _check_text_encoder(path: Path, width: int, remedy: str) -> None:
@@ -410,22 +406,3 @@ def _check_text_encoder(path: Path, width: int, remedy: str) -> None:
             raise UserError(f"{file}: {key} is {config.get(key)!r}, which is not supported; it must be {expected!r}")
     if not any(directory.glob("*.safetensors")):
         raise UserError(f"{directory}: has no *.safetensors ({NO_PICKLES})")
-
-
-def _licence(path: Path, name: str) -> str | None:
-    """Print the terms of the model `name`, and return what its card calls them; None if it has no card, or that names none."""
-    card, stated = path / "README.md", {}
-    text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
-    if match := re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", text, re.DOTALL):
-        try:
-            stated = strict.parse_yaml(match[1])
-        except (YAMLError, ValueError) as error:
-            raise UserError(f"{card}: its front matter is not readable as YAML: {error}") from None
-    named = [str(stated[key]) for key in ("license", "license_name") if isinstance(stated, dict) and stated.get(key)]
-    files = sorted(file.name for file in path.glob("LICENSE*") if file.is_file())
-    licence = ", ".join(named) or None
-    terminal.say(
-        f"{name}: licence: {licence or 'not named in a README.md'} ({', '.join(files) or 'no LICENSE file'}); it also "
-        "applies to what is generated with these weights or trained from them: read it before you use them"
-    )
-    return licence

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from soundmill import hub, terminal, text
+from soundmill import hub, text
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
@@ -90,8 +90,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[s
     autoencoder = codecs.Autoencoder(network, spec, vae.eval(), 0.0, 1.0, scaling, residual=[0.0] * spec.n_mels)
     encoder, vocoder = _text_encoder(path / MAIN, document["text"][FAMILY]), vocoders.HifiGan(sizes, spec, vocoder.eval())
     model = Tango(params, net, autoencoder, frames, vocoder, text=encoder)
-    terminal.say(f"{name}: {making.LICENCE}")
-    imported = {"name": name, "digest": hub.digest(path, FILES), "licence": None}
+    imported = {"name": name, "digest": hub.digest(path, FILES)}
     return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, save
 
 
@@ -169,8 +168,7 @@ def _read_audioldm(path: Path, document: dict[str, Any], name: str) -> tuple[Tan
     same = [key for key in ours if not key.startswith("_") and key != "sample_size"]
     making.compare(path / "unet", {key: (theirs[key], ours[key]) for key in same}, "this program")
     making.compare(path / "text_encoder", {"projection_hidden_act": (clap.config.projection_hidden_act, "relu")}, "this program")
-    terminal.say(f"{name}: {making.LICENCE}")
-    imported = {"name": name, "digest": hub.digest(path, AUDIOLDM_FILES), "licence": None}
+    imported = {"name": name, "digest": hub.digest(path, AUDIOLDM_FILES)}
     model = Tango(params, net, autoencoder, frames, vocoder)
     facts = {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}
     return model, facts, partial(save, encoder=partial(_write_encoder, path, clap))
