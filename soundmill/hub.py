@@ -15,6 +15,7 @@ from soundmill.errors import UserError
 REMEDY = "its files do not belong together: download them again"
 LARGEST = 1 << 20  # number in a configuration: libraries make lists of such lengths before they read any weights
 NO_LENGTHS = ("model_max_length", "rope_theta")  # 1e30 for a tokenizer without limit; a wavelength
+TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")  # under which a model is published
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

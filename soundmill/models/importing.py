@@ -20,7 +20,6 @@ from soundmill.models.components.diffwave import published as diffwave
 from soundmill.stage import publish
 
 DIRECTORY = "/"  # in place of a suffix
-TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")  # kept beside a checkpoint
 
 
 def import_published(name: str, output: Path, conf: Callable[[], Path], revision: str | None = None) -> int:
@@ -57,7 +56,7 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
         save(staged)
-        for terms in {file for pattern in TERMS for file in path.glob(pattern) if file.is_file()}:  # none in a file
+        for terms in {file for pattern in hub.TERMS for file in path.glob(pattern) if file.is_file()}:  # none in a file
             shutil.copyfile(terms, staged / terms.name)
         publish(staged, output)
     return sum(weight.numel() for weight in model.net.parameters())

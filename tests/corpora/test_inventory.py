@@ -195,7 +195,7 @@ def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
         inventory.list_files(tmp_path).check_not_empty()
     put(tmp_path, "notes.txt")
     put(tmp_path, "zero.wav", b"")
-    with pytest.raises(UserError, match=r"2 files.*1 \.txt.*zero\.wav: empty.*set it to"):
+    with pytest.raises(UserError, match=r"2 files.*1 \.txt.*zero\.wav: empty.*give the directory"):
         inventory.list_files(tmp_path).check_not_empty()
 
 

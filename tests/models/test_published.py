@@ -20,7 +20,6 @@ from soundmill import hashing
 from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models import generation, importing, registry
-from soundmill.models.audio_dit import published
 from soundmill.models.components.dit.network import padded
 from soundmill.models.family import Request, Run
 from soundmill.models.importing import import_published

@@ -97,7 +97,7 @@ def test_scan_of_nothing_names_the_key_the_path_and_the_remedy(project, capsys, 
     settle(project, corpus=external(path))
     message = failure(capsys, scan, "--corpus", "data/corpus", section="corpus")
     assert said in message
-    assert "set it to the directory" in message
+    assert "the directory of" in message
     assert not (project / "data" / "corpus").exists()
 
 

@@ -25,7 +25,6 @@ from soundmill.models.components import registry
 from soundmill.models.components.contracts import Kind, save_codec
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig
-from soundmill.models.importing import TERMS
 from soundmill.models.trained import TEXT_ENCODER
 from soundmill.training import checkpoint, torch_weights
 
@@ -313,7 +312,7 @@ ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
 INDICES = ("transformer/config.json", CONFIG)  # one is in every directory that can be read
-HUB_FILES = (*Pipeline.files, *TERMS)  # of a model on the hub
+HUB_FILES = (*Pipeline.files, *hub.TERMS)  # of a model on the hub
 
 
 def missing(directory: Path) -> str | None:
@@ -357,7 +356,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     facts = {
         "steps": 0,
         "weights": {"last": {"step": 0}},
-        "imported": {"name": name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS))},
+        "imported": {"name": name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *hub.TERMS))},
     }
     seconds = source.frames * codec.samples_per_frame / codec.sample_rate  # its crops fill the latents
     model = AudioDiT(params, net.eval(), codec, source.frames, seconds, layout(shape, codec.scaling_factor))
