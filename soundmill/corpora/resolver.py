@@ -157,14 +157,23 @@ class FileIndex:
         return files
 
     @cached_property
+    def _folded(self) -> _Files:
+        """By stem in small letters, as Windows and macOS compare names. YouTube ids differ by case."""
+        files = _Files()
+        for file in self._files:
+            if not clip_of_name(stem := file_stem(_name(file))):
+                files.add(stem.casefold(), file)
+        return files
+
+    @cached_property
     def _folder_names(self) -> set[str]:
         return {path_text(folder) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
-        The first match in this order: the path; its name with this or any extension; an excerpt or smaller copy; the YouTube id
-        (and start) in the name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several with one
+        The first match in this order: the path; its name with this or any extension; an excerpt or smaller copy; the name in
+        other case; the YouTube id (and start) in the name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several with one
         name, those that agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`:
         see youtube_clip.
         """
@@ -200,7 +209,10 @@ class FileIndex:
     def has_name_of(self, key: str) -> bool:
         """Whether any file has the key's name, with this or any extension."""
         names = [composed(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
-        return any({name, key_stem(name)} & files.keys() for name in names for files in (self._names, self._stems, self._versions))
+        indices = self._names, self._stems, self._versions
+        return any({name, key_stem(name)} & files.keys() for name in names for files in indices) or any(
+            key_stem(name).casefold() in self._folded for name in names
+        )
 
     def _at(self, path: str) -> list[AudioFile]:
         """The files at a path in the corpus, with this or any extension."""
@@ -216,7 +228,7 @@ class FileIndex:
         if len(files) > MAX_FILES and folders:
             near = chain(self._nested.of((folders[-1], stem)), self._nested.of(("", stem)))
             files = dict.fromkeys(islice(near, MAX_FILES)) or files
-        return list(files)[:MAX_FILES] or self._versions.of(stem)[:MAX_FILES]
+        return list(files)[:MAX_FILES] or (self._versions.of(stem) or self._folded.of(stem.casefold()))[:MAX_FILES]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
         """Files of a YouTube video that start at `start`, else those without a start; all if `start` is None."""

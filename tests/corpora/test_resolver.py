@@ -167,6 +167,15 @@ def test_extensions_do_not_matter_and_decimals_are_none():
     assert paths(result.resolve("no extension.wav")) == ["no extension"]
 
 
+def test_case_matters_to_ids_and_where_names_differ_by_nothing_else():
+    files = index("a/Dog_1.wav", "Rain.wav", "rain.wav", "abcDEFghi01.wav")
+    assert paths(files.resolve("A/dog_1.WAV")) == paths(files.resolve("DOG_1")) == ["a/Dog_1.wav"]
+    assert paths(files.resolve("rain.wav")) == ["rain.wav"]
+    assert len(files.resolve("RAIN.wav").files) == 2
+    assert paths(files.resolve("ABCdefghi01.wav")) == []
+    assert (files.has_name_of("dog_1.flac"), files.has_name_of("cat_1.flac")) == (True, False)
+
+
 def test_files_of_one_clip_are_told_from_files_of_one_name():
     result = index("a/r1nicOVtvkQ_30.wav", "b/r1nicOVtvkQ_30.mp3", "a/drum_kick_a.wav", "b/drum_kick_a.wav")
     assert result.resolve("r1nicOVtvkQ_30.wav").files[0].raw_path == b"a/r1nicOVtvkQ_30.wav"
