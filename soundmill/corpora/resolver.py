@@ -173,9 +173,9 @@ class FileIndex:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
         The first match in this order: the path; its name with this or any extension; an excerpt or smaller copy; the name in
-        other case; the YouTube id (and start) in the name; the same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several with one
-        name, those that agree best with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`:
-        see youtube_clip.
+        other case; the YouTube id (and start) in the name; the same without surrounding spaces or percent-encoding
+        (`rain%20on.wav`). Of several with one name, those that agree best with the key's folders and extension. A key that leaves
+        the corpus matches nothing. `of_video`: see youtube_clip.
         """
         return next((resolution for one in _spellings(key) if (resolution := self._resolve(one, base, of_video)).files), NOTHING)
 
