@@ -340,40 +340,29 @@ def bounded(metric: str, sides: Sequence[EmbeddingSet], what: str, seed: int) ->
     return [side.only(kept) for side in sides], (warning,)
 
 
-def compute(
-    metric: str,
-    generated: EmbeddingSet,
-    reference: EmbeddingSet,
-    *,
-    seed: int,
-    replicates: int,
-    progress: Callable[[int], None] = lambda count: None,
-) -> dict[str, Any]:
+def compute(metric: str, generated: EmbeddingSet, reference: EmbeddingSet, *, seed: int, replicates: int) -> dict[str, Any]:
     """`value`, the ends `low` and `high` of its 95 % interval (if there are replicates), `warnings`, and the metric's extras.
 
-    `of` (clip id → value) is included if the metric is a mean over clips. `progress` counts up to 1 + replicates. Results do not
-    depend on the order of ids and streams, up to rounding.
+    `of` (clip id → value) is included if the metric is a mean over clips. Results do not depend on the order of ids and
+    streams, up to rounding.
     """
     kind = METRICS[metric]
     (generated,), warnings = bounded(metric, [generated], "generated", seed)
     (reference,), reference_warnings = bounded(metric, [reference], "reference", seed)
     statistic = kind.statistic(generated, reference, seed)
-    progress(1)
-    result = _with_interval(statistic, kind.least, kind.most, seed, replicates, progress)
+    result = _with_interval(statistic, kind.least, kind.most, seed, replicates)
     return result | {"warnings": [*statistic.warnings, *warnings, *reference_warnings]}
 
 
 def mean_with_interval(of: Mapping[str, float], seed: int, replicates: int) -> dict[str, Any]:
     """As `compute`, for the mean of values by clip id."""
-    return _with_interval(_mean(of), -np.inf, np.inf, seed, replicates, lambda count: None)
+    return _with_interval(_mean(of), -np.inf, np.inf, seed, replicates)
 
 
-def _with_interval(
-    statistic: Statistic, least: float, most: float, seed: int, replicates: int, progress: Callable[[int], None]
-) -> dict[str, Any]:
+def _with_interval(statistic: Statistic, least: float, most: float, seed: int, replicates: int) -> dict[str, Any]:
     result = {"value": statistic.value, **statistic.extras}
     if replicates:
-        shifts = statistic.influence().shifts(seed, replicates, progress)
+        shifts = statistic.influence().shifts(seed, replicates)
         result |= bootstrap.interval(statistic.value, shifts, least, most, statistic.error)
     if statistic.of is not None:
         result["of"] = dict(statistic.of)

@@ -98,10 +98,7 @@ def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
         return LiveResidual(layers, Delay(channels, after - late)), after
     if isinstance(layer, network.Conv):
         (stride,), (dilation,) = layer.stride, layer.dilation
-        frames, remainder = divmod(late + layer.ahead, stride)
-        if remainder:
-            raise ValueError(f"a delay of {late} samples plus lookahead is not a multiple of the stride {stride}")
-        return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), frames
+        return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), (late + layer.ahead) // stride
     if isinstance(layer, network.Up):
         return LiveUp(layer.kernel(), layer.ratio), late * layer.ratio + layer.ahead
     return layer, late  # pointwise: adds no delay
@@ -186,9 +183,7 @@ class Live(nn.Module):
         forth, back = net.pqmf.ahead
         beyond = ahead_of(net.encoder)
         self.split = LiveConv(net.pqmf.forward_taps, forth + back)
-        self.encoder, late = live(net.encoder, -beyond)
-        if late:
-            raise ValueError(f"the encoder delays its latents by {late} frames; it must not delay them")
+        self.encoder, _ = live(net.encoder, -beyond)  # which does not delay its latents
         decoder = net.decoder
         self.trunk, late = live(decoder.trunk, 0)
         self.wave, of_wave = live(decoder.wave, late)

@@ -46,13 +46,11 @@ def flat(result: dict) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_order_of_clips_changes_nothing_and_progress_adds_up(metric, monkeypatch):
+def test_order_of_clips_changes_nothing(metric, monkeypatch):
     monkeypatch.setattr(frechet, "CHUNK", 50)
     generated, reference = side(0, shift=0.3), other_for(metric, side(1))
-    ticks: list[int] = []
-    result = compute(metric, generated, reference, seed=3, replicates=60, progress=ticks.append)
+    result = compute(metric, generated, reference, seed=3, replicates=60)
     again = compute(metric, shuffled(generated, 5), shuffled(reference, 6), seed=3, replicates=60)
-    assert sum(ticks) == 61
     assert flat(result).keys() == flat(again).keys()
     for key, value in flat(result).items():
         assert again[key] == pytest.approx(value, rel=1e-6, abs=1e-9), key

@@ -319,26 +319,24 @@ def test_sampled_pictures_are_put_right_as_published(train):
     assert (rescaled(torch.full((1, 1, 2, 2), 0.3), "dark") == 1).all()
 
 
-def published_loop(net, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, list[int]]:
+def published_loop(net, noise: Tensor, rng: torch.Generator) -> Tensor:
     """Algorithm 2 of Ho et al. 2020 with sigma² = beta, for t = 999 … 1; no noise is added in the last step."""
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     alphas = 1 - betas
     bars = torch.cumprod(alphas, 0)
-    x, visited = noise.double(), []
+    x = noise.double()
     for t in range(999, 0, -1):
-        visited.append(t)
         eps = net(x.float(), torch.full((1,), t)).double()
         x = (x - betas[t] / (1 - bars[t]).sqrt() * eps) / alphas[t].sqrt()
         if t > 1:
             x += betas[t].sqrt() * torch.randn(noise.shape, generator=rng).double()
-    return x, visited
+    return x
 
 
 def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
     _, _, sampling = read_sections(paper, "ddpm_mel", TrainParams)
     diffusion, visited = train.diffusion, []
     assert (sampling, diffusion.objective, sampling.clip, sampling.guidance_scale) == (train.sampling, "eps", None, 1.0)
-    noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
     def net(xt: Tensor, t: Tensor) -> Tensor:
         visited.append(int(t))
@@ -350,9 +348,7 @@ def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
     assert visited == list(range(999, 0, -1))
     rng = torch.Generator().manual_seed(7)
     noise = torch.randn(1, 4, 4, generator=rng)[None]
-    expected, steps = published_loop(net, noise, rng)
-    assert visited[: len(steps)] == steps
-    torch.testing.assert_close(output, expected.float(), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(output, published_loop(net, noise, rng).float(), atol=2e-3, rtol=2e-3)
 
 
 def test_the_last_step_ends_at_the_level_below_the_first_timestep():

@@ -291,10 +291,6 @@ def hub(files: Path, gated: bool = False) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_part_of_a_model_is_not_the_model(source, tmp_path):
-    refused(source / "README.md", tmp_path / "output", r"README\.md: is a part of a model; name its directory")
-
-
 @pytest.mark.slow(minutes=0.3)
 def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, tmp_path):
     (source / "weights.ckpt").write_bytes(b"not for us")

@@ -75,7 +75,6 @@ def test_it_learns_what_is_easy_and_reports_its_speed_and_memory(trained, corpus
     scores = tagger.evaluate(load_tagger(directory).net, mels, targets, valid)
     assert scores["accuracy"] == curve[-1]["accuracy/valid"]
     assert scores["mean_average_precision"] > 0.9
-    _, curve, points = trained
     speeds = {"steps_per_second", "items_per_second", "sound_seconds_per_second", "data_wait_share", "peak_memory_bytes"}
     assert not speeds & {key for point in curve for key in point}
     for values, _ in points:
@@ -112,7 +111,6 @@ def test_embeddings_are_of_patches_and_depend_neither_on_company_nor_much_on_lev
     np.testing.assert_allclose(scores[0], logits[3], atol=1e-4)
     nothing, none = model.embed([])
     assert (nothing, none.shape) == ([], (0, 3))
-    model = load_tagger(trained[0])
     waves = [corpus[0][name] for name in corpus[4]]
     _, loud = model.embed(waves)
     _, soft = model.embed([0.6 * wave for wave in waves])

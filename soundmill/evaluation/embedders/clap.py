@@ -130,8 +130,6 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
     embedder = ClapEmbedder(HUB_FILES["clap"].find())
 
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
-        if len(texts) % candidates:
-            raise ValueError(f"{len(texts)} sounds cannot be split into groups of {candidates}")
         scores = embedder.similarity(texts, [resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
         return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
 

@@ -367,7 +367,7 @@ def test_its_vocoder_alone_makes_what_it_reconstructs(tmp_path, trainings):
     """With all steps of the training; by label it has none."""
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal(3000), RATE)
     place = ["--checkpoint", f"{trainings.trained('diffwave')}/model"]
-    done = works("reconstruct", "some.wav", *place, "--set", "betas=trained", "--output", "back", cwd=tmp_path)
+    works("reconstruct", "some.wav", *place, "--set", "betas=trained", "--output", "back", cwd=tmp_path)
     soundmill("vocode", "some.wav", *place, "--steps", "50", "--output", "vocoded", cwd=tmp_path)
     vocoded, reconstructed = (soundfile.read(tmp_path / folder / "some.wav")[0] for folder in ("vocoded", "back"))
     np.testing.assert_allclose(vocoded, reconstructed, atol=2e-4)

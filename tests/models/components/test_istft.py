@@ -14,12 +14,12 @@ from soundmill.models.components.contracts import LoadedParams, save_vocoder
 from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams
 from soundmill.models.components.istft import vocoder as make
 from soundmill.models.components.istft.vocoder import SPECKLE_MEDIAN, SPECKLE_SPREAD, Istft, MagnitudeNet, build, drawn, load
+from soundmill.models.components.making import size
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
 from tests import recorded
 from tests.lost_bits import Code
 from tests.mels import TANGO, spec_with
-from tests.models.components.test_mel_autoencoder import size
 
 SMALL = NetworkParams(head="magnitude", layers=2, width=16, hidden=32)
 WAVES = SMALL.model_copy(update={"head": "wave"})

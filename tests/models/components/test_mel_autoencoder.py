@@ -56,10 +56,6 @@ def load(directory: Path, network=TINY):
     return make.load_published(expected, network, SPEC, directory.parent)
 
 
-def size(net: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in net.parameters())
-
-
 def test_latents_have_the_published_shape(root):
     document = compose(root / "conf", ["model=tango", "scale=paper"])
     paper = parse(AutoencoderParams, document["tango"]["autoencoder"], "paper")

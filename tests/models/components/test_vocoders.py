@@ -20,6 +20,7 @@ from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.log_mels.source import gather_log_mels
+from soundmill.models.components.making import size
 from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGanNet
 from soundmill.models.components.vocoder_trainer import PERIODS, Discriminators, LogMel, with_norms, without_norms
@@ -28,7 +29,7 @@ from soundmill.params import compose, parse
 from soundmill.training.loader import Arrays, Described, gather
 from tests import prepared
 from tests.mels import TANGO
-from tests.models.components.test_mel_autoencoder import SPEC, size
+from tests.models.components.test_mel_autoencoder import SPEC
 
 VOICE = NetworkParams(
     channels=32, rates=[5, 4, 2, 2, 2], kernels=[16, 16, 8, 4, 4], resblock_kernels=[3], resblock_dilations=[[1, 3]]

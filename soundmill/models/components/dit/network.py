@@ -144,10 +144,7 @@ def hidden(conditions: Conditions) -> Conditions:
 def padded(states: Sequence[np.ndarray | None], tokens: int, width: int) -> tuple[Tensor, Tensor]:
     """States [n, width] (None: no text) as float32 [B, tokens, width], with zeros or cut, and the mask of tokens [B, tokens]."""
     values = torch.zeros(len(states), tokens, width)
-    mask = torch.zeros(len(states), tokens, dtype=torch.bool)
-    for row, row_mask, one in zip(values, mask, states, strict=True):
+    for row, one in zip(values, states, strict=True):
         if one is not None:
-            count = min(len(one), tokens)
-            row[:count] = torch.from_numpy(one[:count].astype(np.float32))
-            row_mask[:count] = True
-    return values, mask
+            row[: len(one)] = torch.from_numpy(one[:tokens].astype(np.float32))
+    return values, torch.arange(tokens) < torch.tensor([0 if one is None else len(one) for one in states])[:, None]

@@ -147,8 +147,6 @@ class Autoencoder(contracts.Saved):
 
     def sounding(self, vocoder: contracts.Vocoder | None, frames: int, grain: float, device: torch.device) -> "MelCodec":
         """See components/contracts.py."""
-        if vocoder is None:
-            raise ValueError("log-mels need a vocoder")
         return MelCodec(self, vocoder, frames, grain, device)
 
     @torch.no_grad()

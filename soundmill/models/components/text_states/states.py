@@ -91,11 +91,9 @@ def pad(states: Sequence[np.ndarray]) -> Condition:
     """States [tokens, width] padded to [B, L, width], and the mask of tokens [B, L]."""
     longest = -(-max(len(one) for one in states) // LENGTHS) * LENGTHS
     values = np.zeros((len(states), longest, states[0].shape[1]), states[0].dtype)
-    mask = np.zeros((len(states), longest), bool)
-    for row, row_mask, one in zip(values, mask, states, strict=True):
+    for row, one in zip(values, states, strict=True):
         row[: len(one)] = one
-        row_mask[: len(one)] = True
-    return torch.from_numpy(values), torch.from_numpy(mask)
+    return torch.from_numpy(values), torch.arange(longest) < torch.tensor([len(one) for one in states])[:, None]
 
 
 def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path, digests: Path | None = None) -> list[np.ndarray]:
