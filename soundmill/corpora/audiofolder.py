@@ -246,16 +246,9 @@ def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
     files = list(files)
     if not any(split_of_folder(folder) for file in files for folder in file.folders):
         return _splits_of_words(files)
-    files = [file for file in files if file.folders]
-    for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
-        parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
-        for file in files:
-            parts[tuple(file.folders[:depth])].append(file)
-        layouts = {part: layout_of(inside) for part, inside in parts.items()}
-        if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
-            splits = {file.raw_path: layouts[part].split_and_label(file)[0] for part, inside in parts.items() for file in inside}
-            return {raw_path: split for raw_path, split in splits.items() if split}
-    return _splits_of_words(files)
+    layout = layout_of([file for file in files if file.folders])
+    splits = {file.raw_path: split for file in files if (split := layout.split_and_label(file)[0])}
+    return splits or _splits_of_words(files)
 
 
 def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:

@@ -41,7 +41,6 @@ def test_split_folders_wherever_they_lie(lay, above, beside):
     ("names", "labels"),
     [
         (("train/a.wav", "dog/b.wav", "cat/c.wav"), ["cat", "dog", "train"]),
-        (("dog/train/a.wav", "dog/test/b.wav", "cat/train/c.wav"), ["cat", "dog", "dog"]),
         (("dev/a.wav", "test/b.wav", "cat/c.wav", "dog/d.wav"), ["cat", "dev", "dog", "test"]),
     ],
 )
@@ -51,6 +50,21 @@ def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, 
     assert {row["split"] for row in tables.recordings} == {None}
     (remark,) = tables.remarks
     assert "in folders named after splits that are not read as splits" in remark
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "x/fan/train=train,fan x/fan/test=test,fan x/bus/train=train,bus",
+        "en/train/yes=train,yes de/train/yes=train,yes de/test/no=test,no",
+    ],
+)
+def test_splits_below_classes_or_parts(lay, told):
+    """As in DCASE's task 2: the machine, then the split."""
+    outcome = {
+        f"{place}/1.wav": (said.split(",")[0], said.split(",")[1:]) for place, said in (one.split("=") for one in told.split())
+    }
+    assert recordings(registry.read("folder", lay(*outcome), 1), "split", "labels") == outcome
 
 
 @pytest.mark.parametrize(
@@ -84,7 +98,11 @@ def test_folders_with_words_for_splits_are_splits_if_all_beside_them_are(lay, sp
         (["Speech/v0.02/yes/1.wav", "Speech/v0.02/no/1.wav", "Speech/v0.02/no/deep/2.wav"], {"yes", "no"}, "Speech/v0.02,"),
         (["x-main/train/dog/1.wav", "x-main/test/dog/1.wav"], {"dog"}, "have the same, 'dog', from their folder"),
         (["x/train/set/dog/1.wav", "x/test/set/cat/1.wav"], {"dog", "cat"}, " set,"),
-        (["public_dataset/1.wav", "public_dataset/2.wav"], {"public dataset"}, "the same, 'public dataset', from their folder"),
+        *(([f"{name}/1.wav", f"{name}/2.wav"], set(), "like a whole data set") for name in ("public_dataset", "ALL", "audio_16k")),
+        (["Actor-01/1.wav", "Actor-02/2.wav", "audio_actors/1.wav"], set(), "numbered names"),  # RAVDESS on Kaggle
+        ([f"{name}/1.wav" for name in "09af"], set(), "numbered names"),  # MagnaTagATune
+        ([f"{name}/1.wav" for name in "abcdf"], set("abcdf"), None),
+        (["train/A - One/x.wav", "train/B - Two/x.wav", "test/C - Three/x.wav"], set(), "no split has those of another"),  # MUSDB18
         (["Actor-01/1.wav", "Actor-02/2.wav"], set(), "numbered names"),
         (["female1/1.wav", "female2/2.wav", "male1/3.wav", "male2/4.wav"], set(), "numbered names"),
         (["kick1/1.wav", "kick2/1.wav"], {"kick1", "kick2"}, None),
