@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
-from soundmill.corpora.audiofolder import SPLIT_COLUMNS
 from soundmill.corpora.csv_tables import csv_columns, csv_files_with, read_csv
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
@@ -33,7 +32,6 @@ class CsvRows(ManifestFormat):
     """A format of csv files with these columns."""
 
     columns: frozenset[str]
-    without: frozenset[str] = frozenset()  # columns with which a csv is of another format
     unique = True
 
     @property
@@ -41,8 +39,7 @@ class CsvRows(ManifestFormat):
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        names = csv_files_with(inventory, self.columns)
-        return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
+        return csv_files_with(inventory, self.columns)
 
     @abstractmethod
     def row(self, cells: Cells) -> dict[str, Any]:
@@ -92,27 +89,6 @@ class UrbanSound8k(CsvRows):
             raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
         key, group = cells["slice_file_name"].strip(), whole_number(cells["fsid"]) or cells["fsid"].strip() or None
         return {"key": f"fold{fold}/{key}", "labels": [label], "fold": fold, "group": group}
-
-
-class ClassTable(CsvRows):
-    FORMAT = "class_table"
-    columns = frozenset({"filename", "class"})
-    without = frozenset((*SPLIT_COLUMNS, *"usage phase fold type label category class_name caption text".split()))
-    remedy = "put a csv with the columns FileName and Class there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
-        return {"key": cells["filename"].strip(), "labels": [label]}
-
-
-class Bbc(CsvRows):
-    FORMAT = "bbc"
-    columns = frozenset({"location", "description"})
-    without = frozenset({"filename", "file_name"})  # whose `location` is a place
-    remedy = "put BBCSoundEffects.csv there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": [cells["category"]]}
 
 
 class Fsd50k(CsvRows):

@@ -1,5 +1,5 @@
 """Formats of folders and file names: any directory, where folders give splits and classes and a `.txt` beside a recording its
-caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits)."""
+caption; ESC; the words of Speech Commands (SC09: its ten digits)."""
 
 import os
 import re
@@ -124,7 +124,8 @@ class _Layout:
         if self.depth and split is None:
             return None, None
         folders = () if self.unused else file.folders
-        return split, _class_of(folders[self.level], self.listed) if len(folders) > self.level else None
+        label = _class_of(folders[self.level], self.listed) if len(folders) > self.level else None
+        return split, None if split and label and SPLIT_NAMES.get(label) == split else label
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
@@ -273,36 +274,6 @@ def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[Man
             if len(text.splitlines()) == 1 and "\0" not in text:
                 inventory.opened.add(name)
                 yield ManifestRow(name, 1, path_text(key), captions=[text])
-
-
-_GTZAN_NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
-
-
-class Gtzan:
-    """A folder per genre with files like `blues.00000.wav`."""
-
-    FORMAT = "gtzan"
-
-    def detect(self, inventory: Inventory) -> bool:
-        """Whether most files are named after the folder of their genre, and no lists of splits (`test_filtered.txt`) are there."""
-        named = sum(_genre(file) is not None for file in inventory.audio)
-        return 2 * named > len(inventory.audio) and not any(map(split_of, inventory.metadata))
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
-        tables, genres = CorpusTables(), list(map(_genre, inventory.audio))
-        if not any(genres):
-            raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
-        for file, genre in zip(inventory.audio, genres, strict=True):
-            tables.add_recording(file, num_shards, labels=[genre] if genre else [])
-        tables.counts["without_genre"] += genres.count(None)
-        return tables
-
-
-def _genre(file: AudioFile) -> str | None:
-    """The genre of a file whose folder and name are as in GTZAN, else None."""
-    match = _GTZAN_NAME.fullmatch(file.stem)
-    return match["genre"] if match and file.folders and file.folders[-1] == match["genre"].encode() else None
 
 
 # `{fold}-{Freesound id}-{take}` and, in ESC-50, `-{target}`.

@@ -242,33 +242,6 @@ def test_urbansound8k(tmp_path):
     assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
 
 
-def test_a_table_of_files_and_classes(tmp_path):
-    """As Kaggle's musical instruments: without the table, the folders would be wrong labels."""
-    put(tmp_path, "Train_submission/Train_submission/4.wav", "Train_submission/Train_submission/a b.wav", "Test_submission/9.wav")
-    write(tmp_path, "Metadata_Train.csv", "FileName,Class\n4.wav,Sound_Guitar\na b.wav,Sound_Bass_Drum\nc.wav,\n")
-    write(tmp_path, "Metadata_Test.csv", "FileName,Class\n9.wav,Sound_Violin\n")
-    tables = scan(tmp_path)
-    assert recordings(tables, "labels", "split") == {
-        "Test_submission/9.wav": (["violin"], "test"),
-        "Train_submission/Train_submission/4.wav": (["guitar"], "train"),
-        "Train_submission/Train_submission/a b.wav": (["bass drum"], "train"),
-    }
-    assert [row["reason"] for row in tables.rejected] == ["no caption or label"]
-
-
-def test_the_bbcs_library(tmp_path):
-    put(tmp_path, "07076051.wav", "sub/07076052.wav", "07000000.wav")
-    header = "location,description,secs,category,CDNumber,CDName,tracknum\n"
-    rows = '07076051.wav,"Two-stroke petrol engine driving small elevator, start, run, stop.",194,Engines: Petrol,EC117D,Diesel,1\n'
-    write(tmp_path, "BBCSoundEffects.csv", header + rows + "07076052.wav,Rain on a tin roof.,60,,EC1,Rain,2\n")
-    tables = scan(tmp_path)
-    assert captions(tables) == {
-        "07076051.wav": ["Two-stroke petrol engine driving small elevator, start, run, stop."],
-        "sub/07076052.wav": ["Rain on a tin roof."],
-    }
-    assert recordings(tables, "labels")["07076051.wav"] == ["Engines: Petrol"]
-
-
 SEGMENTS = "# Segments csv created Sun Mar  5\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
 CLASSES = 'index,mid,display_name\n0,/m/09x0r,Speech\n1,/t/dd00088,"Gush"\n2,/m/0cmf2,"Fixed-wing aircraft, airplane"\n'
 

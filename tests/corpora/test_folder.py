@@ -1,4 +1,4 @@
-"""Corpora told by folders and file names: any folder, ESC, GTZAN, Speech Commands."""
+"""Corpora told by folders and file names: any folder, ESC, Speech Commands."""
 
 import re
 
@@ -268,18 +268,6 @@ def test_esc50_twice_is_a_collision_and_one_folder_is_described(lay):
     assert recordings(tables, "labels", "fold", "group") == copies | {f"audio/{name}": told for name, told in described.items()}
     assert tables.collisions == [{"id": name, "paths": [f"audio/{name}", f"audio/16000/{name}"]} for name in names]
     assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
-
-
-@pytest.mark.parametrize("extension", ["wav", "au"])
-def test_gtzan(tmp_path, extension):
-    names = [f"genres_original/{genre}/{genre}.{number:05d}.{extension}" for genre in ("blues", "hiphop") for number in (0, 54)]
-    put(tmp_path, *names, f"genres_original/blues/odd.{extension}")
-    write(tmp_path, "features_30_sec.csv", "filename,length,tempo,label\nblues.00000.wav,661794,123,blues\n")
-    tables = scan(tmp_path)
-    assert set(recordings(tables, "labels", "split")) == {*names, f"genres_original/blues/odd.{extension}"}
-    labels = {name: [name.split("/")[1]] for name in names}
-    assert recordings(tables, "labels") == labels | {f"genres_original/blues/odd.{extension}": []}
-    assert tables.counts == {"without_genre": 1}
 
 
 FIRST, SECOND, THIRD = "0a7c2a8d", "1b4c9b89", "c1d39ce8"

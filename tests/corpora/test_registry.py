@@ -140,7 +140,6 @@ def test_detection_opens_no_recording(lay, monkeypatch):
         ("audioldm", "no json with AudioLDM's splits"),
         ("clotho", r"caption_1, file_name.*clotho_captions_development\.csv"),
         ("esc", r"corpus\.path.*filename, fold, category.*001 - Dog bark"),
-        ("gtzan", r"corpus\.path: no file like.*choose another corpus\.format"),
         ("ljspeech", r"corpus\.path: no `metadata\.csv`.*choose another corpus\.format"),
         ("musiccaps", "caption, start_s, ytid"),
         ("nsynth", r"corpus\.path: no `examples\.json`.*choose another corpus\.format"),
