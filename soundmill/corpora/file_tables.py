@@ -16,7 +16,7 @@ from ruamel.yaml import YAMLError
 from soundmill.corpora import unnamed
 from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SAMPLED, SPLIT_COLUMNS, class_columns, marked, row_of
 from soundmill.corpora.csv_tables import csv_columns, read_csv
-from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
+from soundmill.corpora.folder import add_texts, layout_of, original_of, remark_layout, words_beside_split
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
@@ -98,8 +98,10 @@ class FileTables:
         classes, named = {label for _, label in folders.values() if label}, {_spelt(label) for label in tables.labels}
         if not all(map(str.isdecimal, named)) and named.isdisjoint(classes):
             classes = set()  # `train_short_audio` is no class beside those of a table
+        originals = {file.raw_path: original_of(file) for file in inventory.audio}
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
+            row["group"] = row["group"] or originals[row["raw_path"]]
             row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
             if all(one.isdecimal() for one in row["labels"]) and label in classes and (len(classes) > 1 or not tables.captions):
                 row["labels"] = [label]
@@ -157,6 +159,8 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
         named = _column_of_files(rows, ids, base, index())
         if not named or _is_key(rows, named, label):
             return None
+    if not label and any("---" in str(row.get("tags")) for row in rows):  # MTG-Jamendo's `genre---rock`
+        label = "tags"
     classes = class_columns(rows)
     told = {column: {str(row.get(column) or "").strip() for row in rows} - {""} for column in columns}
     split = _column_of_splits(
@@ -165,7 +169,7 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     fold = next(
         (column for column in filter(_FOLDS.fullmatch, splits) if column != split and any(map(fold_number, told[column]))), ""
     )
-    if not (is_described or split or fold or classes):
+    if not (is_described or split or fold or classes or label):
         return None
     return _Table(name, named, label, split, fold, classes, frozenset({*unused, *labels, *splits, split}), form)
 
@@ -275,6 +279,8 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> list[Man
             continue
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
         told[table.label], told["fold"] = label, values.get(table.fold) if table.fold else None
+        if table.label == "tags":
+            told["labels"] = [tag.rpartition("---")[2] for tag in str(label).split(";")]
         if table.classes:
             told["labels"] = marked(values, table.classes)
         rows.append(row_of(table.name, at, told, {}, tables))
@@ -314,11 +320,12 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     `listed`: the recordings of each table. Of lists of folds, which put most recordings into several splits, those of the first
     count.
     """
-    stems = {name: os.path.splitext(os.path.basename(name))[0] for name in sorted(listed)}
+    places = {name: os.path.dirname(name) if name.endswith(b"/text") else name for name in sorted(listed)}  # Kaldi's `train/text`
+    stems = {name: os.path.splitext(os.path.basename(place))[0] for name, place in places.items()}
     words = {name: re.findall(r"[a-z]{2,}", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
     everything, named = set().union(*listed.values()), {}
     for name, found in words.items():  # a word for a split is the first or the last
-        if (split := split_of_file(name)) and split in (SPLIT_NAMES.get(found[0]), SPLIT_NAMES.get(found[-1])):
+        if (split := split_of(stems[name])) and split in (SPLIT_NAMES.get(found[0]), SPLIT_NAMES.get(found[-1])):
             if split == "train" or listed[name] < everything:
                 named[name] = split
     others = {name: words_beside_split(stems[name]) for name in named}

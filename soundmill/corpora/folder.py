@@ -48,8 +48,7 @@ class Folder:
             if video and like_words(video):
                 doubtful.append(file)
             fold = next((int(match[1]) for match in map(_FOLD.fullmatch, file.folders) if match), None)
-            whole = (stem := whole_of(file.stem)) and f"{os.path.dirname(file.path)}/{stem}"
-            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or whole}
+            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or original_of(file)}
             own_id = f"{video}_{start:g}" if video else None
             tables.add_recording(file, num_shards, recording_id=own_id, start_time=start, **told)
         add_texts(inventory, num_shards, tables)
@@ -60,9 +59,18 @@ class Folder:
         return tables
 
 
+def original_of(file: AudioFile) -> str | None:
+    """What a file is an excerpt or version of: the path of the whole."""
+    stem = whole_of(file.stem)
+    return stem and f"{os.path.dirname(file.path)}/{stem}"
+
+
 def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index: FileIndex | None = None) -> None:
-    """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings."""
-    paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
+    """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings.
+
+    Lines that are labels of others are labels of a recording without any, as in IRMAS.
+    """
+    paired, known, classes = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}, set(tables.labels)
     elsewhere = _texts_elsewhere(inventory, index)
     for row in tables.recordings:
         stem = os.path.splitext(row["raw_path"])[0]
@@ -71,7 +79,9 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index
             if name:
                 paired.add(name)
                 text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
-                if text is not None and not tables.said([text], escape_path(name)):
+                if text and not row["labels"] and classes.issuperset(lines := [line.strip() for line in text.splitlines()]):
+                    row["labels"] = lines
+                elif text is not None and not tables.said([text], escape_path(name)):
                     tables.reject(name, "empty caption")
                 elif text is not None and (said := (row["recording_id"], " ".join(text.split()))) not in known:
                     known.add(said)

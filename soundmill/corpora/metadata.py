@@ -122,6 +122,8 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
         inventory.recoded[escape_path(name)] = None
         inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", inventory.recoded)
     lines = list(filter(str.strip, text.split("\n")))
+    if len(lines) == 1 and (spoken := re.match(r"\s*0 \d+ (?=[^\W\d_])", text)):  # TIMIT's, from the first sample to the last
+        return text[spoken.end() :].strip()
     is_table = len(lines) > 1 and min(counts := [line.strip().count("\t") for line in lines]) == max(counts) > 1
     if is_table or (_FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, lines))):
         return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")

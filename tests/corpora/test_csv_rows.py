@@ -194,7 +194,6 @@ def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
     [
         ("test.csv", HEADER + "1,r1nicOVtvkQ,30,nan\n", OF_TEST),
         ("test.csv", HEADER + f"1,r1nicOVtvkQ,30,{'x' * 70_000}\n", OF_TEST),
-        ("test.csv", "FileName,Class\nr1nicOVtvkQ_30.wav,\n", OF_TEST),
         ("eval.csv", "fname,labels\nr1nicOVtvkQ_30,nan\n", OF_TEST),
         ("test.json", '{"location": "r1nicOVtvkQ_30.wav", "captions": [""]}', OF_TEST),
         ("m.csv", "ytid,start_s,caption,is_audioset_eval\nr1nicOVtvkQ,30,a song\nwith drums,True\n", OF_TEST),
@@ -272,7 +271,6 @@ def test_audiosets_segments_have_their_labels(tmp_path, header):
             "file_name,text\ndog-bark 1.wav,a dog\nrain.flac,rain\n",
             "metadata.csv:2, 'dog-bark 1.wav'; nearest: a/dog_bark_1.wav, b/dog_bark_2.wav)",
         ),
-        ("FileName,Class\nx/dog_bark_3.mp3,Sound_Dog\ny/dog_bark_4.mp3,Sound_Dog\n", "nearest: "),
         ("file_name,text\nxyz,a dog\nuvw,wind\n", "no name is near; one is a/dog_bark_1.wav"),
         ("file_name,text\nxyz,a dog\ndog_bark_2.wav,another\n", None),
     ],

@@ -19,6 +19,7 @@ SCENES = {
     "setup/fold1_train.csv": "filename\tscene_label\naudio/a.wav\tairport\n",
     "setup/fold1_test.csv": "filename\naudio/b.wav\n",
 }
+SPLITS = ((0, "train", "00/1.mp3"), (0, "test", "01/2.mp3"), (1, "train", "01/2.mp3"), (1, "test", "00/1.mp3"))
 INSTRUMENTS = {
     "Metadata_Train.csv": "FileName,Class\nx.wav,Sound_Bass_Drum\nc.wav,\n",
     "Metadata_Test.csv": "FileName,Class\n9.wav,Sound_Violin\n",
@@ -39,6 +40,14 @@ MACS = """files:
 HEARTS = {"set_a.csv": "dataset,fname,label\na,set_a/1.wav,murmur\na,set_a/2.wav,\n"}
 BIRDS = {"train_metadata.csv": "primary_label,common_name,filename\nab1,Bare Thrush,ab1/X.ogg\nsw,Swallow,sw/Y.ogg\n"}
 MTT = {"a.csv": "clip_id\tno voice\tb\tc\td\te\tmp3_path\n2\t1\t0\t0\t0\t1\tf/x-0-29.mp3\n3\t0\t0\t0\t0\t0\t0/y-29-58.mp3\n"}
+JAMENDO = {
+    "autotagging.tsv": "TRACK_ID\tPATH\tDURATION\tTAGS\nt1\t00/1.mp3\t9\tgenre---rock\tmood---sad\nt2\t01/2.mp3\t9\tgenre---pop\n"
+}
+JAMENDO |= {
+    f"split-{at}/autotagging-{name}.tsv": f"TRACK_ID\tPATH\tDURATION\tTAGS\nt\t{path}\t9\tgenre---rock\n"
+    for at, name, path in SPLITS
+}
+KALDI = {f"data/{name}/text": f"BAC{at} HELLO THERE {at}\n" for at, name in enumerate(("train", "test"))}
 SONYC = "split,audio_filename,annotator_id,1-1_small-engine_presence,2_drill_presence,7-X_other_presence,1-1_small-engine_proximity"
 SONYC += "\ntrain,a.wav,1,1,0,0,near\ntrain,a.wav,2,0,1,-1,-1\nvalidate,b.wav,0,0,0,0,-1\n"
 EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"}
@@ -65,6 +74,8 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("set_a/1.wav set_a/2.wav set_b/3.wav", HEARTS, [(["murmur"], None), ([], None), ([], None)]),
         ("train_audio/ab1/X.ogg train_audio/sw/Y.ogg", BIRDS, [(["Bare Thrush"], None), (["Swallow"], None)]),
         ("f/x-0-29.mp3 0/y-29-58.mp3", MTT, [(["no voice", "e"], None), ([], None)]),  # MagnaTagATune
+        ("00/1.low.mp3 01/2.low.mp3", JAMENDO, [(["rock", "sad"], "train"), (["pop", "rock"], "test")]),
+        ("wav/BAC0.wav wav/BAC1.wav", KALDI, [([], "train"), ([], "test")]),
         ("a.wav b.wav", {"annotations.csv": SONYC}, [(["small engine", "drill"], "train"), ([], "valid")]),
         ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
@@ -121,7 +132,7 @@ def test_columns_of_classes_and_what_looks_like_them(text, labels, tmp_path):
         ("x.csv", '1-1.wav,"A dog, and rain"\n2-2.wav,"It rains"\n'),
         ("x.csv", "1-1.wav,A dog, and rain\n2-2.wav,It rains\n"),
         ("x.txt", "1-1.wav|A dog, and rain\n2-2.wav|It rains\n3.wav|Not here"),
-        ("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"),
+        *(("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"), ("data/train/text", "1-1 A dog, and rain\n2-2 It rains\n")),
     ],
 )
 def test_captions_without_a_header(name, text, tmp_path):
@@ -135,6 +146,8 @@ def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
     put(tmp_path, "5/1.2min.mp3", "5/2.low.mp3", "5/kick.low.mp3")  # Song Describer, MTG-Jamendo
     write(tmp_path, "x.csv", "caption,path\nA calm piano,5/1.mp3\nDrums,5/2.mp3\nA kick,5/kick.mp3\n")
     assert captions(scan(tmp_path)) == {"5/1.2min.mp3": ["A calm piano"], "5/2.low.mp3": ["Drums"], None: ["A kick"]}
+    put(tmp_path, "5/b-0-29.mp3", "5/b-29-58.mp3", "5/1-11.mp3")  # MagnaTagATune
+    assert [row["group"] for row in scan(tmp_path).recordings] == [None, "5/1", "5/2", "5/b", "5/b", None]
 
 
 @pytest.mark.parametrize(

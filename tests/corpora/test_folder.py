@@ -169,6 +169,15 @@ def test_texts_with_the_extension_of_their_recording_and_of_two_the_normalised(l
     assert ([row["id"] for row in tables.missing], len(tables.remarks)) == (["c.wav"], 1)  # of what is not read
 
 
+def test_texts_that_are_labels_of_others(lay):
+    """As in IRMAS."""
+    texts = {"IRMAS-TestingData/1.txt": "gel\t\nvoi\t\n", "IRMAS-TestingData/2.txt": "a voice\n"}
+    sounds = [f"IRMAS-TrainingData/{name}/0.wav" for name in ("gel", "voi")]
+    tables = registry.read("auto", lay(*sounds, "IRMAS-TestingData/1.wav", "IRMAS-TestingData/2.wav", **texts), 1)
+    assert list(recordings(tables, "labels").values()) == [["gel", "voi"], [], ["gel"], ["voi"]]
+    assert captions(tables) == {"IRMAS-TestingData/2.wav": ["a voice"]}
+
+
 def test_texts_in_a_folder_of_their_own(lay):
     texts = {"txt/p1/1.txt": "Please call", "txt/p1/3.txt": "Call it", "txt/p1/2.txt": "A dog barks\nand more"}
     texts |= {"txt/p2/1.txt": "Ask her", "txt/p3/3.txt": "Too far"}
@@ -187,7 +196,7 @@ def test_a_text_of_two_microphones_describes_both_and_keeps_them_together(lay):
 @pytest.mark.parametrize(
     ("text", "is_caption"),
     [
-        *(("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False), ("0 46797 She had.", False), ("0.5,1.5,dog", False), ("3\n", False)),
+        *(("0.0\t0.5\tdog\n\n0.5\t1\tcat\n", False), ("0 46797 She had.", True), ("0.5,1.5,dog", False), ("3\n", False)),
         *(("Onset\tOffset\tPitch\n0.5\t1.5\t60\n", False), ("808 909 loop", True), ("3 dogs bark", True)),
         *(("0.5 s of rain", True), ("808\ta kick", True), ("1 2 beats\nof a drum", True)),
     ],
