@@ -26,12 +26,11 @@ from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names
+from soundmill.manifest import SPLIT_NAMES, escape_path
 from soundmill.params import parse_json
 
 FORMAT = "audiofolder"
 
-DEEPEST = 4  # folders above those of splits
 SAMPLED = 40 * DETECTED  # first rows, of which some are looked at
 _QUOTED = r"""'[^']*'|"[^"]*\""""
 _TEXTS = re.compile(rf"[\[({{]\s*(?:(?:{_QUOTED})[,\s]*)+[\])}}]")
@@ -261,25 +260,13 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
 
 
 def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from folder names, as in the format `folder`; if in several folders (`en/train`), all must have them."""
+    """Splits by raw path from folder names, as in the format `folder`, else from the words that begin the names of all files."""
     files = list(files)
-    if not any(split_of_folder(folder) for file in files for folder in file.folders):
-        return _splits_of_words(files)
     layout = layout_of([file for file in files if file.folders])
-    splits = {file.raw_path: split for file in files if (split := layout.split_and_label(file)[0])}
-    return splits or _splits_of_words(files)
-
-
-def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from words in the names of all sibling folders (`test-clean`), else from those that begin all names."""
-    files = [file for file in files if not _METADATA.search(file.raw_path)]
-    if not files:
-        return {}
-    for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
-        if of_folder := splits_of_names(file.folders[depth] for file in files):
-            return {file.raw_path: of_folder[file.folders[depth]] for file in files}
-    words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
-    splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
+    if splits := {file.raw_path: split for file in files if (split := layout.split_and_label(file)[0])}:
+        return splits
+    names = {file.raw_path: file.name.lower() for file in files if not _METADATA.search(file.raw_path)}
+    splits = {raw_path: SPLIT_NAMES.get(re.split(rb"[^a-z]", name, maxsplit=1)[0].decode()) for raw_path, name in names.items()}
     return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
 
 
@@ -316,7 +303,7 @@ class Description:
             if isinstance(several := values.get(column), str):
                 listed = _listed(several)
                 plural = column in ("human_labels", "labels", "event_labels") and listed == [several]
-                between = "[;,]" if column == "event_labels" else r";|,(?=\s*/[mtg]/)"  # the first of DESED
+                between = r";|,(?!\s)|,(?=\s*/[mtg]/)"  # of FSD50K, DESED; not in `Domestic animals, pets`
                 values[column] = re.split(between, several) if plural else listed
         labels = [classes for column in LABELS if (classes := _classes(values.get(column), names.get(column)))]
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))

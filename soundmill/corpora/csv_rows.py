@@ -17,7 +17,7 @@ from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
 from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import head_lines, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, ManifestRow, seconds, split_of_file, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
@@ -76,35 +76,6 @@ class MusicCaps(CsvRows):
             "labels": texts(cells.get("audioset_positive_labels", ""), ","),
             "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
         }
-
-
-class UrbanSound8k(CsvRows):
-    FORMAT = "urbansound8k"
-    columns = frozenset({"slice_file_name", "fsid", "fold", "class"})
-    remedy = "put UrbanSound8K.csv there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
-        if fold is None:
-            raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
-        key, group = cells["slice_file_name"].strip(), whole_number(cells["fsid"]) or cells["fsid"].strip() or None
-        return {"key": f"fold{fold}/{key}", "labels": [label], "fold": fold, "group": group}
-
-
-class Fsd50k(CsvRows):
-    """Not the tables of `FSD50K.metadata/collection`, which have a part of the labels, and `dev` in their names."""
-
-    FORMAT = "fsd50k"
-    columns = frozenset({"fname", "labels"})
-    remedy = "put FSD50K.ground_truth there"
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return (name for name in super().manifests(inventory) if b"FSD50K.metadata/" not in name)
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
-        split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())
-        return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
 
 
 _ID = re.compile(r"[^\s/\\]+")

@@ -5,13 +5,10 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import Any
-
-from ruamel.yaml import YAMLError
 
 from soundmill.corpora import unnamed
 from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SAMPLED, SPLIT_COLUMNS, class_columns, marked, row_of
@@ -20,7 +17,7 @@ from soundmill.corpora.folder import add_texts, layout_of, original_of, remark_l
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.metadata import first_keys, read_entries, read_head, read_text
+from soundmill.corpora.metadata import first_keys, read_annotations, read_entries, read_head
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import (
@@ -35,7 +32,6 @@ from soundmill.corpora.tables import (
 )
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names, words_of_name
-from soundmill.params import parse_yaml
 
 _CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
 _FILES = re.compile(
@@ -102,7 +98,7 @@ class FileTables:
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
             row["group"] = row["group"] or originals[row["raw_path"]]
-            row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
+            row["split"] = split if split == "test" else row["split"] or split  # FSD50K's `dev` has both others
             if all(one.isdecimal() for one in row["labels"]) and label in classes and (len(classes) > 1 or not tables.captions):
                 row["labels"] = [label]
         add_texts(inventory, num_shards, tables, index)
@@ -154,11 +150,12 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     if len(rows) < 2 and not form and name.lower().endswith(b".json"):  # an object about something, such as package.json
         return None
     label, base = _column_of_labels(rows, labels), os.path.dirname(name)
-    of_files, ids = filter(_FILES.fullmatch, files), filter(_IDS.fullmatch, files)
+    of_files, ids = list(filter(_FILES.fullmatch, files)), filter(_IDS.fullmatch, files)
     if not (named := _column_of_files(rows, of_files, base, index())):
         named = _column_of_files(rows, ids, base, index())
-        if not named or _is_key(rows, named, label):
-            return None
+        named = "" if named and _is_key(rows, named, label) else named
+    if not (named := named or _column_of_most(inventory, _entries(inventory, name, form), of_files, base, index())):
+        return None
     if not label and any("---" in str(row.get("tags")) for row in rows):  # MTG-Jamendo's `genre---rock`
         label = "tags"
     classes = class_columns(rows)
@@ -222,26 +219,13 @@ def _column(name: str) -> str:
     return re.sub(r"[^\w.]+", "_", name.strip().lower()).strip("_")
 
 
-def _entries_of_yaml(inventory: Inventory, name: bytes) -> Iterator[unnamed.Row]:
-    """Recordings in a list, with annotations of which each has a sentence and tags, as in MACS."""
-    with suppress(YAMLError, ValueError, AttributeError, TypeError):
-        listed = parse_yaml(read_text(inventory, name))
-        for at, entry in enumerate(listed if isinstance(listed, list) else next(iter(listed.values()))):
-            said = [one for one in entry.get("annotations", []) if isinstance(one, dict)]
-            told = {
-                "sentence": [one.get("sentence") for one in said],
-                "labels": [tag for one in said for tag in one.get("tags", [])],
-            }
-            yield f"[{at}]", entry | told
-
-
 def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> Iterator[unnamed.Row]:
     """Rows of a table as (place, values by column in lower case); what is no row has no values."""
     entries: Iterable[tuple[int | str, Any]]
     if form:
         entries = unnamed.read(inventory, name, form)
     elif _YAML.search(name):
-        entries = _entries_of_yaml(inventory, name)
+        entries = read_annotations(inventory, name)
     else:
         entries = read_csv(inventory, name) if _CSV.search(name) else read_entries(inventory, name)
     for at, values in entries:
@@ -261,6 +245,15 @@ def _column_of_files(rows: list[dict[str, Any]], columns: Iterable[str], base: b
             found[column] = named
     same = all(named == first for first in list(found.values())[:1] for named in found.values())
     return next(iter(found), "") if same else ""
+
+
+def _column_of_most(inventory: Inventory, entries: Iterable[unnamed.Row], columns: list[str], base: bytes, index: FileIndex) -> str:
+    """The first column that names more than half of the recordings: of a corpus of which a part is here; empty if there is none."""
+    found: dict[str, set[AudioFile]] = {column: set() for column in columns}
+    for _, row in entries if columns else ():
+        for column, files in found.items():
+            files.update(index.resolve(str(row.get(column) or ""), base).files)
+    return next((column for column, files in found.items() if 2 * len(files) > len(inventory.audio)), "")
 
 
 def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -361,7 +354,7 @@ def _remark_labels(described: list[Described], class_of: dict[bytes, str], table
     for row, recording in described:
         if row.labels:
             labels[recording][row.source].update(map(_spelt, row.labels))
-    several = [escape_path(path) for (path, _), told in labels.items() if len(set(map(frozenset, told.values()))) > 1]
+    several = [escape_path(path) for (path, _), told in labels.items() if set().union(*told.values()) not in told.values()]
     tables.remark(several, "recordings have different labels in two tables", "; all of them are used")
     of_recording = {path: set().union(*told.values()) for (path, _), told in labels.items()}
     classes = set().union(*of_recording.values()) & set(class_of.values())

@@ -29,8 +29,6 @@ ADAPTERS: dict[str, Any] = {
     for adapter in (
         audiofolder,
         json_entries.NSYNTH,
-        csv_rows.UrbanSound8k(),
-        csv_rows.Fsd50k(),
         json_entries.AUDIOLDM,
         csv_rows.MusicCaps(),
         json_entries.Panns(),

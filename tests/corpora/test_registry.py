@@ -146,7 +146,6 @@ def test_detection_opens_no_recording(lay, monkeypatch):
         ("sc09", r"corpus\.path: no file like.*choose another corpus\.format"),
         ("speech_commands", r"corpus\.path: no file like.*choose another corpus\.format"),
         ("tango_json", "no JSON lines with captions and location"),
-        ("urbansound8k", r"corpus\.path: no csv.*choose another corpus\.format"),
         ("wavecaps", r"corpus\.format: 'wavecaps'.*did you mean 'wavcaps'"),
     ],
 )
