@@ -211,15 +211,6 @@ def test_a_class_folder_called_train_is_no_split(tmp_path):
     assert recordings(scan(tmp_path), "split") == {"cat/0.wav": None, "dog/0.wav": None, "train/0.wav": None}
 
 
-@pytest.mark.parametrize("folder", ["", "data/", "data/en/"])
-def test_folders_of_splits_with_classes_below(tmp_path, folder):
-    names = [f"{folder}{name}" for name in ("train/dog/0.wav", "train/train/0.wav", "test/dog/1.wav", "validation/cat/2.wav")]
-    put(tmp_path, *names, "spare.wav")
-    write(tmp_path, "metadata.csv", "file_name,label\n" + "".join(f"{name},{name.split('/')[-2]}\n" for name in names))
-    splits = ["train", "train", "test", "valid"]
-    assert recordings(scan(tmp_path), "split") == dict(zip(names, splits, strict=True)) | {"spare.wav": None}
-
-
 def test_folders_of_splits_in_each_of_several_folders(tmp_path):
     put(tmp_path, "de/train/a.wav", "de/test/b.wav", "en/train/c.wav")
     for folder, name in (("de/train", "a"), ("de/test", "b"), ("en/train", "c")):
@@ -301,12 +292,6 @@ def test_words_in_all_names_side_by_side_tell_the_splits(lay, names, each):
     result = lay(*names, **{table: "\n".join(["file_name,text", *rows]) + "\n" for table, rows in tables.items()})
     splits = {row["path"]: row["split"] for row in registry.read("audiofolder", result, 1).recordings}
     assert splits == dict(zip(names, ["train", "test"], strict=True))
-
-
-def test_words_in_some_names_tell_nothing(lay):
-    names = ["train_horn/a.wav", "dog/b.wav", "train_horn/test.wav"]
-    text = "\n".join(["file_name,text", *(f"{name},a sound" for name in names)]) + "\n"
-    assert {row["split"] for row in registry.read("audiofolder", lay(*names, **{"metadata.csv": text}), 1).recordings} == {None}
 
 
 @pytest.mark.parametrize(

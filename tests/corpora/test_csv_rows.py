@@ -222,23 +222,6 @@ def test_without_a_training_set_the_validation_set_is_for_training_and_the_test_
     assert "1 recordings of the validation set are for training" in str(tables.remarks)
 
 
-def test_urbansound8k(tmp_path):
-    urban = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
-    put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
-    rows = "100032-3-0-0.wav,100032.0,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
-    bad = "x.wav,1,0,1,1,five,3,dog_bark\ny.wav,1,0,1,1,2,3,\ngone.wav,2,0,1,1,3,8,siren\n../../../etc/passwd,2,0,1,1,3,8,siren\n"
-    write(tmp_path, "metadata/UrbanSound8K.csv", urban + rows + bad)
-    tables = scan(tmp_path)
-    assert recordings(tables, "labels", "fold", "group", "split") == {
-        "audio/fold1/9-1-0-0.wav": ([], None, None, None),
-        "audio/fold10/7061-6-0-0.wav": (["gun shot"], 10, "7061", None),
-        "audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032", None),
-    }
-    assert not tables.captions
-    assert [row["id"] for row in tables.missing] == ["x.wav", "y.wav", "gone.wav", "../../../etc/passwd"]
-    assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
-
-
 SEGMENTS = "# Segments csv created Sun Mar  5\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
 CLASSES = 'index,mid,display_name\n0,/m/09x0r,Speech\n1,/t/dd00088,"Gush"\n2,/m/0cmf2,"Fixed-wing aircraft, airplane"\n'
 

@@ -142,6 +142,19 @@ def test_captions_without_a_header(name, text, tmp_path):
     assert [found[file] for file in ("a/1-1.wav", "a/2-2.wav")] == [["A dog, and rain"], ["It rains"]]
 
 
+def test_a_part_of_urbansound8k(tmp_path):
+    """Most of its table is not here; of a name, none is made up."""
+    put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
+    rows = (
+        "slice_file_name,fsID,start,end,fold,class\n100032-3-0-0.wav,100032.0,0,1,5,dog_bark\n7061-6-0-0.wav,7061,1,2,10,gun_shot\n"
+    )
+    write(tmp_path, "UrbanSound8K.csv", rows + "".join(f"{number}-1-0-0.wav,{number},0,1,2,siren\n" for number in range(20, 40)))
+    tables = scan(tmp_path)
+    found = {"audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032"), "audio/fold10/7061-6-0-0.wav": (["gun shot"], 10, "7061")}
+    assert recordings(tables, "labels", "fold", "group") == found | {"audio/fold1/9-1-0-0.wav": ([], None, None)}
+    assert ([row["path"] for row in tables.orphans], len(tables.missing)) == (["audio/fold1/9-1-0-0.wav"], 20)
+
+
 def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
     put(tmp_path, "5/1.2min.mp3", "5/2.low.mp3", "5/kick.low.mp3")  # Song Describer, MTG-Jamendo
     write(tmp_path, "x.csv", "caption,path\nA calm piano,5/1.mp3\nDrums,5/2.mp3\nA kick,5/kick.mp3\n")
