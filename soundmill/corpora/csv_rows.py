@@ -53,7 +53,6 @@ class MusicCaps(VideoRows):
     """One caption per YouTube clip; its aspects are thousands of free texts, so they are not used as labels."""
 
     FORMAT = "musiccaps"
-    looks = "csv with the columns caption, start_s, ytid"
     remedy = "put musiccaps-public.csv there"
     unique = True
 

@@ -259,7 +259,7 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
         then = "; the labels are the folders in it" if layout.split_and_label(audio[0])[1] else ""
         tables.remarks.append(f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class{then}")
     named, _, then = layout.unused.partition(";")
-    inside = [file.path for file in audio if named and len(file.folders) > layout.level]
+    inside = [file.path for file in audio if named and not tables.labels and len(file.folders) > layout.level]
     tables.remark(inside, f"recordings are in folders {named}", f";{then}")
     tables.remark([file.path for file in unused], "recordings", what)
     then = " are named like a clip of a YouTube video (id and start) and read as such, but like words; rename them if they are none"
@@ -267,10 +267,10 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
 
 
 def class_label(folder: bytes, listed: bool = False) -> str:
-    """The class in a folder's name: `001 - Dog bark` and `dog_bark` both give "dog bark", `2-siren` "siren" if `listed`."""
+    """The class in a folder's name: `001 - Dog bark` and `dog_bark_wav` both give "dog bark", `2-siren` "siren" if `listed`."""
     name = escape_path(folder)
     words = (_LISTED if listed else _ITEM).sub("", name).replace("_", " ").strip().lower()
-    return " ".join(words.split()) or name
+    return re.sub(r" (?:wavs?|mp3|flac)$", "", " ".join(words.split())) or name
 
 
 def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[ManifestRow]:

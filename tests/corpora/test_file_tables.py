@@ -25,11 +25,8 @@ INSTRUMENTS = {
     "Metadata_Test.csv": "FileName,Class\n9.wav,Sound_Violin\n",
 }
 BBC = {"x.csv": "location,description,category,CDNumber\n1.wav,An engine,Engines: Petrol,EC1\nb/2.wav,Rain,,EC1\n"}
-GENRES = {"features_30_sec.csv": "filename,length,label\nblues.00000.wav,661794,blues\nrock.00000.wav,661794,rock\n"}
 URBAN = {"train/train.csv": "ID,Class\n0,siren\n1,dog_bark\n2,siren\n", "test/test.csv": "ID\n5\n7\n"}
-SPACED = {
-    "V1 meta.csv": "Source File Name,Dataset File Name,Class ID,Class Name\n7__A.wav,1_1.wav,1,Fire\n8__B.wav,2_1.wav,2,Rain\n"
-}
+SPACED = {"V1 m.csv": "Source File Name,Dataset File Name,Class Name\n7__A.wav,1_1.wav,Fire\n8__B.wav,2_1.wav,Rain\n"}
 VOCAL = {f"{name}.csv": f"wav,labels\n/x/1{name}.wav,Cough\n" for name in ("tr", "val", "te")}
 MACS = """files:
 - annotations:
@@ -40,13 +37,8 @@ MACS = """files:
 HEARTS = {"set_a.csv": "dataset,fname,label\na,set_a/1.wav,murmur\na,set_a/2.wav,\n"}
 BIRDS = {"train_metadata.csv": "primary_label,common_name,filename\nab1,Bare Thrush,ab1/X.ogg\nsw,Swallow,sw/Y.ogg\n"}
 MTT = {"a.csv": "clip_id\tno voice\tb\tc\td\te\tmp3_path\n2\t1\t0\t0\t0\t1\tf/x-0-29.mp3\n3\t0\t0\t0\t0\t0\t0/y-29-58.mp3\n"}
-JAMENDO = {
-    "autotagging.tsv": "TRACK_ID\tPATH\tDURATION\tTAGS\nt1\t00/1.mp3\t9\tgenre---rock\tmood---sad\nt2\t01/2.mp3\t9\tgenre---pop\n"
-}
-JAMENDO |= {
-    f"split-{at}/autotagging-{name}.tsv": f"TRACK_ID\tPATH\tDURATION\tTAGS\nt\t{path}\t9\tgenre---rock\n"
-    for at, name, path in SPLITS
-}
+JAMENDO = {"all.tsv": "ID\tPATH\tDURATION\tTAGS\n1\t00/1.mp3\t9\tgenre---rock\tmood---sad\n2\t01/2.mp3\t9\tgenre---pop\n"}
+JAMENDO |= {f"{at}/x-{name}.tsv": f"ID\tPATH\tX\tTAGS\n1\t{path}\t9\tgenre---rock\n" for at, name, path in SPLITS}
 KALDI = {f"data/{name}/text": f"BAC{at} HELLO THERE {at}\n" for at, name in enumerate(("train", "test"))}
 SONYC = "split,audio_filename,annotator_id,1-1_small-engine_presence,2_drill_presence,7-X_other_presence,1-1_small-engine_proximity"
 SONYC += "\ntrain,a.wav,1,1,0,0,near\ntrain,a.wav,2,0,1,-1,-1\nvalidate,b.wav,0,0,0,0,-1\n"
@@ -62,7 +54,6 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("audio/a.wav audio/b.wav", SCENES, [(["airport"], "train"), (["metro station"], "test")]),
         ("Train/x.wav Test_submission/9.wav", INSTRUMENTS, [(["Bass Drum"], "train"), (["Violin"], "test")]),
         ("1.wav b/2.wav", BBC, [(["Engines: Petrol"], None), ([], None)]),
-        ("blues/blues.00000.wav rock/rock.00000.wav", GENRES, [(["blues"], None), (["rock"], None)]),  # GTZAN
         (
             "train/Train/0.wav train/Train/1.wav test/Test/5.wav",
             URBAN,
@@ -74,7 +65,7 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("set_a/1.wav set_a/2.wav set_b/3.wav", HEARTS, [(["murmur"], None), ([], None), ([], None)]),
         ("train_audio/ab1/X.ogg train_audio/sw/Y.ogg", BIRDS, [(["Bare Thrush"], None), (["Swallow"], None)]),
         ("f/x-0-29.mp3 0/y-29-58.mp3", MTT, [(["no voice", "e"], None), ([], None)]),  # MagnaTagATune
-        ("00/1.low.mp3 01/2.low.mp3", JAMENDO, [(["rock", "sad"], "train"), (["pop", "rock"], "test")]),
+        ("00/1.low.mp3 01/2.low.mp3", JAMENDO, [(["rock", "sad"], "train"), (["rock", "pop"], "test")]),
         ("wav/BAC0.wav wav/BAC1.wav", KALDI, [([], "train"), ([], "test")]),
         ("a.wav b.wav", {"annotations.csv": SONYC}, [(["small engine", "drill"], "train"), ([], "valid")]),
         ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),

@@ -20,7 +20,7 @@ def test_class_folders_become_labels(lay):
     assert all(0 <= row["shard"] < 4 and row["split"] is None and row["fold"] is None for row in tables.recordings)
 
 
-@pytest.mark.parametrize(("folder", "label"), [("12.Rain", "rain"), ("Café", "café"), ("_", "_")])
+@pytest.mark.parametrize(("folder", "label"), [("12.Rain", "rain"), ("music_wav", "music"), ("Café", "café"), ("_", "_")])
 def test_labels_are_cleaned_names_and_never_empty(folder, label):
     assert class_label(folder.encode()) == label
 

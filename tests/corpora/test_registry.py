@@ -141,7 +141,7 @@ def test_detection_opens_no_recording(lay, monkeypatch):
         ("clotho", r"caption_1, file_name.*clotho_captions_development\.csv"),
         ("esc", r"corpus\.path.*filename, fold, category.*001 - Dog bark"),
         ("ljspeech", r"corpus\.path: no `metadata\.csv`.*choose another corpus\.format"),
-        ("musiccaps", "caption, start_s, ytid"),
+        ("musiccaps", "csv with the columns youtube_id, start_time, caption"),
         ("nsynth", r"corpus\.path: no `examples\.json`.*choose another corpus\.format"),
         ("sc09", r"corpus\.path: no file like.*choose another corpus\.format"),
         ("speech_commands", r"corpus\.path: no file like.*choose another corpus\.format"),
