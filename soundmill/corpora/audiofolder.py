@@ -7,18 +7,18 @@ import json
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import chain, islice
 from typing import Any
 
 from soundmill.corpora import sound_tags, sources
 from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
-from soundmill.corpora.join import MACHINE_ID, join, name_classes
+from soundmill.corpora.join import DETECTED, MACHINE_ID, join, name_classes
 from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import first_keys, read_entries
 from soundmill.corpora.resolver import with_slashes, youtube_clip
@@ -26,12 +26,12 @@ from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names
+from soundmill.manifest import SPLIT_NAMES, escape_path
 from soundmill.params import parse_json
 
 FORMAT = "audiofolder"
 
-DEEPEST = 4  # folders above those of splits
+SAMPLED = 40 * DETECTED  # first rows, of which some are looked at
 _QUOTED = r"""'[^']*'|"[^"]*\""""
 _TEXTS = re.compile(rf"[\[({{]\s*(?:(?:{_QUOTED})[,\s]*)+[\])}}]")
 _METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
@@ -40,8 +40,23 @@ _NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
 # The first column with a name is used, else the first with a value.
 LABELS = (
     *("human_labels", "labels", "label", "category", "class", "genre", "class_name", "class_label", "label_name"),
-    *("event_label", "event_labels", "scene_label", "primary_label", "species", "emotion"),
+    *(
+        "classname",
+        "event_label",
+        "event_labels",
+        "scene_label",
+        "common_name",
+        "primary_label",
+        "species",
+        "emotion",
+        "instrument",
+    ),
 )
+_FLAG = re.compile(
+    r"(?:is|has|was|in|not)_.*|.*(?:valid|verified|check|clean|noisy|quality|missing|flag|agree|select|balanced).*|esc10"
+    r"|(?:\w+_)?(?:number|count|num|id|idx|index|fold|label|target|gender|sex)"
+)
+_YES, _MARKS = {"1", "1.0", "true"}, {"1", "1.0", "true", "0", "0.0", "false", "-1"}  # -1: unknown
 SPLIT_COLUMNS = ("split", "data_split", "subset", "partition", "set", "dataset")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
@@ -142,13 +157,16 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
                 names, entries = sources.class_names(file.schema_arrow), sources.numbered_rows(file)
             else:
                 entries = read_entries(inventory, name)
-            for at, values in entries:
+            head = list(islice(entries := iter(entries), SAMPLED))
+            classes = class_columns([values for _, values in head[:: len(head) // DETECTED + 1] if isinstance(values, dict)])
+            for at, values in chain(head, entries):
                 if not isinstance(values, dict):
                     tables.reject(name, "bad entry", f"line {at}: not an object")
                 elif not isinstance(values.get("file_name"), str):
                     tables.reject(name, "bad id", f"line {at}: no `file_name`")
                 else:
-                    yield row_of(name, at, values, names, tables)
+                    told = {"labels": marked(values, classes)} if classes else {}
+                    yield row_of(name, at, values | told, names, tables)
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 
@@ -242,32 +260,13 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
 
 
 def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from folder names, as in the format `folder`; if in several folders (`en/train`), all must have them."""
+    """Splits by raw path from folder names, as in the format `folder`, else from the words that begin the names of all files."""
     files = list(files)
-    if not any(split_of_folder(folder) for file in files for folder in file.folders):
-        return _splits_of_words(files)
-    files = [file for file in files if file.folders]
-    for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
-        parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
-        for file in files:
-            parts[tuple(file.folders[:depth])].append(file)
-        layouts = {part: layout_of(inside) for part, inside in parts.items()}
-        if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
-            splits = {file.raw_path: layouts[part].split_and_label(file)[0] for part, inside in parts.items() for file in inside}
-            return {raw_path: split for raw_path, split in splits.items() if split}
-    return _splits_of_words(files)
-
-
-def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from words in the names of all sibling folders (`test-clean`), else from those that begin all names."""
-    files = [file for file in files if not _METADATA.search(file.raw_path)]
-    if not files:
-        return {}
-    for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
-        if of_folder := splits_of_names(file.folders[depth] for file in files):
-            return {file.raw_path: of_folder[file.folders[depth]] for file in files}
-    words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
-    splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
+    layout = layout_of([file for file in files if file.folders])
+    if splits := {file.raw_path: split for file in files if (split := layout.split_and_label(file)[0])}:
+        return splits
+    names = {file.raw_path: file.name.lower() for file in files if not _METADATA.search(file.raw_path)}
+    splits = {raw_path: SPLIT_NAMES.get(re.split(rb"[^a-z]", name, maxsplit=1)[0].decode()) for raw_path, name in names.items()}
     return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
 
 
@@ -304,7 +303,7 @@ class Description:
             if isinstance(several := values.get(column), str):
                 listed = _listed(several)
                 plural = column in ("human_labels", "labels", "event_labels") and listed == [several]
-                between = "[;,]" if column == "event_labels" else r";|,(?=\s*/[mtg]/)"  # the first of DESED
+                between = r";|,(?!\s)|,(?=\s*/[mtg]/)"  # of FSD50K, DESED; not in `Domestic animals, pets`
                 values[column] = re.split(between, several) if plural else listed
         labels = [classes for column in LABELS if (classes := _classes(values.get(column), names.get(column)))]
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
@@ -325,6 +324,32 @@ class Description:
         """The clip of a recording with this name, which may add the start if the columns have only the video."""
         named = youtube_clip(name, of_video=self.clip is not None)
         return named if self.clip is None or (self.clip[1] is None and named and named[0] == self.clip[0]) else self.clip
+
+
+def class_columns(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The columns of 0 and 1, or False and True, that stand for a class each; not splits and flags such as `is_valid`.
+
+    They are called so (`dog_presence`), at least five and most of the table, or at least three of which each row has one, or beside
+    which there are only the recordings.
+    """
+    columns = {column: [str(row.get(column)).strip().lower() for row in rows] for column in dict.fromkeys(chain(*rows))}
+    if not columns.keys().isdisjoint(LABELS):
+        return ()
+    marks = [column for column, told in columns.items() if _MARKS.issuperset(told) and not _FLAG.fullmatch(column)]
+    marks = [column for column in marks if column not in SPLIT_NAMES]
+    present = [column for column in marks if column.endswith("_presence")]
+    ones = [sum(columns[column][at] in _YES for column in marks) for at in range(len(rows))]
+    used = sum(not _YES.isdisjoint(columns[column]) for column in marks)
+    most = 2 * len(marks) > len(columns) if len(marks) > 4 else len(marks) > 2 and len(marks) + 1 == len(columns)
+    if (most and used) or (len(marks) > 2 and used > 1 and set(ones) == {1}):
+        return tuple(marks)
+    return tuple(present if len(present) > 2 else ())
+
+
+def marked(values: dict[str, Any], classes: Iterable[str]) -> list[str]:
+    """The classes whose columns have a 1; of SONYC's, the names without numbers."""
+    names = (column for column in classes if str(values.get(column)).strip().lower() in _YES)
+    return [re.sub(r"^[\dx_]+(.*)_presence$", r"\1", name) for name in names]
 
 
 def _listed(value: Any) -> list[Any]:
@@ -361,7 +386,7 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
             continue
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]
-        text = str(item).strip()
+        text = re.sub(r"^Sound_(?=[A-Z])", "", str(item).strip())  # Kaggle's `Sound_Guitar`
         if text := text if MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
             classes.append(text[:MAX_CAPTION])
     return classes

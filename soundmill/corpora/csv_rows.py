@@ -11,124 +11,57 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
-from soundmill.corpora.audiofolder import SPLIT_COLUMNS
 from soundmill.corpora.csv_tables import csv_columns, csv_files_with, read_csv
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat
 from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import head_lines, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.tables import CorpusTables, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, ManifestRow, seconds, split_of_file, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
 Cells = dict[str, str]  # a csv's row: column → text
 
 
-class BadRowError(Exception):
-    """A row that describes no recording; has the reason and detail for quarantine."""
+ALIASES = {"ytid": "youtube_id", "youtubeid": "youtube_id"} | dict.fromkeys(("start_s", "start_seconds", "start"), "start_time")
+COLUMNS = ("youtube_id", "start_time", "caption")
+LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
 
 
-class CsvRows(ManifestFormat):
-    """A format of csv files with these columns."""
+class VideoRows(ManifestFormat):
+    """Csv files with a row for each caption, or list of labels, of a YouTube clip."""
 
-    columns: frozenset[str]
-    without: frozenset[str] = frozenset()  # columns with which a csv is of another format
-    unique = True
-
-    @property
-    def looks(self) -> str:
-        return f"csv with the columns {', '.join(sorted(self.columns))}"
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        names = csv_files_with(inventory, self.columns)
-        return (name for name in names if self.without.isdisjoint(csv_columns(inventory, name)))
+    looks = f"csv with the columns {', '.join(COLUMNS)}"
 
     @abstractmethod
-    def row(self, cells: Cells) -> dict[str, Any]:
-        """Fields of ManifestRow; BadRowError, by which the row is quarantined."""
+    def told(self, name: bytes, cells: Cells) -> dict[str, Any]:
+        """Fields of ManifestRow, beside the clip and its caption."""
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
-        for line, cells in read_csv(inventory, name):
-            try:
-                yield ManifestRow(name, line, **{"split": split_of_file(name), **self.row(cells)})
-            except BadRowError as error:
-                tables.reject(name, error.args[0], f"line {line}: {error.args[1]}")
+        for line, row in read_csv(inventory, name):
+            cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in row.items()})
+            video, start = video_id(cells["youtube_id"]), seconds(cells["start_time"])
+            if not video or start is None:
+                reason, text = ("bad start time", cells["start_time"]) if video else ("bad id", cells["youtube_id"])
+                tables.reject(name, reason, f"line {line}: {text!r:.80}")
+            else:
+                yield ManifestRow(name, line, video, [cells["caption"]], start_time=start, **self.told(name, cells))
 
 
-def _window(video: str, start: str) -> dict[str, Any]:
-    """Fields of a row by the cells with its YouTube id and start."""
-    if not (key := video_id(video)):
-        raise BadRowError("bad id", f"{video!r:.80} is not a YouTube id")
-    if (start_time := seconds(start)) is None:
-        raise BadRowError("bad start time", f"{start!r:.80} is not a number of seconds")
-    return {"key": key, "start_time": start_time}
-
-
-class MusicCaps(CsvRows):
+class MusicCaps(VideoRows):
     """One caption per YouTube clip; its aspects are thousands of free texts, so they are not used as labels."""
 
     FORMAT = "musiccaps"
-    columns = frozenset({"ytid", "start_s", "caption"})
     remedy = "put musiccaps-public.csv there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        return {
-            **_window(cells["ytid"], cells["start_s"]),
-            "captions": [cells["caption"]],
-            "labels": texts(cells.get("audioset_positive_labels", ""), ","),
-            "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
-        }
-
-
-class UrbanSound8k(CsvRows):
-    FORMAT = "urbansound8k"
-    columns = frozenset({"slice_file_name", "fsid", "fold", "class"})
-    remedy = "put UrbanSound8K.csv there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
-        if fold is None:
-            raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
-        key, group = cells["slice_file_name"].strip(), whole_number(cells["fsid"]) or cells["fsid"].strip() or None
-        return {"key": f"fold{fold}/{key}", "labels": [label], "fold": fold, "group": group}
-
-
-class ClassTable(CsvRows):
-    FORMAT = "class_table"
-    columns = frozenset({"filename", "class"})
-    without = frozenset((*SPLIT_COLUMNS, *"usage phase fold type label category class_name caption text".split()))
-    remedy = "put a csv with the columns FileName and Class there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
-        return {"key": cells["filename"].strip(), "labels": [label]}
-
-
-class Bbc(CsvRows):
-    FORMAT = "bbc"
-    columns = frozenset({"location", "description"})
-    without = frozenset({"filename", "file_name"})  # whose `location` is a place
-    remedy = "put BBCSoundEffects.csv there"
-
-    def row(self, cells: Cells) -> dict[str, Any]:
-        return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": [cells["category"]]}
-
-
-class Fsd50k(CsvRows):
-    """Not the tables of `FSD50K.metadata/collection`, which have a part of the labels, and `dev` in their names."""
-
-    FORMAT = "fsd50k"
-    columns = frozenset({"fname", "labels"})
-    remedy = "put FSD50K.ground_truth there"
+    unique = True
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return (name for name in super().manifests(inventory) if b"FSD50K.metadata/" not in name)
+        return csv_files_with(inventory, {"ytid", "start_s", "caption"})
 
-    def row(self, cells: Cells) -> dict[str, Any]:
-        labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
-        split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())
-        return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
+    def told(self, name: bytes, cells: Cells) -> dict[str, Any]:
+        split = {"true": "test", "false": "train"}.get(cells["is_audioset_eval"].strip().lower())
+        return {"labels": texts(cells["audioset_positive_labels"], ","), "split": split}
 
 
 _ID = re.compile(r"[^\s/\\]+")
@@ -303,34 +236,44 @@ def _decoded(name: str) -> str:
 CLOTHO = Clotho()
 
 
-ALIASES = {"ytid": "youtube_id", "youtubeid": "youtube_id", "start_seconds": "start_time", "start": "start_time"}
-COLUMNS = ("youtube_id", "start_time", "caption")
-LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
-
-
-class AudioCaps(CsvRows):
+class AudioCaps(VideoRows):
     """Csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
     FORMAT = "audiocaps"
-    columns = frozenset(COLUMNS)
     remedy = "put train.csv, val.csv and test.csv there"
-    unique = False
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return (name for name in inventory.csv_files() if _columns(inventory, name).issuperset(COLUMNS))
 
     def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
         """Rows of all csv files; a caption belongs to the recording of its video with the last start before it."""
-        labelled = super().all_rows(inventory, _tables_of_labels(inventory, names, tables), tables)
+        labelled = super().all_rows(inventory, self._tables_of_labels(inventory, list(names), tables), tables)
         labels = {(row.key, row.start_time): row.labels for row in labelled}
         for row in super().all_rows(inventory, names, tables):
             row.labels = labels.get((row.key, row.start_time), ())
             yield row
 
-    def row(self, cells: Cells) -> dict[str, Any]:
-        cells = defaultdict(str, {ALIASES.get(column, column): text for column, text in cells.items()})
-        told = {"captions": [cells["caption"]], "labels": texts(cells["labels"], ";"), "number": whole_number(cells["audiocap_id"])}
-        return {**_window(cells["youtube_id"], cells["start_time"]), **told}
+    def told(self, name: bytes, cells: Cells) -> dict[str, Any]:
+        number, labels = whole_number(cells["audiocap_id"]), texts(cells["labels"], ";")
+        return {"number": number, "labels": labels, "split": split_of_file(name)}
+
+    def _tables_of_labels(self, inventory: Inventory, with_captions: list[bytes], tables: CorpusTables) -> list[bytes]:
+        """Names of csv files with labels; a list of captions that lacks a column is a UserError, other lists are ignored."""
+        rest = {name: _columns(inventory, name) for name in inventory.csv_files() if name not in with_captions}
+        with_labels = [name for name, columns in rest.items() if columns.issuperset(LABEL_COLUMNS)]
+        others = {escape_path(name): columns for name, columns in rest.items() if name not in with_labels}
+        for path, columns in others.items():
+            if len(columns & set(COLUMNS)) > 1 and (not with_captions or "audiocap_id" in columns):
+                missing = ", ".join(column for column in COLUMNS if column not in columns)
+                raise UserError(
+                    f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
+                    f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
+                )
+        if not with_captions:
+            found = "; ".join(f"{path} ({', '.join(sorted(columns)) or 'no header'})" for path, columns in others.items()) or "none"
+            raise inventory.lacks(f"{self.looks} (csv files: {found})", self.remedy)
+        tables.counts["other_csv"] += len(others)
+        return with_labels
 
 
 AUDIOCAPS = AudioCaps()
@@ -338,26 +281,3 @@ AUDIOCAPS = AudioCaps()
 
 def _columns(inventory: Inventory, name: bytes) -> set[str]:
     return {ALIASES.get(column, column) for column in csv_columns(inventory, name)}
-
-
-def _tables_of_labels(inventory: Inventory, with_captions: Iterable[bytes], tables: CorpusTables) -> list[bytes]:
-    """Names of csv files with labels; a list of captions that lacks a column is a UserError, other lists are ignored."""
-    rest = {name: _columns(inventory, name) for name in inventory.csv_files() if name not in with_captions}
-    with_labels = [name for name, columns in rest.items() if columns.issuperset(LABEL_COLUMNS)]
-    others = [(escape_path(name), columns) for name, columns in rest.items() if name not in with_labels]
-    lacking = sorted((one for one in others if len(one[1] & set(COLUMNS)) > 1), key=lambda one: "audiocap_id" not in one[1])
-    if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
-        path, columns = lacking[0]
-        missing = ", ".join(column for column in COLUMNS if column not in columns)
-        raise UserError(
-            f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
-            f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
-        )
-    if not with_captions:
-        found = "; ".join(f"{path} ({', '.join(sorted(columns)) or 'no header'})" for path, columns in others) or "none"
-        raise UserError(
-            f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
-            f"(csv files: {found}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
-        )
-    tables.counts["other_csv"] += len(others)
-    return with_labels

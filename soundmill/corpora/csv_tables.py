@@ -114,6 +114,8 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
         for record in _whole_rows(_without_headers(records, columns, found), len(columns), is_file, found):
+            if columns[-1:] == ["tags"]:  # MTG-Jamendo has a cell for each
+                record.cells[len(columns) - 1 :] = [";".join(record.cells[len(columns) - 1 :])]
             lacking += max(0, len(columns) - len(record.cells))
             if lacking > len(text) + MAX_LACKING:
                 raise csv.Error(f"{record.last}: the rows up to here lack {lacking} cells of the header's {len(columns)} columns")

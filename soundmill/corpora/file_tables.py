@@ -11,29 +11,41 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora import unnamed
-from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SPLIT_COLUMNS, row_of
+from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SAMPLED, SPLIT_COLUMNS, class_columns, marked, row_of
 from soundmill.corpora.csv_tables import csv_columns, read_csv
-from soundmill.corpora.folder import add_texts, layout_of, remark_layout, words_beside_split
+from soundmill.corpora.folder import add_texts, layout_of, original_of, remark_layout, words_beside_split
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import DETECTED, join, name_classes
 from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.metadata import first_keys, read_entries
+from soundmill.corpora.metadata import first_keys, read_annotations, read_entries, read_head
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import BY_MODELS, CorpusTables, ManifestRow, fold_number, is_no_description, split_of, split_of_file
-from soundmill.errors import UserError
-from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path, splits_of_names, words_of_name
-
-_SAMPLED = 40 * DETECTED  # first rows, of which DETECTED are looked at
-_CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
-_FILES = re.compile(r"(?:\w+[_ ])?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)")
-_SPLITS = re.compile(
-    r"(?:\w*[_ ])?(?:(?:data|sub)?(?:set|split)|fold|partition)s?(?:[_ ]\w+)?|usage|phase|type|train_?(?:val(?:id)?_?)?test"
+from soundmill.corpora.tables import (
+    BY_MODELS,
+    CorpusTables,
+    ManifestRow,
+    fold_number,
+    is_no_description,
+    split_of,
+    split_of_file,
+    whole_number,
 )
-_FOLDS = re.compile(r"(?:\w+[_ ])?fold(?:[_ ]?(?:number|no|id|idx|index))?")
+from soundmill.errors import UserError
+from soundmill.manifest import SPLIT_NAMES, escape_path, splits_of_names, words_of_name
+
+_CSV = re.compile(rb"\.(?:csv|tsv)$", re.IGNORECASE)
+_FILES = re.compile(
+    r"(?:\w+_)?(?:file_?names?|fname|files?|file_?path|path|wav|audio|clip|recording|location)|(?:clip|sound|audio|sample)_?name"
+)
+_IDS = re.compile(r"id|(?:file|clip|track|sample|recording|audio|sound|song|item|video|youtube|yt)_?id|(?:\w+_)?key|uuid\d?|name")
+_SPLITS = re.compile(
+    r"(?:\w*_)?(?:(?:data|sub)?(?:set|split)|fold|partition)s?(?:_\w+)?|usage|phase|type|train_?(?:val(?:id)?_?)?test"
+)
+_FOLDS = re.compile(r"(?:\w+_)?fold(?:_?(?:number|no|id|idx|index))?")
 _NOT_LABELS = re.compile(r"submission|invalid")  # in names of tables: labels to fill in, recordings found wrong
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
+_YAML = re.compile(rb"\.ya?ml$", re.IGNORECASE)
 _LIST_WORDS = {"list", "file", "files", "filelist", "ids", "fold", "split", "captions", "labels", "metadata", "filtered"}
 
 Recording = tuple[bytes, str]  # its raw path, else the table and the row's key
@@ -42,13 +54,14 @@ Described = tuple[ManifestRow, Recording]
 
 @dataclass(frozen=True)
 class _Table:
-    """A table, and its columns: of recordings, labels, splits and folds, and those that are not used."""
+    """A table, and its columns: of recordings, labels, splits, folds and classes, and those that are not used."""
 
     name: bytes
     files: str
     label: str
     split: str
     fold: str
+    classes: tuple[str, ...]  # columns of 0 and 1, one for each class
     unused: frozenset[str]
     form: unnamed.Form | None  # None: with named columns
 
@@ -78,12 +91,14 @@ class FileTables:
         _remark_labels(described, {path: label for path, (_, label) in folders.items() if label}, tables)
         name_classes(rows, inventory, tables)
         join(inventory, rows, num_shards, tables)
-        classes = {label for _, label in folders.values() if label}
-        if any(row["labels"] for row in tables.recordings):  # `train_short_audio` is no class beside those of a table
-            classes = {label for label in classes if not words_of_name(label.encode()) & {*SPLIT_NAMES, *CONTAINERS}}
+        classes, named = {label for _, label in folders.values() if label}, {_spelt(label) for label in tables.labels}
+        if not all(map(str.isdecimal, named)) and named.isdisjoint(classes):
+            classes = set()  # `train_short_audio` is no class beside those of a table
+        originals = {file.raw_path: original_of(file) for file in inventory.audio}
         for row in tables.recordings:
             split, label = folders[row["raw_path"]]
-            row["split"] = min(filter(None, [row["split"], split]), key=PROTECTED.index, default=None)
+            row["group"] = row["group"] or originals[row["raw_path"]]
+            row["split"] = split if split == "test" else row["split"] or split  # FSD50K's `dev` has both others
             if all(one.isdecimal() for one in row["labels"]) and label in classes and (len(classes) > 1 or not tables.captions):
                 row["labels"] = [label]
         add_texts(inventory, num_shards, tables, index)
@@ -112,7 +127,7 @@ def _tables(inventory: Inventory, index: Callable[[], FileIndex]) -> list[_Table
 
 def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) -> _Table | None:
     columns = _columns(inventory, name)
-    files, form = [column for column in columns if _FILES.fullmatch(column)], None
+    files, form = [column for pattern in (_FILES, _IDS) for column in columns if pattern.fullmatch(column)], None
     if (
         not files
         and not (is_about_corpus(name) or is_no_description(name))
@@ -128,14 +143,22 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
         unused = captions
     labels = [column for column in LABELS if column in columns]
     splits, is_described = list(filter(_SPLITS.fullmatch, columns)), bool(captions - unused or labels or _is_list(name))
-    if not (is_described or splits):
+    if not (is_described or splits or len(columns) > 3):
         return None
-    rows = [row for _, row in islice(_entries(inventory, name, form), _SAMPLED)]
-    rows = rows[:: max(1, len(rows) // DETECTED)]
+    rows = [row for _, row in islice(_entries(inventory, name, form), SAMPLED)]
+    rows = rows[:: len(rows) // DETECTED + 1]
     if len(rows) < 2 and not form and name.lower().endswith(b".json"):  # an object about something, such as package.json
         return None
-    if not (named := _column_of_files(rows, files, os.path.dirname(name), index())):
+    label, base = _column_of_labels(rows, labels), os.path.dirname(name)
+    of_files, ids = list(filter(_FILES.fullmatch, files)), filter(_IDS.fullmatch, files)
+    if not (named := _column_of_files(rows, of_files, base, index())):
+        named = _column_of_files(rows, ids, base, index())
+        named = "" if named and _is_key(rows, named, label) else named
+    if not (named := named or _column_of_most(inventory, _entries(inventory, name, form), of_files, base, index())):
         return None
+    if not label and any("---" in str(row.get("tags")) for row in rows):  # MTG-Jamendo's `genre---rock`
+        label = "tags"
+    classes = class_columns(rows)
     told = {column: {str(row.get(column) or "").strip() for row in rows} - {""} for column in columns}
     split = _column_of_splits(
         inventory, name, {column: told[column] for column in told if column not in {*labels, *captions, named}}
@@ -143,9 +166,15 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
     fold = next(
         (column for column in filter(_FOLDS.fullmatch, splits) if column != split and any(map(fold_number, told[column]))), ""
     )
-    if not (is_described or split or fold):
+    if not (is_described or split or fold or classes or label):
         return None
-    return _Table(name, named, _column_of_labels(rows, labels), split, fold, frozenset({*unused, *labels, *splits, split}), form)
+    return _Table(name, named, label, split, fold, classes, frozenset({*unused, *labels, *splits, split}), form)
+
+
+def _is_key(rows: list[dict[str, Any]], column: str, label: str) -> bool:
+    """Whether a table says which class each number means, and nothing of recordings that are named by numbers."""
+    told = [str(row.get(label)) for row in rows]
+    return bool(label) and all(whole_number(str(row.get(column))) for row in rows) and len(set(told)) == len(told)
 
 
 def _column_of_splits(inventory: Inventory, name: bytes, told: dict[str, set[str]]) -> str:
@@ -177,10 +206,17 @@ def _is_list(name: bytes) -> bool:
 
 
 def _columns(inventory: Inventory, name: bytes) -> list[str]:
-    """Columns, or keys of entries, in lower case."""
-    if _CSV.search(name):
-        return csv_columns(inventory, name)
-    return sorted({key.strip().lower() for key in first_keys(inventory, name)}) if JSON.search(name) else []
+    """Columns, or keys of entries, as `_column` makes them."""
+    if _YAML.search(name) and re.match(rb"(?:\w+:\s+)?- (?:annotations|filename):", read_head(inventory, name)):
+        return ["filename", "sentence"]
+    keys = sorted(first_keys(inventory, name)) if JSON.search(name) else []
+    return list(dict.fromkeys(map(_column, csv_columns(inventory, name) if _CSV.search(name) else keys)))
+
+
+@cache
+def _column(name: str) -> str:
+    """The name of a column in lower case, with `_` between words: `Class Name` and `class_name` are one."""
+    return re.sub(r"[^\w.]+", "_", name.strip().lower()).strip("_")
 
 
 def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> Iterator[unnamed.Row]:
@@ -188,16 +224,18 @@ def _entries(inventory: Inventory, name: bytes, form: unnamed.Form | None) -> It
     entries: Iterable[tuple[int | str, Any]]
     if form:
         entries = unnamed.read(inventory, name, form)
+    elif _YAML.search(name):
+        entries = read_annotations(inventory, name)
     else:
         entries = read_csv(inventory, name) if _CSV.search(name) else read_entries(inventory, name)
     for at, values in entries:
-        row = {str(column).strip().lower(): value for column, value in values.items()} if isinstance(values, dict) else {}
+        row = {_column(str(column)): value for column, value in values.items()} if isinstance(values, dict) else {}
         # A sound in the JSON of Hugging Face's `datasets` is an object with its path.
         row |= {key: one["path"] for key, one in row.items() if _FILES.fullmatch(key) and isinstance(one, dict) and "path" in one}
         yield at, row
 
 
-def _column_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes, index: FileIndex) -> str:
+def _column_of_files(rows: list[dict[str, Any]], columns: Iterable[str], base: bytes, index: FileIndex) -> str:
     """The column of whose cells at least half name recordings; empty if there is none, or several that name different ones."""
     found: dict[str, list[tuple[AudioFile, ...]]] = {}
     for column in columns:
@@ -207,6 +245,15 @@ def _column_of_files(rows: list[dict[str, Any]], columns: list[str], base: bytes
             found[column] = named
     same = all(named == first for first in list(found.values())[:1] for named in found.values())
     return next(iter(found), "") if same else ""
+
+
+def _column_of_most(inventory: Inventory, entries: Iterable[unnamed.Row], columns: list[str], base: bytes, index: FileIndex) -> str:
+    """The first column that names more than half of the recordings: of a corpus of which a part is here; empty if there is none."""
+    found: dict[str, set[AudioFile]] = {column: set() for column in columns}
+    for _, row in entries if columns else ():
+        for column, files in found.items():
+            files.update(index.resolve(str(row.get(column) or ""), base).files)
+    return next((column for column, files in found.items() if 2 * len(files) > len(inventory.audio)), "")
 
 
 def _column_of_labels(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -225,6 +272,10 @@ def _rows(inventory: Inventory, table: _Table, tables: CorpusTables) -> list[Man
             continue
         told = {column: value for column, value in values.items() if column not in table.unused} | {"file_name": file.strip()}
         told[table.label], told["fold"] = label, values.get(table.fold) if table.fold else None
+        if table.label == "tags":
+            told["labels"] = [tag.rpartition("---")[2] for tag in str(label).split(";")]
+        if table.classes:
+            told["labels"] = marked(values, table.classes)
         rows.append(row_of(table.name, at, told, {}, tables))
         cells.append(sys.intern(str(values.get(table.split) or "").strip()) if table.split else "")  # a large table repeats a few
     splits = _splits_of_cells({*cells} - {""})
@@ -262,11 +313,12 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     `listed`: the recordings of each table. Of lists of folds, which put most recordings into several splits, those of the first
     count.
     """
-    stems = {name: os.path.splitext(os.path.basename(name))[0] for name in sorted(listed)}
+    places = {name: os.path.dirname(name) if name.endswith(b"/text") else name for name in sorted(listed)}  # Kaldi's `train/text`
+    stems = {name: os.path.splitext(os.path.basename(place))[0] for name, place in places.items()}
     words = {name: re.findall(r"[a-z]{2,}", stem.decode("utf-8", "replace").lower()) for name, stem in stems.items()}
     everything, named = set().union(*listed.values()), {}
     for name, found in words.items():  # a word for a split is the first or the last
-        if (split := split_of_file(name)) and split in (SPLIT_NAMES.get(found[0]), SPLIT_NAMES.get(found[-1])):
+        if (split := split_of(stems[name])) and split in (SPLIT_NAMES.get(found[0]), SPLIT_NAMES.get(found[-1])):
             if split == "train" or listed[name] < everything:
                 named[name] = split
     others = {name: words_beside_split(stems[name]) for name in named}
@@ -276,6 +328,10 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
         return (split != "train" and _is_list(name)) or any(other != split and (a <= b or b <= a) for other, a, b in pairs)
 
     named = {name: split for name, split in named.items() if is_kept(name, split)}
+    for folder in {os.path.dirname(name) for name in stems}:  # `tr.json`, `te.json`
+        alone = {name: stem for name, stem in stems.items() if os.path.dirname(name) == folder and len(words_of_name(stem)) == 1}
+        splits_alone = splits_of_names(alone.values())
+        named |= {name: splits_alone[stem] for name, stem in alone.items() if stem in splits_alone and not split_of_file(name)}
     splits: dict[Recording, set[str]] = defaultdict(set)
     for name, split in named.items():
         for recording in listed[name]:
@@ -288,13 +344,17 @@ def _named_splits(listed: dict[bytes, set[Recording]]) -> dict[bytes, str]:
     return named
 
 
+def _spelt(label: str) -> str:
+    return " ".join(label.replace("_", " ").lower().split())
+
+
 def _remark_labels(described: list[Described], class_of: dict[bytes, str], tables: CorpusTables) -> None:
     """Remark recordings to which two tables give different labels, and those whose folder is another of the tables' labels."""
     labels: dict[Recording, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, recording in described:
         if row.labels:
-            labels[recording][row.source].update(" ".join(label.replace("_", " ").lower().split()) for label in row.labels)
-    several = [escape_path(path) for (path, _), told in labels.items() if len(set(map(frozenset, told.values()))) > 1]
+            labels[recording][row.source].update(map(_spelt, row.labels))
+    several = [escape_path(path) for (path, _), told in labels.items() if set().union(*told.values()) not in told.values()]
     tables.remark(several, "recordings have different labels in two tables", "; all of them are used")
     of_recording = {path: set().union(*told.values()) for (path, _), told in labels.items()}
     classes = set().union(*of_recording.values()) & set(class_of.values())

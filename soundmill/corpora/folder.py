@@ -1,5 +1,5 @@
 """Formats of folders and file names: any directory, where folders give splits and classes and a `.txt` beside a recording its
-caption; GTZAN's genres; ESC; the words of Speech Commands (SC09: its ten digits)."""
+caption; ESC; the words of Speech Commands (SC09: its ten digits)."""
 
 import os
 import re
@@ -20,7 +20,11 @@ _FOLD = re.compile(rb"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 # `1 - `, `2.`, `03_` before a name; not of `808 kick` and `2-step`.
 _ITEM = re.compile(r"^(?:\d+\s*[-_.)]+\s|\d+[.)](?!\d)|0\d+[-_ ])\s*")
 _LISTED = re.compile(r"(\d+)[-_.)\s]+(?=[^\s\d])")  # see `_are_listed`
-_ID = re.compile(r"(?:actor|speaker|spk|subject|person|user|singer|drummer|player|female|male|session|track|id|p|s)[ .-]?\d+")
+_ID = re.compile(
+    r"(?:actor|speaker|spk|subject|person|user|singer|drummer|player|female|male|session|track|id|dr|p|s)[ .-]?\d+|[a-z]{1,4}0\d+"
+)
+_HEX = re.compile(r"[0-9a-f]{1,2}")  # folders that divide files by hash or first letter, if some have letters, and others none
+_WHOLES = frozenset("all archive collection corpus database dataset library raw set".split())
 # One line of several words between a letter and a letter: no events with their times, no settings.
 _SENTENCE = re.compile(OPENING + r"\S* [^\t\r\n\0]*[^\d\W][\"'”’!?.)]*")
 
@@ -44,8 +48,7 @@ class Folder:
             if video and like_words(video):
                 doubtful.append(file)
             fold = next((int(match[1]) for match in map(_FOLD.fullmatch, file.folders) if match), None)
-            whole = (stem := whole_of(file.stem)) and f"{os.path.dirname(file.path)}/{stem}"
-            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or whole}
+            told = {"labels": filter(None, [label]), "fold": fold, "split": split, "group": video or original_of(file)}
             own_id = f"{video}_{start:g}" if video else None
             tables.add_recording(file, num_shards, recording_id=own_id, start_time=start, **told)
         add_texts(inventory, num_shards, tables)
@@ -56,9 +59,18 @@ class Folder:
         return tables
 
 
+def original_of(file: AudioFile) -> str | None:
+    """What a file is an excerpt or version of: the path of the whole."""
+    stem = whole_of(file.stem)
+    return stem and f"{os.path.dirname(file.path)}/{stem}"
+
+
 def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index: FileIndex | None = None) -> None:
-    """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings."""
-    paired, known = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}
+    """Add the captions in `x.txt` and `x.wav.txt` that a recording `x.wav` does not have, and those of missing recordings.
+
+    Lines that are labels of others are labels of a recording without any, as in IRMAS.
+    """
+    paired, known, classes = set(), {(row["recording_id"], row["caption"]) for row in tables.captions}, set(tables.labels)
     elsewhere = _texts_elsewhere(inventory, index)
     for row in tables.recordings:
         stem = os.path.splitext(row["raw_path"])[0]
@@ -67,7 +79,9 @@ def add_texts(inventory: Inventory, num_shards: int, tables: CorpusTables, index
             if name:
                 paired.add(name)
                 text = read_sidecar(inventory, name, tables.reject)  # all of it is one caption
-                if text is not None and not tables.said([text], escape_path(name)):
+                if text and not row["labels"] and classes.issuperset(lines := [line.strip() for line in text.splitlines()]):
+                    row["labels"] = lines
+                elif text is not None and not tables.said([text], escape_path(name)):
                     tables.reject(name, "empty caption")
                 elif text is not None and (said := (row["recording_id"], " ".join(text.split()))) not in known:
                     known.add(said)
@@ -108,33 +122,45 @@ def split_of_folder(folder: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
     level: int  # depth of the class folders
-    splits: Mapping[bytes, str] = field(default_factory=dict)  # of the folders in `above`
-    numbered: bool = False  # the folders at `level` are years, ids or parts, and no classes
+    splits: Mapping[tuple[bytes, ...], str] = field(default_factory=dict)  # by the folders down to that of the split
+    depth: int = 0  # of the split folders, from 1; 0: no splits
+    unused: str = ""  # why the folders at `level` are no classes; empty if they are
     listed: bool = False  # they have the numbers of a list before their names: `2-siren`
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
         """(split, label); a file beside the split folders has neither, one in a folder that is no class no label."""
-        split = None if self.above is None else self.splits.get(_folder_below(file, self.above))
-        if self.above is not None and split is None:
+        split = self.splits.get(tuple(file.folders[: self.depth]))
+        if self.depth and split is None:
             return None, None
-        folders = () if self.numbered else file.folders
-        return split, _class_of(folders[self.level], self.listed) if len(folders) > self.level else None
+        folders = () if self.unused else file.folders
+        label = _class_of(folders[self.level], self.listed) if len(folders) > self.level else None
+        return split, None if split and label and SPLIT_NAMES.get(label) == split else label
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
     """Where splits and classes are in the folders. Numbers are classes if all have one digit, or if they count from 0 or 1.
 
-    Numbered speakers, sessions and tracks are none.
+    Numbered speakers, sessions and tracks are none, nor are folders of which no split has those of another: songs, speakers.
     """
     layout = _layout_of_names(audio)
     layout = replace(layout, listed=_are_listed({file.folders[layout.level] for file in audio if len(file.folders) > layout.level}))
-    classes = {label for file in audio if (label := layout.split_and_label(file)[1])}
+    told = {(label, split) for split, label in map(layout.split_and_label, audio) if label}
+    classes = {label for label, _ in told}
     counted = [set(map(str, range(first, first + len(classes)))) for first in (0, 1)]
     are_numbers = all(map(str.isdecimal, classes)) and any(len(label) > 1 for label in classes)
-    are_ids = len(classes) > 1 and all(map(_ID.fullmatch, classes))
-    return replace(layout, numbered=(are_numbers and classes not in counted) or are_ids)
+    are_ids = len(classes) > 1 and 2 * sum(bool(_ID.fullmatch(label)) for label in classes) > len(classes)
+    are_digits = all(map(_HEX.fullmatch, classes)) and len(set(map(str.isdecimal, classes))) > 1
+    whole = len(classes) == 1 and words_of_name(min(classes).encode()) & (CONTAINERS | _WHOLES)
+    if (are_numbers and classes not in counted) or are_ids or are_digits:
+        return replace(
+            layout, unused="of numbers or of numbered names, not used as classes; if they are classes, name them by words"
+        )
+    if whole:
+        return replace(layout, unused="named like a whole data set, not used as a class; if it is one, name it by its sound")
+    if len({split for _, split in told}) > 1 and len(told) == len(classes) > 2:
+        return replace(layout, unused="of which no split has those of another, not used as classes; if they are, name them alike")
+    return layout
 
 
 def _are_listed(folders: set[bytes]) -> bool:
@@ -166,14 +192,18 @@ def _layout_of_names(audio: list[AudioFile]) -> _Layout:
             inside[folders[:level]].add(folder)
     exact = {above: {name: split for name in names if (split := split_of_folder(name))} for above, names in inside.items()}
     found = {above: splits for above, names in inside.items() if (splits := splits_of_names(names) or exact[above])}
-    above = min(found, key=len, default=())
-    splits = found.get(above, {})
-    beside = {_folder_beside(file, above) for file in audio if _folder_below(file, above) not in splits} - {None}
+    depth = 1 + min(map(len, found), default=0)
+    splits = {(*above, name): split for above, names in found.items() if len(above) < depth for name, split in names.items()}
+    described = [file for file in audio if tuple(file.folders[:depth]) in splits]
+    above, *others = {path[:-1] for path in splits} or {()}
+    beside = {_folder_beside(file, above) for file in audio if tuple(file.folders[:depth]) not in splits} - {None}
     outnumber = len(set(splits.values())) > 1 and len(splits) > len(beside)
-    if not splits or any(parent[: len(above)] != above for parent in found) or (beside and not outnumber):
-        return _Layout(None, _class_level(audio, 0))
-    described = [file for file in audio if _folder_below(file, above) in splits]
-    return _Layout(above, _class_level(described, len(above) + 1), splits)
+    if others and len(described) == len(audio):  # `dog/train`, `cat/train`
+        inner, outer = _class_level(audio, depth), _class_level(audio, 0)
+        return _Layout(inner if outer >= depth or all(len(file.folders) > inner for file in audio) else outer, splits, depth)
+    if not splits or any(parent[: depth - 1] != above for parent in found) or (beside and not outnumber):
+        return _Layout(_class_level(audio, 0))
+    return _Layout(_class_level(described, depth), splits, depth)
 
 
 def words_beside_split(name: bytes) -> set[str]:
@@ -183,12 +213,6 @@ def words_beside_split(name: bytes) -> set[str]:
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
     return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
-
-
-def _folder_below(file: AudioFile, above: tuple[bytes, ...]) -> bytes:
-    """The folder of a file directly below `above`; empty if there is none."""
-    folders = file.folders
-    return folders[len(above)] if len(folders) > len(above) and tuple(folders[: len(above)]) == above else b""
 
 
 def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
@@ -220,7 +244,7 @@ def _fork(audio: list[AudioFile], level: int, or_container: bool = False) -> int
 
 
 def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
-    if layout.above is None:
+    if not layout.depth:
         unused = [file for file in audio if _above_split(file) is not None]
         what = (
             " are in folders named after splits that are not read as splits, because they are in several folders or have other "
@@ -229,24 +253,24 @@ def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioF
     else:
         unused = [file for file in audio if layout.split_and_label(file)[0] is None]
         what = " are beside the folders of splits: without label, and for training; put them into these, or remove them"
-    skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
-    passed = audio[0].folders[slice(*skipped)] if audio else []
+    first = layout.depth if layout.level >= layout.depth else 0
+    passed = audio[0].folders[first : layout.level] if audio else []
     if lone := [folder for folder in passed if not is_container(folder) and not _FOLD.fullmatch(folder)]:
         then = "; the labels are the folders in it" if layout.split_and_label(audio[0])[1] else ""
         tables.remarks.append(f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class{then}")
-    numbers = [file.path for file in audio if layout.numbered and len(file.folders) > layout.level]
-    counted = "recordings are in folders of numbers or of numbered names, not used as classes"
-    tables.remark(numbers, counted, "; if they are classes, name them by words")
+    named, _, then = layout.unused.partition(";")
+    inside = [file.path for file in audio if named and not tables.labels and len(file.folders) > layout.level]
+    tables.remark(inside, f"recordings are in folders {named}", f";{then}")
     tables.remark([file.path for file in unused], "recordings", what)
     then = " are named like a clip of a YouTube video (id and start) and read as such, but like words; rename them if they are none"
     tables.remark([file.path for file in doubtful], "recordings", then)
 
 
 def class_label(folder: bytes, listed: bool = False) -> str:
-    """The class in a folder's name: `001 - Dog bark` and `dog_bark` both give "dog bark", `2-siren` "siren" if `listed`."""
+    """The class in a folder's name: `001 - Dog bark` and `dog_bark_wav` both give "dog bark", `2-siren` "siren" if `listed`."""
     name = escape_path(folder)
     words = (_LISTED if listed else _ITEM).sub("", name).replace("_", " ").strip().lower()
-    return " ".join(words.split()) or name
+    return re.sub(r" (?:wavs?|mp3|flac)$", "", " ".join(words.split())) or name
 
 
 def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[ManifestRow]:
@@ -260,36 +284,6 @@ def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[Man
             if len(text.splitlines()) == 1 and "\0" not in text:
                 inventory.opened.add(name)
                 yield ManifestRow(name, 1, path_text(key), captions=[text])
-
-
-_GTZAN_NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
-
-
-class Gtzan:
-    """A folder per genre with files like `blues.00000.wav`."""
-
-    FORMAT = "gtzan"
-
-    def detect(self, inventory: Inventory) -> bool:
-        """Whether most files are named after the folder of their genre, and no lists of splits (`test_filtered.txt`) are there."""
-        named = sum(_genre(file) is not None for file in inventory.audio)
-        return 2 * named > len(inventory.audio) and not any(map(split_of, inventory.metadata))
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
-        tables, genres = CorpusTables(), list(map(_genre, inventory.audio))
-        if not any(genres):
-            raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
-        for file, genre in zip(inventory.audio, genres, strict=True):
-            tables.add_recording(file, num_shards, labels=[genre] if genre else [])
-        tables.counts["without_genre"] += genres.count(None)
-        return tables
-
-
-def _genre(file: AudioFile) -> str | None:
-    """The genre of a file whose folder and name are as in GTZAN, else None."""
-    match = _GTZAN_NAME.fullmatch(file.stem)
-    return match["genre"] if match and file.folders and file.folders[-1] == match["genre"].encode() else None
 
 
 # `{fold}-{Freesound id}-{take}` and, in ESC-50, `-{target}`.

@@ -29,7 +29,7 @@ METADATA_NAMES = re.compile(
 _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, space, joiner, byte order mark
 LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
 _TABLE = re.compile(
-    rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods|scp)$|(^|/)text$", re.IGNORECASE
+    rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods|scp|data)$|(^|/)text$", re.IGNORECASE
 )
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device"}
 LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested

@@ -278,7 +278,8 @@ class Audiocraft(ManifestFormat):
         index = FileIndex(inventory)
         for row in super().all_rows(inventory, names, tables):
             files = index.resolve(row.key, row.source.rpartition(b"/")[0]).files
-            about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
+            beside = inventory.beside(os.path.splitext(files[0].raw_path)[0], b".json") if len(files) == 1 else None
+            about = (_object(inventory, beside, tables) if beside else None) or {}
             row.captions = texts(about.get("captions")) or texts(about.get("description"))
             labels = texts(about.get("genre"), ",") or texts(about.get("keywords"), ",")  # lists, or separated by commas
             row.labels = [label.lower() for label in labels]
@@ -291,17 +292,6 @@ class Audiocraft(ManifestFormat):
                 yield ManifestRow(name, line, entry["path"], split=split, bare=True)
             else:
                 tables.reject(name, "bad entry", f"{line}: no `path`")
-
-
-def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:
-    """The json beside a recording; empty if there is none or it cannot be read."""
-    value = None
-    if name := inventory.beside(os.path.splitext(raw_path)[0], b".json"):
-        try:
-            value = read_json(inventory, name)
-        except UserError as error:
-            tables.reject(name, "unreadable caption", str(error))
-    return value if isinstance(value, dict) else {}
 
 
 KEYS = ("prompt", "text")  # the first non-empty one is used
@@ -340,9 +330,11 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     described = dict(_pairs(inventory, b".json"))
     paired, keys = set(described.values()), set(KEYS)
     for file, name in described.items():
-        value = _value(inventory, name, tables)
-        keys.update(value)
-        if prompts := _prompts(value):
+        value = _object(inventory, name, tables)
+        keys.update(value or {})
+        if value is not None and not _prompts(value):
+            tables.reject(name, "empty caption", "no `prompt` and no `text`")
+        if prompts := _prompts(value or {}):
             yield ManifestRow(name, "prompt", path_text(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
         # A json with only the keys of sidecars has lost its recording; others are not sidecars.
@@ -357,20 +349,14 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
             yield ManifestRow(name, 1, path_text(file.raw_path), captions=[text], at_root=True)
 
 
-def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
-    """The json beside a recording; one without a prompt is quarantined."""
+def _object(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any] | None:
+    """The json beside a recording, empty if it is no object; None if it cannot be read."""
     text = read_sidecar(inventory, name, tables.reject)
-    if text is None:
-        return {}
     try:
-        value = parse_json(text) if text else None
+        value = parse_json(text) if text else {}
     except ValueError:
-        tables.reject(name, "unreadable caption", "not JSON")
-        return {}
-    value = value if isinstance(value, dict) else {}
-    if not _prompts(value):
-        tables.reject(name, "empty caption", "no `prompt` and no `text`")
-    return value
+        return tables.reject(name, "unreadable caption", "not JSON")
+    return None if text is None else value if isinstance(value, dict) else {}
 
 
 def _prompts(value: dict[str, Any]) -> list[str]:

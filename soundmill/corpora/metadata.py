@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from ruamel.yaml import YAMLError
+
 from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
-from soundmill.params import TooDeepError, parse_json
+from soundmill.params import TooDeepError, parse_json, parse_yaml
 
 HEAD_BYTES = 1 << 16  # from which formats are detected
 KEPT_BYTES = 64 << 20  # of heads in memory; small files are then opened only once
@@ -122,6 +124,8 @@ def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str
         inventory.recoded[escape_path(name)] = None
         inventory.remark(b"", "texts that are not UTF-8, read as Windows-1252", inventory.recoded)
     lines = list(filter(str.strip, text.split("\n")))
+    if len(lines) == 1 and (spoken := re.match(r"\s*0 \d+ (?=[^\W\d_])", text)):  # TIMIT's, from the first sample to the last
+        return text[spoken.end() :].strip()
     is_table = len(lines) > 1 and min(counts := [line.strip().count("\t") for line in lines]) == max(counts) > 1
     if is_table or (_FIRST_TIME.match(text.partition("\n")[0]) and all(map(_TIMES.match, lines))):
         return reject(name, "times or numbers", "no caption; write captions, or a csv with a column of labels")
@@ -247,6 +251,22 @@ def read_entries(inventory: Inventory, name: bytes) -> Iterator[tuple[int | str,
     except (ValueError, RecursionError) as error:
         line, said = getattr(error, "lineno", line), error if isinstance(error, ValueError) else "nested too deeply"
         raise UserError(f"{path}:{line}: not readable as JSON: {said}; correct it, or remove it from the corpus") from None
+
+
+def read_annotations(inventory: Inventory, name: bytes) -> Iterator[tuple[str, Any]]:
+    """Entries of a list in YAML, whose annotations have a sentence and tags each, as in MACS: (place, values)."""
+    try:
+        listed = parse_yaml(read_text(inventory, name))
+        for at, entry in enumerate(listed if isinstance(listed, list) else next(iter(listed.values()))):
+            said = entry.pop("annotations", [])
+            told = {
+                "sentence": [one.get("sentence") for one in said],
+                "labels": [tag for one in said for tag in one.get("tags", [])],
+            }
+            yield f"[{at}]", entry | told
+    except (YAMLError, StopIteration, TypeError, AttributeError) as error:
+        said = f"{escape_path(inventory.metadata[name])}: no list of files with annotations ({type(error).__name__})"
+        raise UserError(f"{said}; correct it, or remove it from the corpus") from None
 
 
 def _has_lines(inventory: Inventory, name: bytes) -> bool:

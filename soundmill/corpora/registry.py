@@ -29,10 +29,6 @@ ADAPTERS: dict[str, Any] = {
     for adapter in (
         audiofolder,
         json_entries.NSYNTH,
-        csv_rows.UrbanSound8k(),
-        csv_rows.Fsd50k(),
-        csv_rows.ClassTable(),
-        csv_rows.Bbc(),
         json_entries.AUDIOLDM,
         csv_rows.MusicCaps(),
         json_entries.Panns(),
@@ -45,7 +41,6 @@ ADAPTERS: dict[str, Any] = {
         csv_rows.AudioSet(),
         csv_rows.VggSound(),
         folder.Esc(),
-        folder.Gtzan(),
         json_entries.StableAudio(),
         csv_rows.LjSpeech(),
         folder.SC09,

@@ -275,9 +275,12 @@ def file_stem(name: str) -> str:
 
 
 def whole_of(stem: str) -> str | None:
-    """What is listed of a file: `12` of Song Describer's `12.2min`, MTG-Jamendo's `12.low`; `p1_2` of VCTK's `p1_2_mic1`."""
-    version = re.fullmatch(r"(\d+)\.(?:\d+min|low)|(.+)_mic\d", stem)
-    return version and (version[1] or version[2])
+    """What is listed of a file: `12` of Song Describer's `12.2min`, MTG-Jamendo's `12.low`; `p1_2` of VCTK's `p1_2_mic1`; `song` of
+    MagnaTagATune's `song-30-59`."""
+    version = re.fullmatch(r"(\d+)\.(?:\d+min|low)|(.+)_mic\d|(.+)-(\d{1,4})-(\d{1,4})", stem)
+    if version and version[3] and int(version[5]) - int(version[4]) != 29:
+        return None
+    return version and (version[1] or version[2] or version[3])
 
 
 def key_stem(name: str) -> str:

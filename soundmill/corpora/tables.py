@@ -24,7 +24,7 @@ _AROUND = "\"'()[]<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
 OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 BY_MODELS = re.compile(
-    r"(?:^|[\W_])(?:scores?|confidence|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
+    r"(?:^|[\W_])(?:scores?|confidence|relevance|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
 )
 _NOTES = re.compile(
     r"(?:^|[\W_])(?:logs?|errors?|failed|missing|skipped|sources?|attributions?|credits?|authors?|urls?|licen[cs]es?|notes?|comments?|"

@@ -20,8 +20,8 @@ from soundmill.corpora.tables import OPENING
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES
 
-_LIST = re.compile(rb"\.(?:csv|tsv|txt|lst|list)$", re.IGNORECASE)
-_ID = re.compile(r"(?=\w*\d)\w+(?:-\w+)+")  # LibriSpeech's `19-198-0000`
+_LIST = re.compile(rb"\.(?:csv|tsv|txt|lst|list)$|(?:^|/)text$", re.IGNORECASE)
+_ID = re.compile(r"(?=\w*\d)(?:\w+(?:-\w+)+|\w*[^\W\d_]\w*)")  # LibriSpeech's `19-198-0000`, AISHELL's `BAC009S0002W0122`
 _FILE = rf"\S*\.\w+|.*(?:{'|'.join(map(re.escape, sorted(MEDIA)))})"
 _NAME = re.compile(rf"#.*|{_FILE}|{_ID.pattern}", re.IGNORECASE)  # a comment, and what looks like a file or an id
 _FURTHER = r"[\t|]|\.(?:wav|flac|mp3|ogg)\b|[\s,;]\d*\.\d+$"  # another cell, the name of a file, a score or a time

@@ -194,8 +194,6 @@ def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
     [
         ("test.csv", HEADER + "1,r1nicOVtvkQ,30,nan\n", OF_TEST),
         ("test.csv", HEADER + f"1,r1nicOVtvkQ,30,{'x' * 70_000}\n", OF_TEST),
-        ("test.csv", "FileName,Class\nr1nicOVtvkQ_30.wav,\n", OF_TEST),
-        ("eval.csv", "fname,labels\nr1nicOVtvkQ_30,nan\n", OF_TEST),
         ("test.json", '{"location": "r1nicOVtvkQ_30.wav", "captions": [""]}', OF_TEST),
         ("m.csv", "ytid,start_s,caption,is_audioset_eval\nr1nicOVtvkQ,30,a song\nwith drums,True\n", OF_TEST),
         ("u.csv", "slice_file_name,fsID,fold,class\nr1nicOVtvkQ_30.wav,7,3,None\n", (None, 3, "7")),
@@ -222,51 +220,6 @@ def test_without_a_training_set_the_validation_set_is_for_training_and_the_test_
     tables = scan(tmp_path)
     assert list(recordings(tables, "split").values()) == ["train", "test", "test"]
     assert "1 recordings of the validation set are for training" in str(tables.remarks)
-
-
-def test_urbansound8k(tmp_path):
-    urban = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
-    put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
-    rows = "100032-3-0-0.wav,100032.0,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
-    bad = "x.wav,1,0,1,1,five,3,dog_bark\ny.wav,1,0,1,1,2,3,\ngone.wav,2,0,1,1,3,8,siren\n../../../etc/passwd,2,0,1,1,3,8,siren\n"
-    write(tmp_path, "metadata/UrbanSound8K.csv", urban + rows + bad)
-    tables = scan(tmp_path)
-    assert recordings(tables, "labels", "fold", "group", "split") == {
-        "audio/fold1/9-1-0-0.wav": ([], None, None, None),
-        "audio/fold10/7061-6-0-0.wav": (["gun shot"], 10, "7061", None),
-        "audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032", None),
-    }
-    assert not tables.captions
-    assert [row["reason"] for row in tables.rejected] == ["bad fold", "no caption or label"]
-    assert [row["id"] for row in tables.missing] == ["fold3/gone.wav", "fold3/../../../etc/passwd"]
-    assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
-
-
-def test_a_table_of_files_and_classes(tmp_path):
-    """As Kaggle's musical instruments: without the table, the folders would be wrong labels."""
-    put(tmp_path, "Train_submission/Train_submission/4.wav", "Train_submission/Train_submission/a b.wav", "Test_submission/9.wav")
-    write(tmp_path, "Metadata_Train.csv", "FileName,Class\n4.wav,Sound_Guitar\na b.wav,Sound_Bass_Drum\nc.wav,\n")
-    write(tmp_path, "Metadata_Test.csv", "FileName,Class\n9.wav,Sound_Violin\n")
-    tables = scan(tmp_path)
-    assert recordings(tables, "labels", "split") == {
-        "Test_submission/9.wav": (["violin"], "test"),
-        "Train_submission/Train_submission/4.wav": (["guitar"], "train"),
-        "Train_submission/Train_submission/a b.wav": (["bass drum"], "train"),
-    }
-    assert [row["reason"] for row in tables.rejected] == ["no caption or label"]
-
-
-def test_the_bbcs_library(tmp_path):
-    put(tmp_path, "07076051.wav", "sub/07076052.wav", "07000000.wav")
-    header = "location,description,secs,category,CDNumber,CDName,tracknum\n"
-    rows = '07076051.wav,"Two-stroke petrol engine driving small elevator, start, run, stop.",194,Engines: Petrol,EC117D,Diesel,1\n'
-    write(tmp_path, "BBCSoundEffects.csv", header + rows + "07076052.wav,Rain on a tin roof.,60,,EC1,Rain,2\n")
-    tables = scan(tmp_path)
-    assert captions(tables) == {
-        "07076051.wav": ["Two-stroke petrol engine driving small elevator, start, run, stop."],
-        "sub/07076052.wav": ["Rain on a tin roof."],
-    }
-    assert recordings(tables, "labels")["07076051.wav"] == ["Engines: Petrol"]
 
 
 SEGMENTS = "# Segments csv created Sun Mar  5\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
@@ -299,7 +252,6 @@ def test_audiosets_segments_have_their_labels(tmp_path, header):
             "file_name,text\ndog-bark 1.wav,a dog\nrain.flac,rain\n",
             "metadata.csv:2, 'dog-bark 1.wav'; nearest: a/dog_bark_1.wav, b/dog_bark_2.wav)",
         ),
-        ("FileName,Class\nx/dog_bark_3.mp3,Sound_Dog\ny/dog_bark_4.mp3,Sound_Dog\n", "nearest: "),
         ("file_name,text\nxyz,a dog\nuvw,wind\n", "no name is near; one is a/dog_bark_1.wav"),
         ("file_name,text\nxyz,a dog\ndog_bark_2.wav,another\n", None),
     ],

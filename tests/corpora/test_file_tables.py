@@ -19,6 +19,29 @@ SCENES = {
     "setup/fold1_train.csv": "filename\tscene_label\naudio/a.wav\tairport\n",
     "setup/fold1_test.csv": "filename\naudio/b.wav\n",
 }
+SPLITS = ((0, "train", "00/1.mp3"), (0, "test", "01/2.mp3"), (1, "train", "01/2.mp3"), (1, "test", "00/1.mp3"))
+INSTRUMENTS = {
+    "Metadata_Train.csv": "FileName,Class\nx.wav,Sound_Bass_Drum\nc.wav,\n",
+    "Metadata_Test.csv": "FileName,Class\n9.wav,Sound_Violin\n",
+}
+BBC = {"x.csv": "location,description,category,CDNumber\n1.wav,An engine,Engines: Petrol,EC1\nb/2.wav,Rain,,EC1\n"}
+URBAN = {"train/train.csv": "ID,Class\n0,siren\n1,dog_bark\n2,siren\n", "test/test.csv": "ID\n5\n7\n"}
+SPACED = {"V1 m.csv": "Source File Name,Dataset File Name,Class Name\n7__A.wav,1_1.wav,Fire\n8__B.wav,2_1.wav,Rain\n"}
+VOCAL = {f"{name}.csv": f"wav,labels\n/x/1{name}.wav,Cough\n" for name in ("tr", "val", "te")}
+MACS = """files:
+- annotations:
+  - {annotator_id: 49, sentence: people talk, tags: [adults_talking, footsteps]}
+  - {annotator_id: 50, sentence: people talk, tags: [footsteps]}
+  filename: a.wav
+"""
+HEARTS = {"set_a.csv": "dataset,fname,label\na,set_a/1.wav,murmur\na,set_a/2.wav,\n"}
+BIRDS = {"train_metadata.csv": "primary_label,common_name,filename\nab1,Bare Thrush,ab1/X.ogg\nsw,Swallow,sw/Y.ogg\n"}
+MTT = {"a.csv": "clip_id\tno voice\tb\tc\td\te\tmp3_path\n2\t1\t0\t0\t0\t1\tf/x-0-29.mp3\n3\t0\t0\t0\t0\t0\t0/y-29-58.mp3\n"}
+JAMENDO = {"all.tsv": "ID\tPATH\tDURATION\tTAGS\n1\t00/1.mp3\t9\tgenre---rock\tmood---sad\n2\t01/2.mp3\t9\tgenre---pop\n"}
+JAMENDO |= {f"{at}/x-{name}.tsv": f"ID\tPATH\tX\tTAGS\n1\t{path}\t9\tgenre---rock\n" for at, name, path in SPLITS}
+KALDI = {f"data/{name}/text": f"BAC{at} HELLO THERE {at}\n" for at, name in enumerate(("train", "test"))}
+SONYC = "split,audio_filename,annotator_id,1-1_small-engine_presence,2_drill_presence,7-X_other_presence,1-1_small-engine_proximity"
+SONYC += "\ntrain,a.wav,1,1,0,0,near\ntrain,a.wav,2,0,1,-1,-1\nvalidate,b.wav,0,0,0,0,-1\n"
 EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"}
 
 
@@ -29,6 +52,22 @@ EVENTS = {"weak.tsv": "filename\tevent_labels\na.wav\tdog,speech\nb.wav\train\n"
         ("en/clips/a.mp3 en/clips/b.mp3", COMMON_VOICE, [([], "train"), ([], "test")]),
         ("2004/a.wav 2008/b.wav", {"maestro.csv": MAESTRO}, [([], "train"), ([], "test")]),
         ("audio/a.wav audio/b.wav", SCENES, [(["airport"], "train"), (["metro station"], "test")]),
+        ("Train/x.wav Test_submission/9.wav", INSTRUMENTS, [(["Bass Drum"], "train"), (["Violin"], "test")]),
+        ("1.wav b/2.wav", BBC, [(["Engines: Petrol"], None), ([], None)]),
+        (
+            "train/Train/0.wav train/Train/1.wav test/Test/5.wav",
+            URBAN,
+            [(["siren"], "train"), (["dog bark"], "train"), ([], "test")],
+        ),
+        ("x/A1.0/1_1.wav x/A1.0/2_1.wav", SPACED, [(["Fire"], None), (["Rain"], None)]),  # FSC22
+        ("1tr.wav 1val.wav 1te.wav", VOCAL, [(["Cough"], "train"), (["Cough"], "valid"), (["Cough"], "test")]),
+        ("a.wav", {"MACS.yaml": MACS}, [(["adults talking", "footsteps"], None)]),
+        ("set_a/1.wav set_a/2.wav set_b/3.wav", HEARTS, [(["murmur"], None), ([], None), ([], None)]),
+        ("train_audio/ab1/X.ogg train_audio/sw/Y.ogg", BIRDS, [(["Bare Thrush"], None), (["Swallow"], None)]),
+        ("f/x-0-29.mp3 0/y-29-58.mp3", MTT, [(["no voice", "e"], None), ([], None)]),  # MagnaTagATune
+        ("00/1.low.mp3 01/2.low.mp3", JAMENDO, [(["rock", "sad"], "train"), (["rock", "pop"], "test")]),
+        ("wav/BAC0.wav wav/BAC1.wav", KALDI, [([], "train"), ([], "test")]),
+        ("a.wav b.wav", {"annotations.csv": SONYC}, [(["small engine", "drill"], "train"), ([], "valid")]),
         ("a.wav b.wav", EVENTS, [(["dog", "speech"], None), (["rain"], None)]),
         ("1.wav 2.wav", {"x.json": '[{"File": "1.wav", "label": "dog"}, {"File": "2"}]'}, [(["dog"], None), ([], None)]),
         ("1.wav 2.wav", {"x.json": '{"1.wav": ["dog", "rain"], "2.wav": ["dog", "rain"]}'}, [(["dog", "rain"], None)] * 2),
@@ -51,7 +90,29 @@ def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, t
     tables = scan(tmp_path)
     assert tables.format == "table"
     assert recordings(tables, "labels", "split") == dict(zip(sounds.split(), outcome, strict=True))
-    assert all(len(texts) == 1 for texts in captions(tables).values())
+    assert all(len(set(texts)) == 1 for texts in captions(tables).values())
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("file,rain,wind,dog\n1.wav,True,False,False\n2.wav,False,True,False\n", ["rain", "wind"]),
+        ("file,id,rain,wind,dog\n1.wav,x,1.0,0.0,0.0\n2.wav,y,0.0,0.0,1.0\n", ["rain", "dog"]),  # each row has one
+        ("file,id,rain,wind,dog\n1.wav,x,1,1,0\n2.wav,y,0,0,1\n", None),
+        ("file,is_valid,verified,train,test\n1.wav,1,0,1,0\n2.wav,0,1,0,1\n", None),
+        ("file,rain,wind\n1.wav,1,0\n2.wav,0,1\n", None),
+        ("file,a,b,c,d,e\n1.wav,0,0,0,0,0\n2.wav,0,0,0,0,0\n", None),  # to fill in
+        ("file,a,b,c,d,e\n1.wav,1,0,0,0.5,0\n2.wav,0,2,0,0,0\n", None),
+        ("id,label\n1,dog\n2,cat\n", None),  # which class a number means
+        ("sample_key,instrument,relevance\n1,flute,0.0\n2,drums,1.0\n", None),  # OpenMIC
+    ],
+)
+def test_columns_of_classes_and_what_looks_like_them(text, labels, tmp_path):
+    write(put(tmp_path, "1.wav", "2.wav"), "x.csv", text)
+    found = [label for row in scan(tmp_path).recordings for label in row["labels"]]
+    assert found == (labels or [])
+    write(tmp_path, "metadata.csv", text.replace("file,", "file_name,"))
+    assert [label for row in scan(tmp_path, "auto").recordings for label in row["labels"]] == found
 
 
 @pytest.mark.parametrize(
@@ -62,7 +123,7 @@ def test_tables_describe_the_recordings_that_they_name(sounds, texts, outcome, t
         ("x.csv", '1-1.wav,"A dog, and rain"\n2-2.wav,"It rains"\n'),
         ("x.csv", "1-1.wav,A dog, and rain\n2-2.wav,It rains\n"),
         ("x.txt", "1-1.wav|A dog, and rain\n2-2.wav|It rains\n3.wav|Not here"),
-        ("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"),
+        *(("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"), ("data/train/text", "1-1 A dog, and rain\n2-2 It rains\n")),
     ],
 )
 def test_captions_without_a_header(name, text, tmp_path):
@@ -72,10 +133,25 @@ def test_captions_without_a_header(name, text, tmp_path):
     assert [found[file] for file in ("a/1-1.wav", "a/2-2.wav")] == [["A dog, and rain"], ["It rains"]]
 
 
+def test_a_part_of_urbansound8k(tmp_path):
+    """Most of its table is not here; of a name, none is made up."""
+    put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
+    rows = (
+        "slice_file_name,fsID,start,end,fold,class\n100032-3-0-0.wav,100032.0,0,1,5,dog_bark\n7061-6-0-0.wav,7061,1,2,10,gun_shot\n"
+    )
+    write(tmp_path, "UrbanSound8K.csv", rows + "".join(f"{number}-1-0-0.wav,{number},0,1,2,siren\n" for number in range(20, 40)))
+    tables = scan(tmp_path)
+    found = {"audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032"), "audio/fold10/7061-6-0-0.wav": (["gun shot"], 10, "7061")}
+    assert recordings(tables, "labels", "fold", "group") == found | {"audio/fold1/9-1-0-0.wav": ([], None, None)}
+    assert ([row["path"] for row in tables.orphans], len(tables.missing)) == (["audio/fold1/9-1-0-0.wav"], 20)
+
+
 def test_excerpts_are_found_by_the_name_of_the_whole(tmp_path):
     put(tmp_path, "5/1.2min.mp3", "5/2.low.mp3", "5/kick.low.mp3")  # Song Describer, MTG-Jamendo
     write(tmp_path, "x.csv", "caption,path\nA calm piano,5/1.mp3\nDrums,5/2.mp3\nA kick,5/kick.mp3\n")
     assert captions(scan(tmp_path)) == {"5/1.2min.mp3": ["A calm piano"], "5/2.low.mp3": ["Drums"], None: ["A kick"]}
+    put(tmp_path, "5/b-0-29.mp3", "5/b-29-58.mp3", "5/1-11.mp3")  # MagnaTagATune
+    assert [row["group"] for row in scan(tmp_path).recordings] == [None, "5/1", "5/2", "5/b", "5/b", None]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +326,7 @@ def test_a_published_list_without_header(tmp_path):
     ]
     assert len(tables.rejected) == 1
     write(tmp_path, "vggsound.csv", "id,take,label,split\n---g-f_I2yQ,1,people,test\n--56QUhyDQM,2,tennis,train\n")
-    assert scan(tmp_path).format == "folder"
+    assert scan(tmp_path).format == "table"  # with columns
 
 
 def test_other_lists_of_fsd50k_have_neither_its_labels_nor_its_splits(tmp_path):

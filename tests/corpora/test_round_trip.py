@@ -11,7 +11,7 @@ from tests import prepared
 from tests.prepared import RATE, ROWS, prepare, wave_of
 
 # The name of a format among the adapters, where it is another one.
-READ_AS = {"tango": "tango_json", "audiofolder_csv": "audiofolder", "audiofolder_parquet": "audiofolder"}
+READ_AS = {"tango": "tango_json", "audiofolder_csv": "audiofolder", "audiofolder_parquet": "audiofolder", "urbansound8k": "table"}
 OTHERS = {"webdataset", "lhotse"}  # only written
 WITHOUT_SPLITS = {"musiccaps", "stable_audio"}
 ONE_CAPTION = {"stable_audio"}  # the rest is kept beside it
