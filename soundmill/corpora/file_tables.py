@@ -15,7 +15,7 @@ from soundmill.corpora.audiofolder import CAPTIONS, LABELS, SAMPLED, SPLIT_COLUM
 from soundmill.corpora.csv_tables import csv_columns, read_csv
 from soundmill.corpora.folder import add_texts, layout_of, original_of, remark_layout, words_beside_split
 from soundmill.corpora.inventory import LICENCES, AudioFile, Inventory, is_about_corpus
-from soundmill.corpora.join import DETECTED, join, name_classes
+from soundmill.corpora.join import DETECTED, join, name_classes, nearest
 from soundmill.corpora.json_entries import JSON
 from soundmill.corpora.metadata import first_keys, read_annotations, read_entries, read_head
 from soundmill.corpora.resolver import FileIndex
@@ -155,6 +155,10 @@ def _table(inventory: Inventory, name: bytes, index: Callable[[], FileIndex]) ->
         named = _column_of_files(rows, ids, base, index())
         named = "" if named and _is_key(rows, named, label) else named
     if not (named := named or _column_of_most(inventory, _entries(inventory, name, form), of_files, base, index())):
+        keys = [str(row[of_files[0]]) for row in rows if of_files and row.get(of_files[0])]
+        if keys and inventory.audio and is_described:
+            why = f"no row names a recording here (first: {nearest(inventory, keys[0])})"
+            inventory.remarks[name, "names"] = f"{escape_path(name)}: {why}"
         return None
     if not label and any("---" in str(row.get("tags")) for row in rows):  # MTG-Jamendo's `genre---rock`
         label = "tags"

@@ -163,7 +163,9 @@ class Inventory:
         return text
 
     def unread(self) -> list[bytes]:
-        unread = (name for name in self.metadata if _TABLE.search(name) and name not in self.opened and name != LICENCES)
+        """The tables that were not opened, without those of which a remark says why."""
+        told = {name for name, _ in self.remarks} | self.opened | {LICENCES}
+        unread = (name for name in self.metadata if _TABLE.search(name) and name not in told)
         return [name for name in unread if not is_about_corpus(name)]
 
     def csv_files(self) -> list[bytes]:

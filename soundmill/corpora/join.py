@@ -70,12 +70,17 @@ def _remark_strange(inventory: Inventory, rows: list[ManifestRow], state: JoinSt
     strange = [source for source, count in all_rows.items() if absent[source] == count > 1]  # not those beside one recording
     if strange and inventory.audio:
         first = next(row for row in rows if row.source == min(strange))
-        paths = {file.stem: file.path for file in inventory.audio}
-        near = get_close_matches(folders_of_key(first.key)[-1][:MAX_NAME], paths, NEAREST)
-        what = f"nearest: {', '.join(paths[stem] for stem in near)}" if near else f"no name is near; one is {min(paths.values())}"
         state.tables.remarks.append(
-            f"{len(strange)} manifests have no row that names a file (first: {first.origin}, {first.key!r:.80}; {what})"
+            f"{len(strange)} manifests have no row that names a file (first: {first.origin}, {nearest(inventory, first.key)})"
         )
+
+
+def nearest(inventory: Inventory, key: str) -> str:
+    """A key that names no file, and the files that are named most like it."""
+    paths = {file.stem: file.path for file in inventory.audio}
+    near = get_close_matches(folders_of_key(key)[-1][:MAX_NAME], paths, NEAREST)
+    what = f"nearest: {', '.join(paths[stem] for stem in near)}" if near else f"no name is near; one is {min(paths.values())}"
+    return f"{key!r:.80}; {what}"
 
 
 def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRow]:

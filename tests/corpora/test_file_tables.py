@@ -234,6 +234,14 @@ def test_a_column_of_words_for_splits(column, cells, splits, tmp_path):
     assert ("call the one of the splits `split`" in str(tables.remarks)) == (column == "stage")
 
 
+def test_a_table_of_other_names_is_remarked_with_the_nearest(tmp_path):
+    put(tmp_path, "dog_bark.wav", "rain.wav")
+    write(tmp_path, "x.csv", "file,label\ndogbark.wav,dog\nrains.wav,rain\n")
+    tables = scan(tmp_path)
+    assert tables.format == "folder"
+    assert tables.remarks == ["x.csv: no row names a recording here (first: 'dogbark.wav'; nearest: dog_bark.wav)"]
+
+
 @pytest.mark.parametrize("of_train", ["file,label\n1.wav,x\n2.wav,y\n", "file,label,split\n1.wav,x,train\n2.wav,y,train\n"])
 def test_a_name_in_two_folders_is_two_recordings(of_train, tmp_path):
     put(tmp_path, "test/1.wav", "test/2.wav", "train/1.wav", "train/2.wav")
