@@ -30,6 +30,7 @@ def _of_flac(rate: int) -> int:
 
 SampleRate = Annotated[int, Field(ge=1000, le=655_350), AfterValidator(_of_flac)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]

@@ -50,6 +50,16 @@ def check(name: str, revision: str | None, home: Path) -> None:
         _locate(name, revision, home)
 
 
+def width(name: str, scratch: dict[str, Any], home: Path | None) -> int | None:
+    """Width of an encoder's states; None if only loading it would tell."""
+    if name == SCRATCH:
+        return scratch["width"]
+    if home is None or not hub.is_directory(name, home):
+        return None
+    config = hub.read_config(hub.directory_of(name, home) / "config.json")
+    return config.get("d_model", config.get("hidden_size"))
+
+
 def _locate(name: str, revision: str | None, home: Path) -> tuple[Path, str | None]:
     remedies = (
         f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to it (`encoder: ../models/{Path(name).name}`), "

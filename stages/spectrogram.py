@@ -8,8 +8,7 @@ import numpy as np
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, flac_rate
 from soundmill.audio.log_mels import SPEC_KEY
-from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
-from soundmill.errors import UserError
+from soundmill.audio.mel import MelSpec, SpectrogramParams, check_sample_rate, log_mel
 from soundmill.manifest import SOUND
 from soundmill.stage import Context, Input, Output
 
@@ -47,11 +46,7 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
 
 def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
     wave, sample_rate = decode_mono(row["audio"]["bytes"]), flac_rate(row["audio"]["bytes"])
-    if sample_rate != spec.sample_rate:
-        raise UserError(
-            f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec {spec.sample_rate}; "
-            "set the spec's sample_rate to that of its clips"
-        )
+    check_sample_rate(spec, sample_rate, f"{audio}: clip {row['clip_id']!r}")
     return np.ascontiguousarray(log_mel(wave, spec).astype("<f2"))
 
 

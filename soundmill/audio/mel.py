@@ -99,6 +99,12 @@ def check_bands(spec: MelSpec) -> None:
         raise UserError(f"mel spec: {what}; raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels")
 
 
+def check_sample_rate(spec: MelSpec, rate: int, clips: str) -> None:
+    """UserError if a spec is not for the sample rate of `clips`."""
+    if spec.sample_rate != rate:
+        raise UserError(f"mel spec: sample_rate is {spec.sample_rate}, but {clips} has {rate}; make them agree")
+
+
 def check_overlap(spec: MelSpec) -> None:
     """UserError if the windows of a spec overlap too little for Griffin-Lim."""
     if spec.hop_length > spec.win_length // 2:

@@ -1,10 +1,30 @@
 """Parameters of diffusion: noise schedule, objective, sampler."""
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from soundmill.errors import UserError
 from soundmill.params import Probability, StageParams
+
+TOLERANCE = 1e-9  # for comparing noise levels
+
+
+def check_betas(betas: Sequence[float], table: Sequence[float]) -> None:
+    """UserError if betas do not increase within (0, 1), or if a noise level is outside those trained on, alpha_bar `table`."""
+    if any(not 0 < beta < 1 for beta in betas):
+        raise UserError(f"noise schedule {betas}: every beta must lie between 0 and 1")
+    if any(beta <= before for before, beta in pairwise(betas)):
+        raise UserError(f"noise schedule {betas}: betas must increase")
+    first, last = 1 - betas[0], math.prod(1 - beta for beta in betas)
+    if first**0.5 > table[0] ** 0.5 + TOLERANCE or last**0.5 < table[-1] ** 0.5 - TOLERANCE:
+        raise UserError(
+            f"noise schedule {betas}: its alpha_bar goes from {first:.6g} to {last:.6g}; it must stay within the training's range, "
+            f"{table[0]:.6g} to {table[-1]:.6g}"
+        )
 
 
 class DiffusionParams(StageParams):
@@ -21,6 +41,15 @@ class DiffusionParams(StageParams):
     weighting: Literal["none", "min_snr", "min_snr_tango"]
     min_snr_gamma: float = Field(gt=0)
     stratified: bool = Field(description="spread the timesteps of a batch evenly instead of drawing them independently")
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if "linear" in self.schedule and self.num_timesteps * (self.beta_start + self.beta_end) > 200:  # alpha_bar below e^-60
+            raise ValueError(
+                f"beta_end {self.beta_end} leaves nothing of the sound after {self.num_timesteps} timesteps, which cannot be "
+                "sampled: lower it, or num_timesteps"
+            )
+        return self
 
 
 class RestylingParams(StageParams):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from soundmill.diffusion.params import check_betas
 from soundmill.diffusion.paths import Discrete, Flow, Net, Velocity, alpha_bar_to_betas, betas_to_alpha_bar, shifted
 from soundmill.diffusion.sampling import Draw, Steps
 from soundmill.errors import UserError
@@ -23,7 +24,6 @@ SCHEDULERS: dict[Sampler, tuple[str, dict[str, Any]]] = {  # of diffusers
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
 }
-TOLERANCE = 1e-9  # for comparing noise levels
 STABLE_AUDIO = read_yaml(Path(__file__).with_name("stable_audio.yaml"))  # of its scheduler, as published
 
 
@@ -156,16 +156,8 @@ def aligned_timesteps(betas: Tensor, table: Tensor) -> Tensor:
     √alpha_bar is interpolated linearly between timesteps (Kong et al. 2021, appendix B). UserError if betas do not increase within
     (0, 1), or if a noise level is outside the training's range.
     """
-    if ((betas <= 0) | (betas >= 1)).any():
-        raise UserError(f"noise schedule {betas.tolist()}: every beta must lie between 0 and 1")
-    if (betas[1:] <= betas[:-1]).any():
-        raise UserError(f"noise schedule {betas.tolist()}: betas must increase")
+    check_betas(betas.tolist(), table.tolist())
     levels, trained = betas_to_alpha_bar(betas).sqrt(), table.sqrt()
-    if levels[0] > trained[0] + TOLERANCE or levels[-1] < trained[-1] - TOLERANCE:
-        raise UserError(
-            f"noise schedule {betas.tolist()}: its alpha_bar goes from {levels[0] ** 2:.6g} to {levels[-1] ** 2:.6g}; it must stay "
-            f"within the training's range, {trained[0] ** 2:.6g} to {trained[-1] ** 2:.6g}"
-        )
     before = (torch.searchsorted(-trained, -levels, right=True) - 1).clamp(0, len(table) - 2)
     fraction = (trained[before] - levels) / (trained[before] - trained[before + 1])
     return before + fraction.clamp(0, 1)

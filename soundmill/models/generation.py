@@ -39,7 +39,7 @@ from soundmill.models.sounds import (
     print_matched_labels,
     reconstruct_each,
 )
-from soundmill.params import override, refuse
+from soundmill.params import changed, override, refuse
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.params import Use
@@ -421,7 +421,8 @@ def read(checkpoint_dir: Path, use: Use | None = None) -> Loaded:
 def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[Run]:
     """A `Run` with the checkpoint's sampling, overridden by `settings`; its scratch directory is deleted on exit."""
     params = model.params
-    sampling = override(params.sampling, settings, "sampling")
+    chosen = override(params.sampling, settings, "sampling").model_dump(mode="json")
+    sampling = changed(params, {"sampling": chosen}, "--set").sampling
     use_threads(params.hardware.threads)
     device, precision = pick_device("auto"), params.hardware.precision
     if precision == "fp16" and device.type == "cpu":

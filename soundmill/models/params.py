@@ -1,13 +1,15 @@
 """Parameters common to all families; each family adds its own."""
 
 from abc import abstractmethod
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.params import Seed, StageParams, changed, parse_section, section
-from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use
+from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use, check_precision
 
 T = TypeVar("T", bound="FamilyTrainParams")
 G = TypeVar("G", bound="FamilyGenerateParams")
@@ -48,20 +50,32 @@ class FamilyTrainParams(TrainingParams):
     text_key: ClassVar[str] = "text_width"  # parameter that is the width of the text encoder's states
     without: ClassVar[dict[str, str]] = {}  # parameter and value that train without a `label` or `caption`, where there must be one
 
+    dropout_key: ClassVar[str | None] = None  # parameter that is the share of items trained without conditions
+
     by_label: ClassVar[bool] = False  # whether the net is told labels
     by_caption: ClassVar[bool] = False  # whether it is told captions, so that the family's section of `text` must name an encoder
 
-    def check_spec(self, spec: MelSpec | None) -> None:
-        """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
+    def check_spec(self, spec: MelSpec | None, rate: int, clips: str) -> None:
+        """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own does not
+        fit `clips` of this sample rate."""
+
+    def check_latents(self, shape: tuple[int, int, int]) -> None:
+        """UserError if the network does not take latents of (channels, frames, bands)."""
+
+    @property
+    def guided_by_dropout(self) -> bool:
+        """Whether guidance compares with what the net learns of items without conditions."""
+        return self.by_label or self.by_caption
 
     @model_validator(mode="after")
     def _of_any_family(self) -> Self:
+        key = self.dropout_key
+        if key and self.guided_by_dropout and attrgetter(key)(self) == 0 and self.sampling.guidance_scale != 1:
+            raise ValueError(f"sampling.guidance_scale needs a network trained without conditions too: raise {key}, or set it to 1")
         if self.lora and not self.start_from:
             raise ValueError("lora needs a base: set start_from to its checkpoint")
         if self.patience and self.validate_every_steps is None:
             raise ValueError("patience needs held-out losses: set validate_every_steps")
-        if self.patience and isinstance(self.use, int):
-            raise ValueError("with patience the training may end before a step that `use` names; set use to `best` or `last`")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set one of steps and epochs, and set the other to null")
         return self
@@ -98,14 +112,6 @@ class ConditionedTrainParams(BatchedTrainParams):
     def by_caption(self) -> bool:
         return "caption" in self.condition
 
-    @model_validator(mode="after")
-    def _guided(self) -> Self:
-        if getattr(self, "condition_dropout", None) == 0 and self.condition != "none" and self.sampling.guidance_scale != 1:
-            raise ValueError(
-                "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
-            )
-        return self
-
 
 class VectorTrainParams(ConditionedTrainParams):
     """Of families whose net is told a vector for each item: label weights, or that of a caption."""
@@ -137,9 +143,14 @@ class FamilyGenerateParams(StageParams):
     codec_split: Literal["train", "valid", "test"]
     sampling: dict[str, Any] | None = Field(description="changes to `train.sampling` of the checkpoint, by key; null: none")
 
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        check_precision(self)
+        return self
+
     def sampling_of(self, train: FamilyTrainParams, family: str) -> Any:
-        """The sampling of a model with these training parameters, changed; UserError that names a wrong key."""
-        return changed(train.sampling, self.sampling or {}, f"params.yaml: {family}.generate.sampling")
+        """The sampling of a model with these training parameters, changed; UserError that names a key that is wrong or unfit."""
+        return changed(train, {"sampling": self.sampling or {}}, f"params.yaml: {family}.generate").sampling
 
 
 def read_sections(
@@ -148,9 +159,19 @@ def read_sections(
     """A family's sections `train` and `generate` of the content of a params.yaml, and the sampling that they say together."""
     trained = parse_section(document, f"{family}.train", train)
     chosen = parse_section(document, f"{family}.generate", generate)
+    try:
+        trained.check_use(chosen.use, trained.steps, trained.keep_every_steps)
+    except ValueError as error:
+        raise UserError(f"params.yaml: {family}.generate: {error}") from None
     return trained, chosen, chosen.sampling_of(trained, family)
 
 
 def read_clip_plan(document: dict[str, Any], family: str) -> dict[str, Any]:
     """How the clips of a family are cut, by the content of a params.yaml."""
-    return section(document, f"clips.{document['families'][family]['clips']}", "params.yaml")
+    return plan_of(document, document["families"][family]["clips"])
+
+
+def plan_of(document: dict[str, Any], variant: str) -> dict[str, Any]:
+    """How the clips of a variant are cut, or those that it also has mixes of."""
+    clips = document.get("mixed", {}).get(variant, {}).get("clips", variant)
+    return section(document, f"clips.{clips}", "params.yaml")

@@ -7,20 +7,21 @@ import importlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from soundmill import hub, manifest, params, text
-from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
+from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap, check_sample_rate
 from soundmill.audio.pieces import to_samples
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import LatentsParams, WaveCodecParams, read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
-from soundmill.models.params import FamilyTrainParams, read_clip_plan, read_sections
+from soundmill.models.params import FamilyTrainParams, plan_of, read_clip_plan, read_sections
 from soundmill.params import StageParams, choose, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.checkpoint import compare, start_directory
@@ -97,8 +98,10 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
     inverted = {item["mel"] for item in document["mel_families"].values()}
     vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
-        specs[name] = parse_section(document, f"spectrogram.{name}", SpectrogramParams).spec
+        of_clips = parse_section(document, f"spectrogram.{name}", SpectrogramParams)
+        specs[name], plan = of_clips.spec, plan_of(document, of_clips.clips)
         with _named(f"spectrogram.{name}: "):
+            check_sample_rate(specs[name], plan["sample_rate"], f"clips.{of_clips.clips}")
             check_bands(specs[name])
             if name in inverted:
                 check_overlap(specs[name])
@@ -110,14 +113,15 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             _check_component("vocoder", vocoder, home, mel_spec=specs[name])
     for name, item in document["latent_families"].items():
         codecs[name] = codec = components.codec_params(document, name)
-        spec = specs[item["mel"]]
+        spec, clips, plan = specs[item["mel"]], document["families"][name]["clips"], read_clip_plan(document, name)
         with _named(f"{name}.autoencoder: "):
             codec.check_spec(spec)
+            if isinstance(codec, WaveCodecParams):
+                codec.check_waves(plan["sample_rate"], plan["channels"], f"clips.{clips}")
             if home:
                 components.check_weights("autoencoder", codec, spec, home)
         if home:
-            rate = read_clip_plan(document, name)["sample_rate"]
-            _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=rate)
+            _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=plan["sample_rate"])
         _check_lengths(name, document, codec.stride(spec))
     for name, item in document["text"].items() if home else ():
         with _named(f"text.{name}.encoder: "):
@@ -133,7 +137,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                     f"params.yaml: mixup.clips: the mixes must be of families.{name}.clips: set it to {clips}, or "
                     f"families.{name}.trained_on to {clips}"
                 )
-        train, _, _ = read_sections(document, name, family(name).train_params, family(name).generate_params)
+        train, _, sampling = read_sections(document, name, family(name).train_params, family(name).generate_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
         if train.by_caption and name not in document["text"]:
@@ -141,14 +145,39 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                 f"params.yaml: {name}.train is by caption, but text.{name} names no text encoder: take `{name}=captions`, or train "
                 "by label"
             )
+        if train.by_caption:
+            _check_text(name, train, document["text"][name], home)
+        spec, plan = specs.get(document["mel_families"].get(name, {}).get("mel")), read_clip_plan(document, name)
+        for part, params_of in (("train", train), ("generate", train.model_copy(update={"sampling": sampling}))):
+            with _named(f"{name}.{part}."):
+                params_of.check_spec(spec, plan["sample_rate"], f"clips.{item['clips']}")
+                _check_vocoder(name, params_of, train, document, codecs)
         with _named(f"{name}.train."):
-            train.check_spec(specs.get(document["mel_families"].get(name, {}).get("mel")))
+            if name in codecs:
+                train.check_latents(components.latent_shape(document, name))
             if home and train.start_from:
                 _check_start(name, train, document, home)
             if train.lora:
                 _check_adapters(name, train.lora, document)
-            if isinstance(codecs.get(name), WaveCodecParams) and getattr(train.sampling, "vocoder", None) == "trained":
-                raise UserError(f"sampling.vocoder: {components.NO_VOCODER}")
+
+
+def _check_text(name: str, train: FamilyTrainParams, item: dict[str, Any], home: Path | None) -> None:
+    """UserError if a text encoder's states are not as wide as the net expects."""
+    here, width = attrgetter(train.text_key)(train), text.width(item["encoder"], item["scratch"], home)
+    if width not in (None, here):
+        raise UserError(f"params.yaml: {name}.train.{train.text_key}: is {here}, but text.{name} is {width} wide; set it to that")
+
+
+def _check_vocoder(name: str, made: FamilyTrainParams, train: FamilyTrainParams, document: dict[str, Any], codecs: Any) -> None:
+    """UserError if `made` samples with a vocoder that no checkpoint of these parameters has."""
+    if getattr(made.sampling, "vocoder", None) != "trained":
+        return
+    if isinstance(codecs.get(name), WaveCodecParams):
+        raise UserError(f"sampling.vocoder: {components.NO_VOCODER}")
+    if name not in document["vocoder_families"]:
+        raise UserError("sampling.vocoder: no vocoder is trained: add `vocoder=hifigan_laptop`, or set it to griffin_lim")
+    if train.sampling.vocoder == "griffin_lim":
+        raise UserError(f"sampling.vocoder: the checkpoint takes none along: set {name}.train.sampling.vocoder to trained, too")
 
 
 def _check_lengths(name: str, document: dict[str, Any], stride: int) -> None:

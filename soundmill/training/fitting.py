@@ -16,7 +16,7 @@ from soundmill.training.loader import Joined, Loader, Order, Source
 from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut, Kept, Sampling, Scoring, Validation
-from soundmill.training.params import HardwareParams, Interval, TrainingParams, Use
+from soundmill.training.params import HardwareParams, Interval, Use
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,14 @@ def fit_averaged(
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
     every = in_steps(params.keep_every_steps, order, module.accumulate)
     kept = Kept(scratch, every, params.keep) if every else None
-    kept_steps = kept.steps(module.steps, module.steps) if kept else []
-    _check_use(ctx.name, params, [*kept_steps, module.steps], held_out, scoring)
+    if params.use == "best" and held_out is None:
+        raise UserError(
+            f"{ctx.name}: `use` is `best`, but the validation split has no clip; raise splits.valid_fraction, or set it to `last`"
+        )
+    try:
+        params.check_use(params.use, module.steps, every)
+    except ValueError as error:
+        raise UserError(f"{ctx.name}: {error}") from None
     if patience and not held_out:
         raise UserError(
             f"{ctx.name}: patience needs held-out losses, but the validation split is empty; raise splits.valid_fraction"
@@ -147,20 +153,3 @@ def fit_averaged(
 def in_steps(every: Interval | None, order: Order | Joined, accumulate: int) -> int | None:
     """An interval in steps of `accumulate` batches each; the steps of an epoch are those of the first."""
     return -(-order.steps(1) // accumulate) if every == "epoch" else every
-
-
-def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None, scoring: Scoring | None) -> None:
-    if params.use == "best" and held_out is None:
-        raise UserError(
-            f"{name}: `use` is `best`, but the validation split has no clip; raise splits.valid_fraction, or set `use` to `last`"
-        )
-    if params.use == "best_fad" and scoring is None:
-        raise UserError(
-            f"{name}: `use` is `best_fad`, but nothing is scored while it trains; set score_every_steps, which only families have, "
-            "or set `use` to `best`"
-        )
-    if isinstance(params.use, int) and params.use not in steps:
-        raise UserError(
-            f"{name}: `use` is step {params.use}, whose weights are not kept (those of {', '.join(map(str, steps))} are); change "
-            "keep_every_steps and keep to keep them"
-        )

@@ -26,6 +26,7 @@ from soundmill.training.curve import VALID
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch, Source
 from soundmill.training.module import TrainingModule
+from soundmill.training.params import kept_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,9 +120,7 @@ class Kept:
     keep: int
 
     def steps(self, step: int, steps: int) -> list[int]:
-        """The steps, in order, whose weights are kept after step `step` of `steps`."""
-        newest = min(step, steps - 1) // self.every
-        return [self.every * number for number in range(max(1, newest - self.keep + 1), newest + 1)]
+        return kept_steps(self.every, self.keep, step, steps)
 
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 and step < steps

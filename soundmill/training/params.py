@@ -1,6 +1,6 @@
 """Parameters of every training: hardware, optimiser, weight average, logging."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,6 +10,11 @@ from soundmill.params import Probability, Seconds, Seed, StageParams
 Precision = Annotated[Literal["32", "bf16", "fp16"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 Interval = Literal["epoch"] | Annotated[int, Field(ge=1)]  # steps, or those of a pass over the training clips
 Use = Literal["last", "best", "best_fad"] | Annotated[int, Field(ge=1)]
+
+
+def check_precision(params: Any) -> None:
+    if params.accelerator == "cpu" and params.precision == "fp16":
+        raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
 
 
 class HardwareParams(StageParams):
@@ -42,8 +47,7 @@ class HardwareParams(StageParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.accelerator == "cpu" and self.precision == "fp16":
-            raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
+        check_precision(self)
         if self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes {self.min_nodes} is more than nodes {self.nodes}")
         return self
@@ -55,7 +59,7 @@ class OptimiserParams(StageParams):
     (`three_quarters`)."""
 
     learning_rate: float = Field(gt=0)
-    betas: list[Probability] = Field(min_length=2, max_length=2)
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0, le=100_000_000)
@@ -103,6 +107,12 @@ class LoraParams(StageParams):
     dora: bool = Field(description="also train the length of each column of weights (Liu et al. 2024, arXiv:2402.09353)")
 
 
+def kept_steps(every: int, keep: int, step: int, steps: int) -> list[int]:
+    """The steps, in order, whose weights are kept after step `step` of `steps`: each `every`-th but the last, the newest `keep`."""
+    newest = min(step, steps - 1) // every
+    return [every * number for number in range(max(1, newest - keep + 1), newest + 1)]
+
+
 class TrainingParams(StageParams):
     """Parameters of every training except its length and hardware."""
 
@@ -124,3 +134,26 @@ class TrainingParams(StageParams):
         "score_every_steps); a number: that step, if its weights are kept"
     )
     samples_every_steps: Interval | None = Field(description="steps between samples for tracking; null: only at the end")
+
+    def check_use(self, use: Use, steps: int | None, every: Interval | None) -> None:
+        """ValueError if a training of `steps` (null: epochs say) that keeps the weights of `every` so many lacks those of `use`."""
+        if use == "best_fad" and getattr(self, "score_every_steps", None) is None:
+            raise ValueError(
+                "`use` is `best_fad`, but nothing is scored while it trains; set score_every_steps, which only families have, or "
+                "set `use` to `best`"
+            )
+        if isinstance(use, int) and getattr(self, "patience", None):
+            raise ValueError("with patience the training may end before a step that `use` names; set use to `best` or `last`")
+        if not isinstance(use, int) or not steps or every == "epoch":
+            return
+        kept = [*(kept_steps(every, self.keep, steps, steps) if every else ()), steps]
+        if use not in kept:
+            raise ValueError(
+                f"`use` is step {use}, whose weights are not kept (those of {', '.join(map(str, kept))} are); change "
+                "keep_every_steps and keep to keep them"
+            )
+
+    @model_validator(mode="after")
+    def _used_weights_are_kept(self) -> Self:
+        self.check_use(self.use, getattr(self, "steps", None), self.keep_every_steps)
+        return self

@@ -56,18 +56,10 @@ class SamplingParams(RestylingParams, GriffinLimParams):
     grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
 
 
-def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
-    """ValueError if the solver is not for the objective, or for so few steps."""
-    if sampling.solver == "dpm++_sde" and flow.objective != "v":
-        raise ValueError("sampling.solver dpm++_sde is for flow.objective v; set it to euler or midpoint")
-    if sampling.solver == "dpm++_sde" and sampling.num_steps < 2:
-        raise ValueError("sampling.solver dpm++_sde needs sampling.num_steps of 2 or more")
-    if sampling.solver == "pingpong" and flow.objective != "rectified_flow":
-        raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
-
-
 class TrainParams(ConditionedTrainParams):
     text_key: ClassVar = "network.text_width"
+    dropout_key: ClassVar = "dropout.all"
+    guided_by_dropout: ClassVar = True  # of the length, too
 
     condition: Literal["none", "label", "caption", "caption_and_label"]
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
@@ -83,9 +75,13 @@ class TrainParams(ConditionedTrainParams):
     def _consistent(self) -> Self:
         if self.condition == "caption_and_label" and self.dropout.condition == 0:
             raise ValueError("condition caption_and_label needs dropout.condition above 0, so that the net learns each alone")
-        check_solver(self.flow, self.sampling)
-        if self.sampling.guidance_scale != 1 and self.dropout.all == 0:
-            raise ValueError("sampling.guidance_scale needs a network trained without conditions too: raise dropout.all")
+        solver, objective = self.sampling.solver, self.flow.objective
+        if solver == "dpm++_sde" and objective != "v":
+            raise ValueError("sampling.solver dpm++_sde is for flow.objective v; set it to euler or midpoint")
+        if solver == "dpm++_sde" and self.sampling.num_steps < 2:
+            raise ValueError("sampling.solver dpm++_sde needs sampling.num_steps of 2 or more")
+        if solver == "pingpong" and objective != "rectified_flow":
+            raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
         return self
 
 

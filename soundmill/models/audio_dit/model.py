@@ -20,7 +20,7 @@ from soundmill.diffusion.paths import Flow, Velocity, error, length_shift, logit
 from soundmill.diffusion.sampling import Draw, Given, guided
 from soundmill.errors import UserError
 from soundmill.models import adapted
-from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver
+from soundmill.models.audio_dit import DropoutParams, FlowParams, SamplingParams, TrainParams
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import LatentCodec, Vocoder
@@ -254,10 +254,6 @@ def _window(
 ) -> Tensor:
     """One window [N, channels, frames] of each sound, which is told to last `lengths` samples, from `items` of what is given."""
     sampling, flow = run.sampling, model.params.flow
-    try:
-        check_solver(flow, sampling)  # settings of this call may differ from the training's
-    except ValueError as error:
-        raise UserError(str(error)) from None
     seconds = [min(length, model.num_samples) / model.sample_rate for length in lengths]
     conditions = model.conditions(requests, seconds, run)
     denoise = in_precision(guided(model.net, conditions, hidden(conditions), sampling.guidance_scale), run)

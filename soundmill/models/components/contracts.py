@@ -268,6 +268,13 @@ class WaveCodecParams(ComponentParams):
         """Samples that lengths of waves must be multiples of."""
         return self.network.samples_per_latent
 
+    def check_waves(self, rate: int, channels: int, clips: str) -> None:
+        """UserError if `network` states another form of waves than `clips` have."""
+        stated = getattr(self.network, "audio_channels", channels), getattr(self.network, "sample_rate", rate)
+        if stated != (channels, rate):
+            there, here = (f"{one[0]} channels at {one[1]} Hz" for one in ((channels, rate), stated))
+            raise UserError(f"{clips} has {there}, but autoencoder.network has {here}; make them agree")
+
     @model_validator(mode="after")
     def _whole_latents(self) -> Self:
         weights, stride = self.weights, self.network.samples_per_latent

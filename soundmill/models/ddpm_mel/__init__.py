@@ -9,7 +9,7 @@ from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import SizesParams
 from soundmill.models.family import Family
 from soundmill.models.params import BatchedTrainParams
-from soundmill.params import Decibels, Probability, Seconds, StageParams
+from soundmill.params import Decibels, Probability, Seconds, Size, StageParams
 
 
 class PictureParams(StageParams):
@@ -34,14 +34,14 @@ class PictureParams(StageParams):
     exponent: float = Field(gt=0, le=1, description="exponent of `power`, applied to mel values with the spec's power")
     min_max: bool = Field(description="with `level: clip`: stretch every picture to [−1, 1]")
     polarity: Literal["bright", "dark"] = Field(description="appearance of loud sound")
-    patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
+    patch: list[Size] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
     patch_basis: Literal["pixels", "dct"] = Field(description="channels are a patch's pixels, or its cosine transform (JPEG's)")
     standardise: Literal["none", "global", "band", "channel"]
     whitening: Probability = Field(description="with `channel`: 1 gives every channel unit variance, 0 one factor to all")
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:
-        if min(self.patch) < 1 or self.height % self.patch[0] or self.width % self.patch[1]:
+        if self.height % self.patch[0] or self.width % self.patch[1]:
             raise ValueError(f"patch {self.patch} must divide the picture's height {self.height} and width {self.width}")
         if self.min_max and self.level != "clip":
             raise ValueError("min_max loses the level of a picture: use `level: clip`, which stores it")
@@ -49,7 +49,7 @@ class PictureParams(StageParams):
 
 
 class _NetworkParams(StageParams):
-    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
+    widths: list[Size] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
     attention_levels: list[int]
     heads: int = Field(ge=1)
     embedding_size: int = Field(ge=2, multiple_of=2)
@@ -135,6 +135,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 class TrainParams(BatchedTrainParams):
     without: ClassVar = {"caption": "text_width to null"}
+    dropout_key: ClassVar = "augmentation.label_dropout"
 
     conditional: bool = Field(description="by label, where the training clips have labels, or by caption")
     text_width: int | None = Field(  # earlier checkpoints lack it
@@ -165,10 +166,6 @@ class TrainParams(BatchedTrainParams):
                     f"picture.{side} / patch = {size // patch} must be a multiple of {2**times}: "
                     f"the network halves it {times} times"
                 )
-        if self.conditional and self.sampling.guidance_scale != 1 and self.augmentation.label_dropout == 0:
-            raise ValueError(
-                "sampling.guidance_scale needs a network trained without conditions too: raise augmentation.label_dropout"
-            )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
         self.sampling.check_steps(self.diffusion.num_timesteps - self.diffusion.first_timestep)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from soundmill.audio.mel import MelSpec, check_bands
+from soundmill.audio.mel import MelSpec, check_bands, check_sample_rate
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.family import Family
 from soundmill.models.params import BatchedTrainParams
@@ -15,7 +15,8 @@ class TrainParams(BatchedTrainParams):
     network: UNet1dParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill reconstruct`, sample the checkpoint")
 
-    def check_spec(self, spec: MelSpec | None) -> None:
+    def check_spec(self, spec: MelSpec | None, rate: int, clips: str) -> None:
+        check_sample_rate(self.mel, rate, clips)
         check_bands(self.mel)
 
 

@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 
 from soundmill.audio import mel
-from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderModule, VocoderNet
@@ -65,8 +64,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     """A training that starts from another keeps its scale."""
     known = Clips.read(params, ctx, catalog)
     _, (wave, rate) = next(waves_of(clips, set(known.train)))
-    if params.mel.sample_rate != rate:
-        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
+    params.check_spec(None, rate, str(clips))
 
     def source_of(clip_ids: Sequence[str]) -> Pairs:
         waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))

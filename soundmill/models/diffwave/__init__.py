@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from soundmill.audio.mel import MelSpec, check_bands, check_overlap
+from soundmill.audio.mel import MelSpec, check_bands, check_overlap, check_sample_rate
 from soundmill.models.components.diffwave import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
 from soundmill.models.family import Family
 from soundmill.models.params import VectorTrainParams
@@ -42,8 +42,10 @@ class TrainParams(VectorTrainParams):
     def crop_frames(self) -> int:
         return round(self.crop_seconds * self.mel.sample_rate / self.mel.hop_length)
 
-    def check_spec(self, spec: MelSpec | None) -> None:
+    def check_spec(self, spec: MelSpec | None, rate: int, clips: str) -> None:
+        self.sampling.check_noise(self.noise)
         if self.condition == "mel":
+            check_sample_rate(self.mel, rate, clips)
             check_bands(self.mel)
         if self.noise.prior == "mel":  # its envelope is applied by an STFT and its inverse
             check_overlap(self.mel)

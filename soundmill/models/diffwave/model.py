@@ -112,12 +112,14 @@ def prepare(
     params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | Generating | None
 ) -> Prepared:
     """A training that starts from another keeps its labels and scale; UserError if the rate or mel spec differs."""
-    schedule(params.noise, params.sampling)  # raises before the training if they do not fit
-    params.check_spec(None)
     known = Clips.read(params, ctx, catalog)
     seconds, weights = durations_of(clips, [*known.train, *known.valid]), known.train
     _, (_, rate) = next(waves_of(clips, set(weights)))
-    check_rate(params, rate, clips, start)
+    params.check_spec(None, rate, str(clips))
+    if start:
+        mels = params.condition == "mel"
+        theirs = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
+        compare(params.start_from, theirs, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
     length = params.crop_samples(rate)
     known.train = {one: weight for one, weight in weights.items() if round(seconds[one] * rate) >= length}
     known.valid = [one for one in known.valid if round(seconds[one] * rate) >= length]
@@ -154,16 +156,6 @@ def prepare(
         {"dropped": len(weights) - len(known.train), **known.counts},
         known.shown(clips).mean(1, keepdim=True) if spec else None,
     )
-
-
-def check_rate(params: TrainParams, rate: int, clips: Path, start: Vocoding | Generating | None) -> None:
-    """UserError if the sample rate of mels or of the start checkpoint differs from the clips', or its mel spec differs."""
-    if params.condition == "mel" and params.mel.sample_rate != rate:
-        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
-    if start:
-        mels = params.condition == "mel"
-        theirs = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
-        compare(params.start_from, theirs, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
 
 
 def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: DiffWaveNet, labels: int) -> Rehearsal:

@@ -9,7 +9,7 @@ from soundmill.errors import UserError
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.family import Family
 from soundmill.models.params import BatchedTrainParams
-from soundmill.params import Probability, StageParams
+from soundmill.params import Probability, Size, StageParams
 from soundmill.training.params import OptimiserParams
 
 ProjectorName = Literal["vggish", "short_chunk", "tagger", "random", "none"]
@@ -45,8 +45,8 @@ class DiscriminatorParams(StageParams):
         None, min_length=1, description="file of pjloop-gan's loop-genre classifier, for the projector of this name"
     )
     missing: Literal["random", "fail"] = Field(description="if a projector's weights are unavailable: use random weights, or fail")
-    random_widths: list[int] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")
-    mixed_widths: list[int] = Field(
+    random_widths: list[Size] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")
+    mixed_widths: list[Size] = Field(
         min_length=SCALES,
         max_length=SCALES,
         description="channels of the mixed feature maps, finest first, and of the discriminators' blocks",
@@ -86,7 +86,7 @@ class TrainParams(BatchedTrainParams):
     def by_label(self) -> bool:
         return self.conditional
 
-    def check_spec(self, spec: MelSpec | None) -> None:
+    def check_spec(self, spec: MelSpec | None, rate: int, clips: str) -> None:
         if spec and self.generator.bands != spec.n_mels:
             raise UserError(
                 f"projected_gan.train.generator has {self.generator.bands} mels, but spectrogram.projected_gan.n_mels is "

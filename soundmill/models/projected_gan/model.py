@@ -285,7 +285,7 @@ def prepare(
 ) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
     spec, known = read_spec(mels), Clips.read(params, ctx, catalog)
-    params.check_spec(spec)
+    params.check_spec(spec, spec.sample_rate, str(mels))
     known.learn_conditions(FAMILY, start)
     log_mels = gather_log_mels(mels, list(known.train), ctx.scratch)
     picture = LoopPicture(spec, _length(log_mels, spec, params, mels), params.generator.frames, params.fit)

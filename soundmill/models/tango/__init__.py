@@ -5,17 +5,18 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.errors import UserError
 from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.family import Family
 from soundmill.models.params import FamilyTrainParams
-from soundmill.params import Probability, StageParams
+from soundmill.params import Probability, Size, StageParams
 
 
 class UNetParams(StageParams):
     """The text-conditioned U-Net (TANGO's: 320, 640, 1280, 1280, text on levels 0 to 2, heads 5, 10, 20, 20)."""
 
-    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
-    heads: list[int] = Field(description="attention heads of each level")
+    widths: list[Size] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
+    heads: list[Size] = Field(description="attention heads of each level")
     text_levels: list[int] = Field(description="levels with self- and cross-attention; the middle block always has them")
     blocks: int = Field(ge=1, description="residual blocks per level")
     groups: int = Field(ge=1, description="groups of the group norms")
@@ -33,7 +34,7 @@ class UNetParams(StageParams):
         if len(self.heads) != len(self.widths):
             raise ValueError(f"heads {self.heads} must have one value for each of widths {self.widths}")
         for width, heads in zip(self.widths, self.heads, strict=True):
-            if heads < 1 or width % heads or width % self.groups:
+            if width % heads or width % self.groups:
                 raise ValueError(f"width {width} must be a multiple of its {heads} heads and of {self.groups} groups")
         beyond = [level for level in self.text_levels if not 0 <= level < len(self.widths)]
         if beyond:
@@ -52,6 +53,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 class TrainParams(FamilyTrainParams):
     text_key: ClassVar = "network.text_width"
+    dropout_key: ClassVar = "text_dropout"
     by_caption: ClassVar = True
 
     real_items: int = Field(ge=1, description="clips in a batch of one device")
@@ -71,6 +73,18 @@ class TrainParams(FamilyTrainParams):
     def batch_size(self) -> int:
         """Clips in a batch of all devices."""
         return self.real_items * self.hardware.devices
+
+    @property
+    def guided_by_dropout(self) -> bool:
+        return self.null_text == "zeros"  # the net has learned of `empty` from its encoder, as published
+
+    def check_latents(self, shape: tuple[int, int, int]) -> None:
+        halvings, (_, frames, bands) = len(self.network.widths) - 1, shape
+        if any(side % 2**halvings for side in (frames, bands) if side > 1):  # a single band is not halved
+            raise UserError(
+                f"network.widths: latents of {frames} frames and {bands} bands cannot be halved {halvings} times; change "
+                "latents.num_samples or the number of widths"
+            )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

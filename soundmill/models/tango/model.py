@@ -89,14 +89,8 @@ class Config(FamilyConfig):
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int = 0) -> TextUNet:
     """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
-    channels, *sides = latent_shape
-    halvings = len(params.network.widths) - 1
-    if any(side % 2**halvings for side in sides if side > 1):  # a single band is not halved
-        raise UserError(
-            f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths need; "
-            "change latents.num_samples or the number of widths"
-        )
-    return TextUNet(params.network, channels)
+    params.check_latents(latent_shape)
+    return TextUNet(params.network, latent_shape[0])
 
 
 @dataclass

@@ -27,6 +27,7 @@ class SamplingParams(RestylingParams):
 
 class TrainParams(ConditionedTrainParams):
     text_key: ClassVar = "text.width"
+    dropout_key: ClassVar = "condition_dropout"
 
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     num_samples: int = Field(

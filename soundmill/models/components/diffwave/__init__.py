@@ -2,8 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from soundmill.audio.mel import MelSpec
+from soundmill.diffusion.params import check_betas
 from soundmill.models.components.contracts import CropsParams, NetVocoderParams
 from soundmill.params import Seed, StageParams
 
@@ -42,6 +45,12 @@ class SamplingParams(StageParams):
     )
     seed: Seed = Field(description="seed of the initial noise of a vocoder")
 
+    def check_noise(self, noise: NoiseParams) -> None:
+        """UserError if the betas do not increase, or are not within the noise trained on."""
+        if self.betas != "trained":
+            table = np.cumprod(1 - np.linspace(noise.beta_start, noise.beta_end, noise.num_timesteps))
+            check_betas(self.betas, table.tolist())
+
 
 class WeightsParams(CropsParams):
     loss: NoiseLoss
@@ -55,3 +64,7 @@ class DiffWaveParams(NetVocoderParams):
     noise: NoiseParams
     weights: WeightsParams
     sampling: SamplingParams
+
+    def check_spec(self, spec: MelSpec) -> None:
+        super().check_spec(spec)
+        self.sampling.check_noise(self.noise)

@@ -6,14 +6,14 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.contracts import LoadedParams, WaveCodecParams
-from soundmill.params import SampleRate, StageParams
+from soundmill.params import SampleRate, Size, StageParams
 
 
 class NetworkParams(StageParams):
     """Sizes; all else is as in transformers' defaults."""
 
     channels: int = Field(ge=1, description="channels of the first level")
-    ratios: list[int] = Field(min_length=1, description="upsampling factor of each level of the decoder")
+    ratios: list[Size] = Field(min_length=1, description="upsampling factor of each level of the decoder")
     latent_channels: int = Field(ge=1)
     codebook_size: int = Field(ge=2, description="entries of each codebook")
     bandwidths: list[float] = Field(min_length=1, description="kbit/s; the largest sets the number of codebooks")

@@ -96,7 +96,7 @@ FILES = ("config.json", "model.safetensors")
 def make(params: EncodecParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, network = read_weights(catalog), params.network
     use_threads(params.hardware.threads)
-    check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
+    check_waves(params, clips, list(splits["train"]))
     net, facts = load_published(params.weights, network, ctx.home, ctx.digests)
     terminal.say(f"{ctx.name}: {LICENCE}")
     device = pick_device(params.hardware.accelerator)

@@ -8,27 +8,27 @@ from pydantic import Field, model_validator
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import AdversaryParams, LoadedParams, NetVocoderParams, check_hop
-from soundmill.params import StageParams
+from soundmill.params import Size, StageParams
 
 
 class NetworkParams(StageParams):
     """HiFi-GAN (Kong et al. 2020): the product of `rates` is the hop."""
 
     channels: int = Field(ge=2, description="at the frame rate; halved after each of `rates`")
-    rates: list[int] = Field(min_length=1)
-    kernels: list[int]
-    resblock_kernels: list[int] = Field(min_length=1)
-    resblock_dilations: list[list[int]]
+    rates: list[Size] = Field(min_length=1)
+    kernels: list[Size]
+    resblock_kernels: list[Size] = Field(min_length=1)
+    resblock_dilations: list[list[Size]]
 
     @model_validator(mode="after")
     def _lists_fit(self) -> Self:
         if len(self.kernels) != len(self.rates):
             raise ValueError(f"kernels {self.kernels} must be one for each of rates {self.rates}")
-        if any(kernel < rate or rate < 1 for kernel, rate in zip(self.kernels, self.rates, strict=True)):
+        if any(kernel < rate for kernel, rate in zip(self.kernels, self.rates, strict=True)):
             raise ValueError(f"no kernel of {self.kernels} may be shorter than its rate of {self.rates}: it would leave gaps")
         if self.channels % 2 ** len(self.rates):
             raise ValueError(f"channels {self.channels} cannot be halved {len(self.rates)} times")
-        if even := [kernel for kernel in self.resblock_kernels if kernel < 1 or kernel % 2 == 0]:
+        if even := [kernel for kernel in self.resblock_kernels if kernel % 2 == 0]:
             raise ValueError(f"resblock_kernels {even} must be odd: with others a block does not keep its length")
         if len(self.resblock_dilations) != len(self.resblock_kernels):
             raise ValueError(f"resblock_dilations {self.resblock_dilations} must be one list for each of {self.resblock_kernels}")

@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecTrainingParams, ComponentParams, LoadedParams
-from soundmill.params import Probability, StageParams
+from soundmill.params import Probability, Size, StageParams
 
 
 class AutoencoderNetParams(StageParams):
     """The mel autoencoder: len(widths) − 1 halvings of both axes (AudioLDM's: 128, 256, 512, two blocks, z 8)."""
 
-    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …")
+    widths: list[Size] = Field(min_length=2, description="channels of levels 0, 1, …")
     blocks: int = Field(ge=1, description="residual blocks per level")
     latent_channels: int = Field(ge=1)
     groups: int = Field(ge=1, description="groups of the group norms; must divide every width")
@@ -24,7 +24,7 @@ class AutoencoderNetParams(StageParams):
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
-        odd = [width for width in self.widths if width < 1 or width % self.groups]
+        odd = [width for width in self.widths if width % self.groups]
         if odd:
             raise ValueError(f"widths {odd} cannot be split into {self.groups} groups")
         if self.pca and self.latent_channels > self.factor**2:

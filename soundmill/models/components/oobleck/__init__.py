@@ -6,15 +6,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from soundmill.models.components.contracts import LoadedParams, WaveCodecParams, WaveCodecTrainingParams
-from soundmill.params import SampleRate, StageParams
+from soundmill.params import SampleRate, Size, StageParams
 
 
 class NetworkParams(StageParams):
     """Oobleck (Stable Audio Open's: 128 channels, ratios 2, 4, 4, 8, 8, multiples 1, 2, 4, 8, 16, 64 latents)."""
 
     channels: int = Field(ge=1, description="channels of the decoder's last level")
-    ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
-    multiples: list[int] = Field(description="channels of each level, in multiples of the first level's")
+    ratios: list[Size] = Field(min_length=1, description="downsampling factor of each level")
+    multiples: list[Size] = Field(description="channels of each level, in multiples of the first level's")
     latent_channels: int = Field(ge=1, description="half of the channels of the encoder's first level")
     audio_channels: Literal[1, 2]
     sample_rate: SampleRate
@@ -23,10 +23,8 @@ class NetworkParams(StageParams):
     def _levels_fit(self) -> Self:
         if len(self.multiples) != len(self.ratios):
             raise ValueError(f"multiples {self.multiples} must have one value for each of ratios {self.ratios}")
-        if odd := [ratio for ratio in self.ratios if ratio < 2 or ratio % 2]:
+        if odd := [ratio for ratio in self.ratios if ratio % 2]:
             raise ValueError(f"ratios {odd} must be even: with others the lengths of waves and latents do not agree")
-        if min(self.multiples) < 1:
-            raise ValueError(f"multiples {self.multiples} must be 1 or more")
         return self
 
     @property

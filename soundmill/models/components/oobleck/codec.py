@@ -116,7 +116,7 @@ def kl_divergence(posterior: Any) -> Tensor:
 def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> making.MadeComponent:
     splits, network, weights = read_weights(catalog), params.network, params.weights
     use_threads(params.hardware.threads)
-    check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
+    check_waves(params, clips, list(splits["train"]))
     device, fitted = pick_device(params.hardware.accelerator), None
     if weights.kind == "load":
         model, facts = load_published(weights, network, ctx.home, ctx.digests)

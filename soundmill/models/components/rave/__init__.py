@@ -6,14 +6,14 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from soundmill.models.components.contracts import WaveCodecParams, WaveCodecTrainingParams
-from soundmill.params import Probability, StageParams
+from soundmill.params import Probability, Size, StageParams
 from soundmill.training.params import OptimiserParams
 
 
 class NoiseParams(StageParams):
     """The branch that adds filtered noise to the bands: in phase 2 only, unless it starts from principal components."""
 
-    ratios: list[int] = Field(
+    ratios: list[Size] = Field(
         min_length=1, description="strides of its layers; the filters change once per product of them, in band frames"
     )
     filters: int = Field(ge=2, description="number of gains per band, evenly spaced in frequency")
@@ -25,8 +25,8 @@ class NetworkParams(StageParams):
     version: Literal["v1", "v2"]
     bands: int = Field(ge=2, multiple_of=2, description="number of PQMF bands, each at 1 / `bands` of the sample rate")
     channels: int = Field(ge=1, description="channels of the first level; doubled at each further level")
-    ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
-    dilations: list[list[int]] = Field(description="dilations of the residual units of each level; in v1 only in the decoder")
+    ratios: list[Size] = Field(min_length=1, description="downsampling factor of each level")
+    dilations: list[list[Size]] = Field(description="dilations of the residual units of each level; in v1 only in the decoder")
     latent_channels: int = Field(ge=1)
     noise: NoiseParams | None = Field(description="null: no noise branch")
     causal: bool = Field(description="no lookahead, which minimises the latency of streaming")
@@ -42,8 +42,6 @@ class NetworkParams(StageParams):
             raise ValueError(f"dilations {self.dilations} must be one list for each of ratios {self.ratios}")
         if min(self.ratios) < 2:
             raise ValueError(f"ratios {self.ratios} must be 2 or more")
-        if any(dilation < 1 for of_level in self.dilations for dilation in of_level):
-            raise ValueError(f"dilations {self.dilations} must be 1 or more")
         if self.noise and math.prod(self.ratios) % (frames := math.prod(self.noise.ratios)):
             raise ValueError(
                 f"noise.ratios {self.noise.ratios} multiply to {frames}, which does not divide the {math.prod(self.ratios)} "
@@ -76,7 +74,7 @@ class DiscriminatorsParams(StageParams):
     channels: int = Field(ge=1, description="channels of the first layer, 64 in the paper; doubled at each further one")
     layers: int = Field(ge=1)
     scales: int = Field(ge=1, description="number of scale discriminators, each at half the rate of the one before")
-    periods: list[int] = Field(description="2, 3, 5, 7, 11 in v2; [] in v1")
+    periods: list[Size] = Field(description="2, 3, 5, 7, 11 in v2; [] in v1")
     optimiser: OptimiserParams
 
 
@@ -114,7 +112,7 @@ class WeightsParams(WaveCodecTrainingParams):
     """
 
     phase_1_steps: int = Field(ge=1, le=100_000_000, description="steps before phase 2; equal to `steps`: no phase 2")
-    scales: list[int] = Field(
+    scales: list[Size] = Field(
         min_length=1, description="window lengths of the spectral distance, in samples of the wave and of the bands"
     )
     log_epsilon: float = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from soundmill.params import Seed, StageParams
+from soundmill.params import Seed, Size, StageParams
 
 
 class TransformParams(StageParams):
@@ -61,9 +61,9 @@ class SamplingParams(StageParams):
 class UNet1dParams(StageParams):
     """The U-Net of waves (tiny-audio-diffusion's: 32, 32, 64, 64, 128, 128, 256, 256; factors 1 and seven times 2)."""
 
-    channels: list[int] = Field(min_length=1, description="channels of levels 0, 1, …")
-    factors: list[int] = Field(description="downsampling factor of each level")
-    items: list[int] = Field(description="residual blocks per level on the way down, and again on the way up")
+    channels: list[Size] = Field(min_length=1, description="channels of levels 0, 1, …")
+    factors: list[Size] = Field(description="downsampling factor of each level")
+    items: list[Size] = Field(description="residual blocks per level on the way down, and again on the way up")
     attention: list[bool] = Field(description="levels with self-attention")
     text_attention: list[bool] = Field(description="levels with cross-attention to a text, if there is one")
     heads: int = Field(ge=1, description="attention heads")
@@ -77,9 +77,7 @@ class UNet1dParams(StageParams):
         for name in ("factors", "items", "attention", "text_attention"):
             if len(getattr(self, name)) != len(self.channels):
                 raise ValueError(f"{name} {getattr(self, name)} must have one value for each of channels {self.channels}")
-        if min(self.factors) < 1 or min(self.items) < 1:
-            raise ValueError(f"factors {self.factors} and items {self.items} must be 1 or more")
-        if unfit := [width for width in self.channels if width < 1 or width % self.groups]:
+        if unfit := [width for width in self.channels if width % self.groups]:
             raise ValueError(f"channels {unfit} must be multiples of {self.groups} groups")
         return self
 

@@ -20,7 +20,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, waves_of
-from soundmill.models.components.contracts import Saved, Vocoder
+from soundmill.models.components.contracts import Saved, Vocoder, WaveCodecParams
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.models.components.making import Samples, Splits, fit_crops, size
 from soundmill.training.checkpoint import compare
@@ -253,14 +253,10 @@ class NetworkCodec(SavedWaveCodec):
 SHOWN, SCALING_CLIPS = 4, 64
 
 
-def check_waves(clips: Path, clip_ids: Sequence[str], channels: int, sample_rate: int) -> None:
+def check_waves(params: WaveCodecParams, clips: Path, clip_ids: Sequence[str]) -> None:
     """UserError if the first of the clips has other channels or another rate than the codec."""
     _, (wave, rate) = next(waves_of(clips, set(clip_ids)))
-    if (rate, len(wave)) != (sample_rate, channels):
-        raise UserError(
-            f"{clips} has {len(wave)} channels at {rate} Hz, but autoencoder.network has {channels} at {sample_rate}; "
-            "make them agree"
-        )
+    params.check_waves(rate, len(wave), str(clips))
 
 
 def crops_of(clips: Path, scratch: Path, channels: int | None, num_samples: int, clip_ids: Sequence[str]) -> WaveCrops:

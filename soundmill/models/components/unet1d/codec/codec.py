@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill.audio.log_mels import read_spec
-from soundmill.audio.mel import MelSpec, mel_filterbank, mel_spectrogram
+from soundmill.audio.mel import MelSpec, check_sample_rate, mel_filterbank, mel_spectrogram
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
@@ -227,8 +227,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     params.check_spec(spec)
     use_threads(params.hardware.threads)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
-    if rate != spec.sample_rate:
-        raise UserError(f"{clips} has {rate} Hz, but the autoencoder's mels have {spec.sample_rate}; make them agree")
+    check_sample_rate(spec, rate, str(clips))
 
     source_of = partial(crops_of, clips, ctx.scratch, len(wave), weights.num_samples)
     torch.manual_seed(weights.seed)

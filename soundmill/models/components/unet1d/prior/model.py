@@ -17,7 +17,6 @@ from soundmill import terminal
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Net
 from soundmill.diffusion.sampling import guided, sample
-from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
@@ -98,12 +97,8 @@ class LatentPrior(TrainedModel, ABC):
     @classmethod
     def build_net(cls, params: PriorTrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> UNet1d:
         """The network on latents of (channels, frames, 1), initialised from torch's global generator."""
-        channels, frames, _ = latent_shape
-        if frames % params.network.stride:
-            raise UserError(
-                f"a sound has {frames} latents, and {cls.family}.train.network needs a multiple of {params.network.stride}: change "
-                f"{cls.family}.latents.num_samples, or the network's factors"
-            )
+        params.check_latents(latent_shape)
+        channels = latent_shape[0]
         labels = {} if params.condition == "none" else {"num_labels": params.text_width or num_labels}
         return UNet1d(params.network, NO_TRANSFORM, channels, channels, **labels)
 
