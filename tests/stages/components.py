@@ -198,7 +198,10 @@ _ENCODEC = _of_waves(
     "encodec",
     f"network={_braced(test_library_codecs.ENCODEC.model_dump())}",
     "bandwidth=8.0",
-    other=(".network.sample_rate=4000", r"clips has 1 channels at 8000 Hz, but autoencoder\.network has 1 at 4000; make them"),
+    other=(
+        ".network.sample_rate=4000",
+        r"clips has 1 channels at 8000 Hz, but autoencoder\.network has 1 channels at 4000 Hz; make them",
+    ),
     told={},
     rate=8000,
     channels=1,
