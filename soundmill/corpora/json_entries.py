@@ -112,16 +112,8 @@ AMPHION = JsonEntries(
 
 
 # Word in the JSON's name, else in its folders → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
-_SOURCES = {
-    "freesound": "freesound",
-    "fsd": "freesound",
-    "bbc": "bbc",
-    "soundbible": "soundbible",
-    "sb": "soundbible",
-    "audioset": "audioset",
-    "as": "audioset",
-}
-
+_SOURCES = {name: name for name in ("freesound", "bbc", "soundbible", "audioset")}
+_SOURCES |= {"fsd": "freesound", "sb": "soundbible", "as": "audioset"}
 
 WAVCAPS = JsonEntries(
     "wavcaps",
