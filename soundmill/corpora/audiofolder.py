@@ -39,8 +39,8 @@ CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcri
 _NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
 # The first column with a name is used, else the first with a value.
 LABELS = (
-    "human_labels labels label category class genre class_name class_label label_name classname event_label event_labels scene_label "
-    "common_name primary_label species emotion instrument"
+    "human_labels labels label category class genre class_name class_label label_name classname event_label event_labels "
+    "scene_label common_name primary_label species emotion instrument"
 ).split()
 _FLAG = re.compile(
     r"(?:is|has|was|in|not)_.*|.*(?:valid|verified|check|clean|noisy|quality|missing|flag|agree|select|balanced).*|esc10"
