@@ -116,9 +116,7 @@ def describe(
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []
-        for row in rows:
-            if row["clip_id"] in rejected:
-                continue
+        for row in (row for row in rows if row["clip_id"] not in rejected):
             recording, description = recording_of[row["recording_id"]], matched.clips[row["clip_id"]]
             text = {name: getattr(description, name) for name in ("captions", "labels", "origin")}
             entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})

@@ -426,7 +426,3 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[M
             yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word, bare=True)
         else:
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")
-
-
-SPEECH_COMMANDS = SpeechCommands("speech_commands")
-SC09 = SpeechCommands("sc09", DIGITS)
