@@ -271,9 +271,7 @@ def _match_recording(
     windowed: dict[str, list[Row]] = defaultdict(list)
     whole = [row for row in rows if row["start_time"] is None]
     elsewhere = []
-    for row in rows:
-        if row["start_time"] is None:
-            continue
+    for row in (row for row in rows if row["start_time"] is not None):
         nearest = min(starts, key=lambda clip_id: abs(starts[clip_id] - row["start_time"]), default=None)
         if nearest is not None and abs(starts[nearest] - row["start_time"]) <= TOLERANCE:
             windowed[nearest].append(row)

@@ -142,9 +142,7 @@ class Forgotten:
 
 def read(path: Path | None) -> Forgotten:
     """The list at `path`, empty if None; UserError, naming the key, if it is invalid."""
-    if path is None:
-        return Forgotten(())
-    return parse(params.read_yaml(path), str(path))
+    return Forgotten(()) if path is None else parse(params.read_yaml(path), str(path))
 
 
 def parse(document: dict[str, Any], where: str) -> Forgotten:

@@ -166,8 +166,7 @@ def open_sound(path: Path) -> Sound:
 
     with named():
         rate, channels, first = decode_channels(path, MAX_SECONDS)
-        num_samples = sum(len(check_finite(block)) for block in first)
-        if not num_samples:
+        if not (num_samples := sum(len(check_finite(block)) for block in first)):
             raise DecodeError("too short", "no sample")
         return Sound(rate, channels, num_samples, blocks)
 
