@@ -39,19 +39,9 @@ CAPTIONS = re.compile(r"text|captions?|caption_\d+|(?:main|alt)_caption|transcri
 _NAMELESS = re.compile(rf"{MACHINE_ID.pattern}|\d+")  # classes without a name
 # The first column with a name is used, else the first with a value.
 LABELS = (
-    *("human_labels", "labels", "label", "category", "class", "genre", "class_name", "class_label", "label_name"),
-    *(
-        "classname",
-        "event_label",
-        "event_labels",
-        "scene_label",
-        "common_name",
-        "primary_label",
-        "species",
-        "emotion",
-        "instrument",
-    ),
-)
+    "human_labels labels label category class genre class_name class_label label_name classname event_label event_labels "
+    "scene_label common_name primary_label species emotion instrument"
+).split()
 _FLAG = re.compile(
     r"(?:is|has|was|in|not)_.*|.*(?:valid|verified|check|clean|noisy|quality|missing|flag|agree|select|balanced).*|esc10"
     r"|(?:\w+_)?(?:number|count|num|id|idx|index|fold|label|target|gender|sex)"
@@ -188,8 +178,7 @@ def _read_table(
     try:
         with sources.open_table(inventory.metadata[name]) as file:
             names, column = sources.class_names(file.schema_arrow), sources.audio_column(file.schema_arrow)
-            others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
-            if others:
+            if others := [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]:
                 tables.counts["columns_of_recordings_left_out"] += len(others)
             cells = None
             if inventory.digests or digest:

@@ -116,9 +116,7 @@ def describe(
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []
-        for row in rows:
-            if row["clip_id"] in rejected:
-                continue
+        for row in (row for row in rows if row["clip_id"] not in rejected):
             recording, description = recording_of[row["recording_id"]], matched.clips[row["clip_id"]]
             text = {name: getattr(description, name) for name in ("captions", "labels", "origin")}
             entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
@@ -273,9 +271,7 @@ def _match_recording(
     windowed: dict[str, list[Row]] = defaultdict(list)
     whole = [row for row in rows if row["start_time"] is None]
     elsewhere = []
-    for row in rows:
-        if row["start_time"] is None:
-            continue
+    for row in (row for row in rows if row["start_time"] is not None):
         nearest = min(starts, key=lambda clip_id: abs(starts[clip_id] - row["start_time"]), default=None)
         if nearest is not None and abs(starts[nearest] - row["start_time"]) <= TOLERANCE:
             windowed[nearest].append(row)

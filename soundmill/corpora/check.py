@@ -348,9 +348,7 @@ def show(report: Report, console: Console) -> None:
 
 def _say(console: Console, text: str, style: str = "") -> None:
     """Print one line literally: no markup, no wrapping."""
-    from rich.text import Text
-
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(text, style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _listed(entry: dict[str, Any]) -> str:

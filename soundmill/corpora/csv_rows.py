@@ -22,8 +22,6 @@ from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
 Cells = dict[str, str]  # a csv's row: column → text
-
-
 ALIASES = {"ytid": "youtube_id", "youtubeid": "youtube_id"} | dict.fromkeys(("start_s", "start_seconds", "start"), "start_time")
 COLUMNS = ("youtube_id", "start_time", "caption")
 LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
@@ -54,10 +52,8 @@ class MusicCaps(VideoRows):
 
     FORMAT = "musiccaps"
     remedy = "put musiccaps-public.csv there"
+    columns = frozenset({"ytid", "start_s", "caption"})
     unique = True
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return csv_files_with(inventory, {"ytid", "start_s", "caption"})
 
     def told(self, name: bytes, cells: Cells) -> dict[str, Any]:
         split = {"true": "test", "false": "train"}.get(cells["is_audioset_eval"].strip().lower())
@@ -80,12 +76,8 @@ class LjSpeech(ManifestFormat):
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
-        ids = []
-        lines = [line for line in head_lines(inventory, name)[:DETECTED] if line.strip()]
-        for line in lines:
-            first, *spoken = line.split("|")
-            if len(spoken) in (1, 2) and _ID.fullmatch(first):
-                ids.append(first)
+        lines = [line.split("|") for line in head_lines(inventory, name)[:DETECTED] if line.strip()]
+        ids = [first for first, *spoken in lines if len(spoken) in (1, 2) and _ID.fullmatch(first)]
         folder = os.path.join(os.path.dirname(name), b"wavs")
         stems = {composed(file.stem) for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
         return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(map(composed, ids)))
@@ -182,10 +174,8 @@ class Clotho(ManifestFormat):
     looks = "csv with the columns caption_1, file_name"
     remedy = "put `clotho_captions_development.csv` beside the folders of audio"
     unique = True
+    columns = frozenset({"file_name", "caption_1"})
     SPLITS: ClassVar[dict[str, str]] = {**SPLIT_NAMES, "development": "train"}
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return csv_files_with(inventory, {"file_name", "caption_1"})
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether its names are not YouTube ids: lists of YouTube clips have the same columns."""

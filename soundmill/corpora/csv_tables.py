@@ -107,13 +107,18 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     def is_file(key: str) -> bool:
         return bool(index().resolve(key, os.path.dirname(name)).files)
 
+    def is_row(record: _Record) -> bool:
+        is_header = len(record.cells) == len(columns) and all(map(str.__eq__, map(_column, record.cells), columns))
+        found[_REPEATED] += [f"line {record.last}"] * is_header
+        return not is_header
+
     records, found, lacking = _records(text, is_file), defaultdict(list), 0
     try:
         columns = _header(header := list(itertools.islice(records, 1)))
         found[_UNCLOSED] += [f"line {record.first}" for record in header if record.unclosed]
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", repeated)
-        for record in _whole_rows(_without_headers(records, columns, found), len(columns), is_file, found):
+        for record in _whole_rows(filter(is_row, records), len(columns), is_file, found):
             if columns[-1:] == ["tags"]:  # MTG-Jamendo has a cell for each
                 record.cells[len(columns) - 1 :] = [";".join(record.cells[len(columns) - 1 :])]
             lacking += max(0, len(columns) - len(record.cells))
@@ -222,14 +227,6 @@ def _is_spaced(cells: list[str]) -> bool:
 
 def _header(records: Iterable[_Record]) -> list[str]:
     return [_column(cell) for record in itertools.islice(records, 1) for cell in record.cells]
-
-
-def _without_headers(records: Iterable[_Record], columns: list[str], found: dict[str, list[str]]) -> Iterator[_Record]:
-    for record in records:
-        if len(record.cells) == len(columns) and all(map(str.__eq__, map(_column, record.cells), columns)):
-            found[_REPEATED].append(f"line {record.last}")
-        else:
-            yield record
 
 
 def _column(cell: str) -> str:

@@ -211,10 +211,6 @@ def words_beside_split(name: bytes) -> set[str]:
     return words_of_name(name) - SPLIT_NAMES.keys() - CONTAINERS
 
 
-def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
-    return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
-
-
 def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
     """The first folder of a file that is not on the path to the splits; None if there is none."""
     folders = tuple(file.folders)
@@ -225,27 +221,22 @@ def _class_level(audio: list[AudioFile], level: int) -> int:
     """Depth of class folders, from `level` on. Folds and containers are skipped, and so is a single folder above a container or
     several folders that have all files."""
     while names := {file.folders[level] for file in audio if len(file.folders) > level}:
-        is_above = len(names) == 1 and _fork(audio, level + 1, or_container=True) is not None
+        is_above = len(names) == 1 and _forks(audio, level + 1)
         if not is_above and not all(map(is_container, names)) and not all(map(_FOLD.fullmatch, names)):
             break
         level += 1
     return level
 
 
-def _fork(audio: list[AudioFile], level: int, or_container: bool = False) -> int | None:
-    """The first depth, from `level` on, at which all recordings are in folders, and in more than one or in a container."""
-    at_depth = enumerate(map(set, zip(*(file.folders for file in audio), strict=False)))
-    ends = (
-        depth
-        for depth, names in at_depth
-        if depth >= level and (len(names) > 1 or (or_container and all(map(is_container, names))))
-    )
-    return next(ends, None)
+def _forks(audio: list[AudioFile], level: int) -> bool:
+    """Whether at a depth, from `level` on, all recordings are in folders, and in more than one or in a container."""
+    at_depth = list(map(set, zip(*(file.folders for file in audio), strict=False)))[level:]
+    return any(len(names) > 1 or all(map(is_container, names)) for names in at_depth)
 
 
 def remark_layout(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
     if not layout.depth:
-        unused = [file for file in audio if _above_split(file) is not None]
+        unused = [file for file in audio if any(map(split_of_folder, file.folders))]
         what = (
             " are in folders named after splits that are not read as splits, because they are in several folders or have other "
             "folders beside them; put all recordings into train, valid or test, and the classes below these"
@@ -435,7 +426,3 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[M
             yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word, bare=True)
         else:
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")
-
-
-SPEECH_COMMANDS = SpeechCommands("speech_commands")
-SC09 = SpeechCommands("sc09", DIGITS)

@@ -86,8 +86,7 @@ class _Content(StageParams):
     @classmethod
     def _once(cls, entries: list[Entry]) -> list[Entry]:
         places = Counter((entry.recording_id, entry.digest, entry.start, entry.end) for entry in entries)
-        twice = [place for place, count in places.items() if count > 1]
-        if twice:
+        if twice := [place for place, count in places.items() if count > 1]:
             raise ValueError(f"{twice[0][0]!r} is listed twice")
         return entries
 
@@ -122,8 +121,6 @@ class Forgotten:
 
     def leave_out_recordings(self, tables: CorpusTables) -> None:
         """Remove forgotten recordings and their captions from tables: those not recognised by the digest of a file."""
-        if not self._whole:
-            return
         gone = set()
         for row in tables.recordings:
             if entry := self.whole(row["recording_id"], row["digest"]):
@@ -138,8 +135,6 @@ class Forgotten:
         for entry in self.entries:
             for name in {entry.recording_id, entry.digest} - {None} if not entry.is_whole else ():
                 by_name.setdefault(name, []).append((entry.start, entry.end, entry.reason))
-        if not by_name:
-            return {}
         names = ((row["recording_id"], row["digest"]) for row in recordings)
         found = {name: sorted({*by_name.get(name, ()), *by_name.get(digest, ())}) for name, digest in names}
         return {recording_id: stretches for recording_id, stretches in found.items() if stretches}
@@ -147,9 +142,7 @@ class Forgotten:
 
 def read(path: Path | None) -> Forgotten:
     """The list at `path`, empty if None; UserError, naming the key, if it is invalid."""
-    if path is None:
-        return Forgotten(())
-    return parse(params.read_yaml(path), str(path))
+    return Forgotten(()) if path is None else parse(params.read_yaml(path), str(path))
 
 
 def parse(document: dict[str, Any], where: str) -> Forgotten:

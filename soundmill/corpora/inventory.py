@@ -296,8 +296,7 @@ def _objects(bucket: Bucket, inventory: Inventory) -> dict[bytes, buckets.Object
     hidden = set()
     for one in buckets.objects(bucket):
         parts = one.raw_path.split(b"/")
-        dot = next((number for number, part in enumerate(parts, start=1) if part.startswith(b".")), 0)
-        if dot:
+        if dot := next((number for number, part in enumerate(parts, start=1) if part.startswith(b".")), 0):
             hidden.add(b"/".join(parts[:dot]))
         elif not parts[-1] and not one.size:
             inventory.ignored["folder markers"] += 1

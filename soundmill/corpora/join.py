@@ -4,7 +4,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from difflib import get_close_matches
 from typing import Any
 
@@ -90,7 +90,6 @@ def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRo
     A subset or another version of a list is often beside it. Rows with labels take precedence, then manifests by name. Captions
     repeated within one manifest stay, as do those for another split or `audiocap_id`.
     """
-
     absent = {number: clip for number in state.absent if (clip := rows[number].clip) and clip[1] is not None}
     places: dict[int, Any] = state.owners | absent
 
@@ -149,15 +148,10 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
     begins: dict[str, float] = {}
     in_pieces = {video for video, start in filter(None, windows.values()) if begins.setdefault(video, start) != start}
 
-    def clip_id(file: AudioFile) -> str | None:
-        if window := windows[file.raw_path]:
-            video, start = window
-            return f"{video}_{start:g}" if video in in_pieces else video
-        return None
-
+    clip_ids = {path: f"{clip[0]}_{clip[1]:g}" if clip[0] in in_pieces else clip[0] for path, clip in windows.items() if clip}
     files_of: dict[str, list[AudioFile]] = defaultdict(list)  # by id: described files, then the others, by path
     for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):
-        if recording_id := clip_id(file):
+        if recording_id := clip_ids.get(file.raw_path):
             files_of[recording_id].append(file)
     several = ((recording_id, files) for recording_id, files in files_of.items() if len(files) > 1)
     tables.collisions.extend({"id": recording_id, "paths": [file.path for file in files]} for recording_id, files in several)
@@ -165,7 +159,7 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
     ids = {}
     for file in inventory.audio:
         own = own_of[file.raw_path]
-        recording_id, window = clip_id(file), windows[file.raw_path]
+        recording_id, window = clip_ids.get(file.raw_path), windows[file.raw_path]
         if window is None:
             tables.counts["without_id"] += 1
         splits = {row.split for row in own if row.split}
@@ -272,15 +266,11 @@ def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusT
         if names is None:
             named = csv_files_with(inventory, {"mid", "display_name"})
             cells = (cells for name in named for _, cells in read_csv(inventory, name))
-            called = {row["mid"].strip(): row["display_name"].strip() for row in cells}
-            names = {mid: name for mid, name in called.items() if mid and name}
-        kept = []
-        for label in row.labels:
-            if label in names or not MACHINE_ID.fullmatch(label):
-                kept.append(names.get(label, label))
-            else:
-                nameless.append(label)
-        row.labels = kept
+            known = {row["mid"].strip(): row["display_name"].strip() for row in cells}
+            names = {mid: name for mid, name in known.items() if mid and name}
+        called = [names.get(label, label) for label in row.labels]
+        nameless += filter(MACHINE_ID.fullmatch, called)
+        row.labels = [label for label in called if not MACHINE_ID.fullmatch(label)]
     if nameless:
         tables.counts["labels_without_name"] += len(nameless)
         then = " without a name and are left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
@@ -295,6 +285,7 @@ class ManifestFormat(ABC):
     remedy: str  # what to do, in errors
     unique: bool = False  # one row per recording
     needs_rows: bool = False  # manifests without a row are none
+    columns: Set[str] = frozenset()  # of its csv files, unless it has other manifests
     parts: Mapping[str, str] | None = None  # as in join
 
     def detect(self, inventory: Inventory) -> bool:
@@ -328,9 +319,9 @@ class ManifestFormat(ABC):
         for name in names:
             yield from self.rows(inventory, name, tables)
 
-    @abstractmethod
     def manifests(self, inventory: Inventory) -> Iterable[bytes]:
         """Names of its manifests in the inventory."""
+        return csv_files_with(inventory, self.columns)
 
     @abstractmethod
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:

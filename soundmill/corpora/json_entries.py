@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora import metadata
-from soundmill.corpora.csv_tables import csv_files_with, read_csv
+from soundmill.corpora.csv_tables import read_csv
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
@@ -54,8 +54,7 @@ class JsonEntries(ManifestFormat):
         part = self.part(name)
         of_manifest = {"split": split or split_of_file(name), "part": part, "of_video": part in self.parts_of_videos}
         for at, entry in read_entries(inventory, name):
-            file = self._file(entry) if isinstance(entry, dict) else ""
-            if not file:
+            if not (file := self._file(entry) if isinstance(entry, dict) else ""):
                 where = f"line {at}" if isinstance(at, int) else at
                 tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
                 continue
@@ -97,7 +96,6 @@ TANGO = JsonEntries(
     labels="labels",
 )
 
-
 _UID = re.compile(r"Y?(?P<video>[A-Za-z0-9_-]{11})_(?P<start>[0-9]{1,9})_[0-9]{1,9}")
 
 AMPHION = JsonEntries(
@@ -110,18 +108,9 @@ AMPHION = JsonEntries(
     clip=lambda uid: (match["video"], int(match["start"]) / 1000) if (match := _UID.fullmatch(uid)) else None,
 )
 
-
 # Word in the JSON's name, else in its folders → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
-_SOURCES = {
-    "freesound": "freesound",
-    "fsd": "freesound",
-    "bbc": "bbc",
-    "soundbible": "soundbible",
-    "sb": "soundbible",
-    "audioset": "audioset",
-    "as": "audioset",
-}
-
+_SOURCES = {name: name for name in ("freesound", "bbc", "soundbible", "audioset")}
+_SOURCES |= {"fsd": "freesound", "sb": "soundbible", "as": "audioset"}
 
 WAVCAPS = JsonEntries(
     "wavcaps",
@@ -137,7 +126,6 @@ WAVCAPS = JsonEntries(
     parts_of_videos=frozenset({"audioset"}),
 )
 
-
 _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
 # JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
 FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
@@ -150,14 +138,12 @@ class Panns(ManifestFormat):
     FORMAT = "panns"
     looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
     remedy = "put one there"
+    columns = frozenset({"file_name", "caption_1"})
     unique = needs_rows = True
     parts = WAVCAPS.parts
 
     def detect(self, inventory: Inventory) -> bool:
         return super().detect(inventory) or FIVE_CAPTIONS.detect(inventory)
-
-    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        return csv_files_with(inventory, {"file_name", "caption_1"})
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text
@@ -310,8 +296,7 @@ class StableAudio:
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Tables of such a corpus: the prompt of each recording that has one."""
         tables = CorpusTables()
-        rows = list(_rows(inventory, tables))
-        if not rows:
+        if not (rows := list(_rows(inventory, tables))):
             raise inventory.lacks('json with a "prompt" beside a recording of its name', "put them there")
         tables = join(inventory, rows, num_shards, tables)
         layout, files = layout_of(inventory.audio), {file.raw_path: file for file in inventory.audio}

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ruamel.yaml import YAMLError
+
 from soundmill.corpora import statements
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.metadata import read_head
@@ -130,8 +132,6 @@ def _of_card(text: str) -> list[str] | None:
 
     Empty if one is `other` without a name; None if there is no such text, or it states no licence.
     """
-    from ruamel.yaml import YAMLError
-
     if not (match := _FRONT_MATTER.match(text)):
         return None
     try:

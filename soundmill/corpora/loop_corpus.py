@@ -24,7 +24,6 @@ TEMPO_HINTS: tuple[Literal["named", "whole", "loose", "wrong"], ...] = (
     "named", "whole", "loose", "named", "whole", "named", "loose", "whole", "named", "wrong",
 )  # fmt: skip
 WRONG = (0.77, 0.83, 1.19, 1.29)  # times the tempo: neither octaves nor fractions of a beat
-TITLE = "loop"
 
 Hit = Callable[[float], np.ndarray]  # strength → sound [T]
 
@@ -70,7 +69,7 @@ def plan(recordings: int, valid_fraction: float, test_fraction: float, seed: int
         container = CONTAINERS[int(rng.integers(len(CONTAINERS)))]
         bars, lead, rest = int(rng.choice([1, 2, 2, 4])), 0.0, 0.0
         bpm = round(float(rng.uniform(SLOWEST, FASTEST)), 2)
-        name = f"{TITLE}_{index:04d}"
+        name = f"loop_{index:04d}"
         if hint == "loose":
             bars, lead, rest = int(rng.choice([2, 3])), float(rng.uniform(0.05, 0.4)), float(rng.uniform(0.6, 3.4))
         if hint in ("named", "wrong"):

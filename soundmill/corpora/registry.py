@@ -43,8 +43,8 @@ ADAPTERS: dict[str, Any] = {
         folder.Esc(),
         json_entries.StableAudio(),
         csv_rows.LjSpeech(),
-        folder.SC09,
-        folder.SPEECH_COMMANDS,
+        folder.SpeechCommands("sc09", folder.DIGITS),
+        folder.SpeechCommands("speech_commands"),
         file_tables.FileTables(),
         folder.Folder(),
     )

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, takewhile
@@ -85,8 +85,7 @@ def clip_of_name(stem: str) -> tuple[str, float | None] | None:
         if match := _PIECE.fullmatch(stem):
             return match["video"], float(match["start"]) if match["start"] else None
         return (match["video"], 0.0) if (match := _WHOLE.fullmatch(stem)) else None
-    match = _CLIP_NAME.fullmatch(stem)
-    if match is None:
+    if (match := _CLIP_NAME.fullmatch(stem)) is None:
         return None
     if match["start"] is None:
         return match["video"], None
@@ -138,32 +137,28 @@ class FileIndex:
             for video, clips in ((video, sorted(clips, key=lambda clip: clip[:2])) for video, clips in timed.items())
         }
 
+    def _by(self, key: Callable[[AudioFile], Any]) -> _Files:
+        """The files that have a key, by it."""
+        files = _Files()
+        for file in self._files:
+            if own := key(file):
+                files.add(own, file)
+        return files
+
     @cached_property
     def _nested(self) -> _Files:
         """By last folder and stem; needed if many files have one name."""
-        files = _Files()
-        for file in self._files:
-            folders, _, name = composed(path_text(file.raw_path)).rpartition("/")
-            files.add((folders.rpartition("/")[2], file_stem(name)), file)
-        return files
+        return self._by(lambda file: ("".join(_folders(file)[-1:]), file_stem(_name(file))))
 
     @cached_property
     def _versions(self) -> _Files:
         """Excerpts, smaller copies and microphones by the stem of what is listed."""
-        files = _Files()
-        for file in self._files:
-            if whole := whole_of(file_stem(_name(file))):
-                files.add(whole, file)
-        return files
+        return self._by(lambda file: whole_of(file_stem(_name(file))))
 
     @cached_property
     def _folded(self) -> _Files:
         """By stem in small letters, as Windows and macOS compare names. YouTube ids differ by case."""
-        files = _Files()
-        for file in self._files:
-            if not clip_of_name(stem := file_stem(_name(file))):
-                files.add(stem.casefold(), file)
-        return files
+        return self._by(lambda file: None if clip_of_name(stem := file_stem(_name(file))) else stem.casefold())
 
     @cached_property
     def _folder_names(self) -> set[str]:

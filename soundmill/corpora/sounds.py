@@ -297,16 +297,6 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
 
 
 GENERATORS: dict[str, Generator] = {
-    "bell": bell,
-    "bird": bird,
-    "clock": clock,
-    "dog": dog,
-    "engine": engine,
-    "footsteps": footsteps,
-    "hi-hat": hi_hat,
-    "kick drum": kick_drum,
-    "rain": rain,
-    "siren": siren,
-    "snare drum": snare_drum,
-    "wind": wind,
-}
+    generator.__name__.replace("_", " "): generator
+    for generator in (bell, bird, clock, dog, engine, footsteps, kick_drum, rain, siren, snare_drum, wind)
+} | {"hi-hat": hi_hat}

@@ -114,11 +114,9 @@ class Sources:
     def locate(self, raw_path: bytes) -> tuple[bytes, int | None]:
         """(absolute path or URL of the file or table, row in the table or None)."""
         path, row = split(raw_path)
-        root = self.roots.get(b"")
-        if root is None:
+        if (root := self.roots.get(b"")) is None:
             part, _, path = path.partition(b"/")
-            root = self.roots.get(part)
-            if root is None:
+            if (root := self.roots.get(part)) is None:
                 what = f"corpus.parts has no {escape_path(part)!r}"
                 raise UserError(f"{shown(raw_path)}: {what}; scan the corpus again (`dvc repro`)")
         return os.path.join(root, path), row
@@ -162,15 +160,13 @@ class Sources:
         if row is None and buckets.is_url(path):
             with closing(buckets.fetch_ahead([path], Path(os.fsdecode(scratch)))) as copies, _copy(next(copies)) as copy:
                 yield copy
-            return
-        if row is None:
+        elif row is None:
             yield path
-            return
-        data = _cell(path, row)
-        with tempfile.NamedTemporaryFile(prefix=b"embedded-", dir=os.fsencode(scratch)) as file:
-            file.write(data)
-            file.flush()
-            yield file.name
+        else:
+            with tempfile.NamedTemporaryFile(prefix=b"embedded-", dir=os.fsencode(scratch)) as file:
+                file.write(_cell(path, row))
+                file.flush()
+                yield file.name
 
 
 @contextmanager
@@ -214,6 +210,16 @@ class Table(pq.ParquetFile):
         return nullcontext(self._place) if size <= buckets.BLOCK_BYTES else buckets.open_file(self._path, PAGE_HEAD_BYTES)
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """DecodeError, on one line, for what pyarrow says of a damaged table."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        said = re.sub(r"/proc/self/fd/\d+", "it", str(error))
+        raise DecodeError("unreadable table", " ".join(said.split())[:200]) from None
+
+
 def open_table(path: bytes) -> Table:
     """A Parquet table from outside, opened by descriptor so that its name never matters, or by ranges; else DecodeError."""
     try:
@@ -221,7 +227,7 @@ def open_table(path: bytes) -> Table:
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "no such object") from None
     with nullcontext(file) if buckets.is_url(path) else file:
-        try:
+        with _readable():
             place = file if buckets.is_url(path) else f"/proc/self/fd/{file.fileno()}"
             table = Table(path, place)
             about = table.metadata
@@ -229,8 +235,6 @@ def open_table(path: bytes) -> Table:
             if texts := [column.path for column in repeated if column.physical_type == "BYTE_ARRAY"]:
                 # A text that a list repeats is stored once.
                 table = Table(path, place, read_dictionary=texts, metadata=about)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DecodeError("unreadable table", _one_line(error)) from None
         if about.num_rows > file.seek(0, io.SEEK_END):
             raise DecodeError("unreadable table", f"{about.num_rows} rows declared, more than its bytes")
         if about.num_rows != sum(about.row_group(group).num_rows for group in range(about.num_row_groups)):
@@ -289,7 +293,7 @@ def read_rows(file: Table, group: int) -> Iterator[dict[str, Any]]:
     if column and schema.field(column).type.get_field_index("path") >= 0:
         paths[column] = f"{column}.path"
     columns = list(paths.values())
-    try:
+    with _readable():
         if not columns:
             yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
             return
@@ -300,8 +304,6 @@ def read_rows(file: Table, group: int) -> Iterator[dict[str, Any]]:
             if (size := sum(map(_text_bytes, chosen.columns))) > MAX_BYTES:
                 raise DecodeError("too large", f"{rows} rows of row group {group} have {size} bytes of text")
             yield from chosen.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DecodeError("unreadable table", _one_line(error)) from None
 
 
 def numbered_rows(file: Table) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -338,14 +340,11 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def read_cells(file: Table, group: int) -> Iterator[pa.Buffer | None]:
     """The embedded recordings of one row group, one at a time; None for a null."""
-    column = audio_column(file.schema_arrow)
-    if column is None:
+    if (column := audio_column(file.schema_arrow)) is None:
         raise DecodeError("unreadable table", "no column of recordings")
-    try:
+    with _readable():
         for batch in file.batches(group, [f"{column}.bytes"], 1):
             yield from (value.as_buffer() for value in batch.column(column).field("bytes"))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DecodeError("unreadable table", _one_line(error)) from None
 
 
 def _absent_cells(file: Table, group: int) -> Iterable[int]:
@@ -473,7 +472,3 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {}
     lists = ((column, names) for column, names in classes.items() if isinstance(names, list))
     return {column: names for column, names in lists if all(isinstance(name, str) for name in names)}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(re.sub(r"/proc/self/fd/\d+", "it", str(error)).split())[:200]

@@ -115,8 +115,7 @@ def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: flo
         lines.append(f"no clip is in test, so `generate` and `evaluate` take {instead}: {remedy}")
     every = sorted(set().union(*of_split.values()))
     for split in ("train", "test"):
-        lacking = [label for label in every if label not in of_split[split]] if split in of_split else []
-        if lacking:
+        if lacking := [label for label in every if label not in of_split[split]] if split in of_split else []:
             named = ", ".join(lacking[:NAMED]) + (" …" if len(lacking) > NAMED else "")
             what = "they are not learned" if split == "train" else "they are not scored"
             lines.append(

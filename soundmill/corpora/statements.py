@@ -232,8 +232,6 @@ def _ids(text: str) -> tuple[list[str], str]:
 def distinct(found: Iterable[str]) -> list[str]:
     """The licences of several that are not the same: `CC-BY` beside `CC-BY-4.0` is."""
     found = list(dict.fromkeys(found))
-    if len(found) == 1:
-        return found
     return [one for one in found if not any(other.startswith(f"{one}-") and other[len(one) + 1 :][:1].isdigit() for other in found)]
 
 

@@ -294,8 +294,7 @@ def _loudness(sound: np.ndarray, rate: int) -> float:
 
 def write_recording(recording: Recording, seed: int, window_seconds: float, min_seconds: float, output: Path) -> shards.Report:
     """Render one recording to `output`; the detail of the report has the captions and labels of its windows."""
-    wave, _ = render(recording, seed)
-    samples = np.round(wave * 32767).astype("<i2")
+    samples = np.round(render(recording, seed)[0] * 32767).astype("<i2")
     disk.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
     rng = np.random.default_rng([seed, 2, recording.index])
     windows = windows_of(recording.seconds, window_seconds, min_seconds)

@@ -212,8 +212,6 @@ _JAMENDO_LIST = re.compile(rb"(?:^|/)audio_licen[cs]es\.txt$")  # of MTG-Jamendo
 _JAMENDO_TRACK = re.compile(r"track_0*([1-9]\d{0,9})")
 # By format: the word in a table's name for the folder of its recordings, and all such words.
 _PARTS = {CLOTHO.FORMAT: (CLOTHO.part_of, CLOTHO.SPLITS), WAVCAPS.FORMAT: (WAVCAPS.part, WAVCAPS.parts)}
-
-
 _Entry = tuple[int | str, list[str], Statement]  # what a table says of one recording: line or key, names, terms
 
 
@@ -224,7 +222,7 @@ def _read_tables(tables: CorpusTables, inventory: Inventory, reader: Reader) -> 
     numbered: dict[str, list[bytes]] = defaultdict(list)
     rows: list[ManifestRow] = []
     stated: list[Statement] = []
-    for name in sorted(inventory.metadata):
+    for name in sorted(inventory.metadata.keys() - {LICENCES}):
         try:
             for entry in _entries(inventory, name, reader):
                 if index is None:
@@ -286,8 +284,6 @@ def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, li
 def _entries(inventory: Inventory, name: bytes, reader: Reader) -> Iterator[_Entry]:
     """What a metadata file says of recordings; nothing if it is no such table."""
     shown, lower = escape_path(name), name.lower()
-    if name == LICENCES:
-        return
     if lower.endswith((b".csv", b".tsv")):
         if not NAMES.isdisjoint(columns := csv_columns(inventory, name)) and not set(KEYS).isdisjoint(columns):
             yield from _of_rows(read_csv(inventory, name), shown, reader)
@@ -327,8 +323,7 @@ def _keys(values: Mapping[str, Any]) -> Iterator[str]:
 def _objects(value: Any) -> Iterator[tuple[str, Any]]:
     """(key, object) of a JSON value: a list, also as `data` or `results`; an object with one for each recording; or of one."""
     if isinstance(value, dict):
-        name = next((name for name in ("data", "results") if isinstance(value.get(name), list)), None)
-        if name is not None:
+        if name := next((name for name in ("data", "results") if isinstance(value.get(name), list)), None):
             yield from ((f"{name}[{number}]", one) for number, one in enumerate(value[name]))
         elif NAMES.isdisjoint(map(str.lower, value)):
             yield from ((key, {KEYS[0]: key, **one}) for key, one in value.items() if isinstance(one, dict))

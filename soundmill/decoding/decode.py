@@ -166,8 +166,7 @@ def open_sound(path: Path) -> Sound:
 
     with named():
         rate, channels, first = decode_channels(path, MAX_SECONDS)
-        num_samples = sum(len(check_finite(block)) for block in first)
-        if not num_samples:
+        if not (num_samples := sum(len(check_finite(block)) for block in first)):
             raise DecodeError("too short", "no sample")
         return Sound(rate, channels, num_samples, blocks)
 
@@ -226,8 +225,7 @@ def open_all(
     ahead: deque[_File | DecodeError] = deque()
 
     def look_at_next() -> bool:
-        place = next(waiting, None)
-        if place is None:
+        if (place := next(waiting, None)) is None:
             return False
         with ExitStack() as stack:
             try:
@@ -278,8 +276,7 @@ def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], 
             if room < 0:
                 break
             batch.append(file)
-    for file in batch:
-        file.tried = True
+            file.tried = True
     _decode_batch(batch, max_seconds)
 
 
@@ -287,8 +284,7 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
     """Decode a batch; on any failure try its halves. A single file is then decoded alone."""
     if len(batch) < 2:
         return
-    decoded = ffmpeg.decode_together(batch, max_seconds)
-    if decoded is None:
+    if (decoded := ffmpeg.decode_together(batch, max_seconds)) is None:
         _decode_batch(batch[: len(batch) // 2], max_seconds)
         _decode_batch(batch[len(batch) // 2 :], max_seconds)
         return
@@ -315,8 +311,7 @@ def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
     copy = tempfile.TemporaryFile()
     for start, end in pieces:
         while start < end:
-            sent = os.sendfile(copy.fileno(), file.fileno(), start, end - start)
-            if not sent:
+            if not (sent := os.sendfile(copy.fileno(), file.fileno(), start, end - start)):
                 raise DecodeError("truncated", "the file became shorter while it was read")
             start += sent
     return copy

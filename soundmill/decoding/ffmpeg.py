@@ -283,9 +283,8 @@ class _Child:
                 if most and math.isfinite(most):
                     resource.prlimit(self._process.pid, limit, (int(most), int(most)))
         self._pipes = selectors.DefaultSelector()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe:
-                self._pipes.register(pipe, selectors.EVENT_READ)
+        for pipe in filter(None, (self._process.stdout, self._process.stderr)):
+            self._pipes.register(pipe, selectors.EVENT_READ)
         self._ready = bytearray()
 
     def __enter__(self) -> _Child:
@@ -295,9 +294,8 @@ class _Child:
         self._process.kill()
         self._process.wait()
         self._pipes.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe:
-                pipe.close()
+        for pipe in filter(None, (self._process.stdout, self._process.stderr)):
+            pipe.close()
 
     def read_exactly(self, count: int) -> bytes:
         """The next `count` bytes of output; fewer only at the end."""
@@ -328,8 +326,7 @@ class _Child:
         if self._patience <= 0 or (not events and at_most > STALL_SECONDS):
             raise DecodeError("timeout", "ffmpeg takes too long")
         for key, _ in events:
-            data = os.read(key.fd, 1 << 20)
-            if not data:
+            if not (data := os.read(key.fd, 1 << 20)):
                 self._pipes.unregister(key.fileobj)
             elif key.fileobj is self._process.stdout:
                 self._ready += data

@@ -236,8 +236,7 @@ def export(
 ) -> Export:
     """Write all prepared clips (of one split) in a format to an empty or new directory, which appears only when complete."""
     format = choose(FORMATS, name, "format")
-    rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
-    if not rows:
+    if not (rows := {row["clip_id"]: row for row in clips.find(tables, split=split)}):
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
     with new_directory(directory) as (partial, final):
         target, result = format(partial, final), Export()

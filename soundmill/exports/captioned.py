@@ -126,8 +126,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def by_split(placed: Placed) -> Iterator[tuple[str, Placed]]:
     for split in manifest.SPLITS:
-        rows = [(clip, place) for clip, place in placed if clip.split == split]
-        if rows:
+        if rows := [(clip, place) for clip, place in placed if clip.split == split]:
             yield split, rows
 
 
@@ -225,20 +224,18 @@ def write_musiccaps(placed: Placed, directory: Path, final: Path) -> None:
     table = []
     for clip, _ in placed:
         video, start = clip.video_and_start
-        for caption in clip.captions:
-            table.append(
-                {
-                    "ytid": video,
-                    "start_s": plain_number(start),
-                    "end_s": plain_number(start + clip.seconds),
-                    "audioset_positive_labels": "",
-                    "aspect_list": str(clip.labels),
-                    "caption": caption,
-                    "author_id": "",
-                    "is_balanced_subset": False,
-                    "is_audioset_eval": clip.split == "test",
-                }
-            )
+        about = {
+            "ytid": video,
+            "start_s": plain_number(start),
+            "end_s": plain_number(start + clip.seconds),
+            "audioset_positive_labels": "",
+            "aspect_list": str(clip.labels),
+            "caption": "",
+            "author_id": "",
+            "is_balanced_subset": False,
+            "is_audioset_eval": clip.split == "test",
+        }
+        table += [about | {"caption": caption} for caption in clip.captions]
     write_table(directory / "musiccaps.csv", table)
 
 

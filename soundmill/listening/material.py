@@ -90,8 +90,7 @@ def gather(models: Iterable[Model], real: Sounds, requests: Mapping[str, Request
 
 def read_family(name: str, generated: Path, codec: Path, report: Path) -> Model:
     """A family from the outputs of the stages `generate` and `evaluate`; `report` may be missing."""
-    sounds = _files(family.sound_files(generated))
-    if not sounds:
+    if not (sounds := _files(family.sound_files(generated))):
         raise UserError(f"{generated}: no sounds (*.wav); generate them with `dvc repro`")
     return Model(name, sounds, _files(family.sound_files(codec)), *read_report(report), name)
 

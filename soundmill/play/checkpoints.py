@@ -101,8 +101,7 @@ def find(root: Path, named: Sequence[Path]) -> dict[str, Found]:
                 own.append(Found(path, root))
         except UserError as error:
             terminal.say(f"left out: {error}", error=True)
-    found = {one.name: one for one in [*first, *_newest_first(own)]}
-    if not found:
+    if not (found := {one.name: one for one in [*first, *_newest_first(own)]}):
         raise UserError(f"{root}: no checkpoint to play with; train one with `make demo`, or name its directory")
     return found
 

@@ -37,8 +37,7 @@ def find(model: str, root: Path | None) -> Path:
     the project."""
     path = Path(model)
     candidates = [path / CHECKPOINT, path, *([root / "data" / "models" / model] if root else [])]
-    found = next((place for place in candidates if (place / "config.json").is_file()), None)
-    if found is None:
+    if (found := next((place for place in candidates if (place / "config.json").is_file()), None)) is None:
         raise UserError(f"{model}: neither a directory with a checkpoint nor a family trained here; train it with `dvc repro`")
     return found
 
@@ -123,8 +122,7 @@ def _samples(root: Path, source: dict[str, str], directory: Path, made: Path) ->
     if _is_of(made, source) and catalog.is_file():
         for row in shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]):
             asked[row["clip_id"]] = sorted(row["labels"] or ()) or list(row["captions"] or ())[:1]
-    found = {clip_id: labels for clip_id, labels in asked.items() if (made / f"{clip_id}.wav").is_file()}
-    if not found:
+    if not (found := {clip_id: labels for clip_id, labels in asked.items() if (made / f"{clip_id}.wav").is_file()}):
         return {}, None
     (directory / "samples").mkdir()
     paths = {

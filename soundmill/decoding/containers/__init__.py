@@ -69,8 +69,7 @@ def sniff(file: BinaryIO, size: int) -> Kind:
     start = layout.sound_start(file, size)
     body = head
     if start > 0:
-        body = read(file, start, HEAD_BYTES)
-        if not body:
+        if not (body := read(file, start, HEAD_BYTES)):
             raise DecodeError("truncated", "the file ends inside its tag")
         _refuse_text(body)
     for pattern, kind in _MAGIC:
@@ -408,8 +407,6 @@ _RAW_WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "adts": frames.walk_adts,
     "wavpack": frames.walk_wavpack,
 }
-
-
 _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "wav": chunks.walk_wav,
     "w64": chunks.walk_wav,

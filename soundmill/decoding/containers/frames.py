@@ -98,8 +98,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         header = read(file, position, 10)
         parsed = frame(header)
         if parsed is None:
-            tag = layout.tag_end_at(file, position, size, header)
-            if tag is not None:
+            if (tag := layout.tag_end_at(file, position, size, header)) is not None:
                 position, free, zeros = tag, True, False
                 continue
             after = layout.zeros_end(file, position, size)
