@@ -135,7 +135,7 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
         raise tempo.NoLoopError("stretch", detail)
     first = pieces.to_samples(found.start, rate)
     cut = wave[:, first : first + pieces.to_samples(found.bars * found.bar_seconds, rate)]
-    fitted = np.stack([resample(np.ascontiguousarray(channel), rate, params.sample_rate) for channel in cut])
+    fitted = resample(cut, rate, params.sample_rate)
     num_samples = found.bars * pieces.to_samples(params.bar_seconds, params.sample_rate)
     stretched = stretch(fitted, params.sample_rate, num_samples, params.stretcher)
     data = flac.encode_flac(stretched / np.float32(max(1.0, np.abs(stretched).max())), params.sample_rate)

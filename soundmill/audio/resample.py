@@ -40,5 +40,6 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
 
 def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     """Resample one wave float32, [T] or [C, T], to `resampled_length(T)` samples."""
-    channels = 1 if wave.ndim == 1 else len(wave)
-    return np.concatenate([*resample_blocks([wave.T], rate_in, rate_out, channels)]).T
+    if wave.ndim == 2:
+        return np.stack([resample(channel, rate_in, rate_out) for channel in wave])
+    return np.concatenate([*resample_blocks([wave], rate_in, rate_out)])

@@ -46,8 +46,7 @@ def fit(generated: np.ndarray, generated_rate: int, original: np.ndarray, rate: 
     """Both waves [C, T] at the original's rate and cut to the shorter one; mixed to mono if their channels differ."""
     if len(generated) != len(original):
         generated, original = generated.mean(axis=0, keepdims=True), original.mean(axis=0, keepdims=True)
-    if generated_rate != rate:
-        generated = np.stack([resample(channel, generated_rate, rate) for channel in generated])
+    generated = resample(generated, generated_rate, rate)
     length = min(generated.shape[1], original.shape[1])
     if not length:
         raise UserError("an empty wave has no distance from another wave")

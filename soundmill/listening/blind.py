@@ -188,9 +188,7 @@ def _uniform(waves: Mapping[Stimulus, Wave], loops: int) -> dict[Stimulus, bytes
     resampled = {}
     for one, (wave, rate) in waves.items():
         excerpt = wave[:, : round(LONGEST_SECONDS * rate)]
-        resampled[one] = np.stack(
-            [resample(channel, rate, common_rate) for channel in np.broadcast_to(excerpt, (channels, excerpt.shape[1]))]
-        )
+        resampled[one] = resample(np.broadcast_to(excerpt, (channels, excerpt.shape[1])), rate, common_rate)
     gains = matching_gains([(wave, common_rate) for wave in resampled.values()], LOUDNESS, MIN_LOUDNESS, MAX_GAIN)
     return {
         one: encode_flac(np.tile(wave * np.float32(10 ** (gain / 20)), loops), common_rate)

@@ -137,7 +137,7 @@ def _sound(column: Column, clip_id: str) -> Sound | None:
     except UserError as error:
         return Sound(column.name, np.zeros((1, 0), np.float32), MIN_RATE, str(error))
     played = sound.played_rate
-    wave = np.stack([resample(channel, sound.sample_rate, played) for channel in sound.wave])
+    wave = resample(sound.wave, sound.sample_rate, played)
     maker = tags.read(source.path) if isinstance(source, SoundFile) else None
     return replace(sound, wave=wave, sample_rate=played, made_by=maker)
 

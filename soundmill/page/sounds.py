@@ -171,9 +171,8 @@ def _seconds(sounds: Sequence[Sound]) -> float:
 
 def _flac(sound: Sound) -> bytes:
     """The excerpt at a rate that browsers play."""
-    channels = np.atleast_2d(sound.excerpt())
-    played = [resample(channel, sound.sample_rate, sound.played_rate) for channel in channels]
-    return encode_flac(np.stack(played), sound.played_rate, sound.made_by)
+    played = resample(np.atleast_2d(sound.excerpt()), sound.sample_rate, sound.played_rate)
+    return encode_flac(played, sound.played_rate, sound.made_by)
 
 
 def _player_notes(sound: Sound) -> list[str]:

@@ -183,6 +183,9 @@ def test_a_stream_in_pieces_equals_one_shot(data):
     parts = np.split(wave, cuts)
     streamed = np.concatenate(list(resample_blocks(parts, rate, 16_000)))
     np.testing.assert_array_equal(streamed, resample(wave, rate, 16_000))
+    for channels in (1, 3):
+        several = resample(np.stack([wave] * channels), rate, 16_000)
+        np.testing.assert_array_equal(several, np.stack([streamed] * channels))
 
 
 @pytest.mark.parametrize("frequency", [8_200, 9_000, 12_000, 20_000])
