@@ -180,22 +180,16 @@ class Project:
     @cached_property
     def weights(self) -> list[Weights]:
         """The weights of the graph, then registered versions with other weights."""
-        places = [
-            place for pattern in ("models/*", *(f"*/{part}" for part in PARTS), "tagger") for place in self.data.glob(pattern)
-        ]
+        patterns = ("models/*", *(f"*/{part}" for part in PARTS), "tagger")
+        places = [place for pattern in patterns for place in self.data.glob(pattern)]
         found = [self.weights_at(place) for place in sorted(places) if (place / "config.json").is_file()]
         digests = {model.digest for weights in found for model in weights.registered}
         for model in self.registered:
             if model.digest not in digests and model.directory:
                 digests.add(model.digest)
                 same = [other for other in self.registered if other.digest == model.digest]
-                found.append(Weights(f"{model.name} version {model.version}", model.directory, same, is_of_graph=False))
-        unread = [
-            f"{model.name} version {model.version}"
-            for model in self.registered
-            if not model.directory and model.digest not in digests
-        ]
-        if unread:
+                found.append(Weights(str(model), model.directory, same, is_of_graph=False))
+        if unread := [str(model) for model in self.registered if not model.directory and model.digest not in digests]:
             self.gone.append(f"files of {', '.join(unread)} are not on this machine, so what they were trained on is unknown")
         return found
 

@@ -101,9 +101,8 @@ def _recording(project: Project, piece: Piece) -> Node:
     if row is None:
         return Node("recording", piece.recording_id, {"source": piece.source, "gone": True})
     facts = {"source": row["path"], "digest": row["digest"], "corpus": row["corpus"], "labels": row["labels"]}
-    terms = {name: row[name] or "unknown" for name in ("licence", "ai_terms")} | {
-        name: row[name] for name in ("creator", "source_url", "terms_found")
-    }
+    terms = {name: row[name] or "unknown" for name in ("licence", "ai_terms")}
+    terms |= {name: row[name] for name in ("creator", "source_url", "terms_found")}
     return Node("recording", piece.recording_id, facts | terms | {"refused": project.refused.get(piece.recording_id)})
 
 
@@ -139,14 +138,10 @@ def _trainings(weights: Weights) -> list[Node]:
     """The runs that trained these weights; if MLflow has none, the checkpoint's own record."""
     config = weights.config
     parameters = {"parameters": config["params"]} if "params" in config else {}
-    runs = [
-        Node(
-            "training",
-            model.run_name or "run deleted",
-            {"run": model.run_id, "pipeline": model.pipeline, "commit": model.commit} | parameters,
-        )
-        for model in weights.registered
-    ]
+    runs = []
+    for model in weights.registered:
+        facts = {"run": model.run_id, "pipeline": model.pipeline, "commit": model.commit} | parameters
+        runs.append(Node("training", model.run_name or "run deleted", facts))
     return runs or ([Node("training", "not in MLflow", parameters)] if parameters else [])
 
 
@@ -156,10 +151,10 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
         name = "this checkpoint" if part == weights.directory else part.name
         table = weights.trained_on(part)
         if table is None:
-            text = "loaded with it" if part != weights.directory else "imported, or trained before this was recorded"
-            project.gone.append(
-                f"{weights.name}: what {'it' if part == weights.directory else f'its {name}'} was trained on is unknown ({text})"
-            )
+            what, why = f"its {name}", "loaded with it"
+            if part == weights.directory:
+                what, why = "it", "imported, or trained before this was recorded"
+            project.gone.append(f"{weights.name}: what {what} was trained on is unknown ({why})")
             continue
         for earlier in (False, True):
             rows = table.filter(pc.equal(table["earlier"], earlier))
@@ -175,14 +170,10 @@ def _trained_on(project: Project, rows: pa.Table, name: str) -> Node:
     clips: dict[tuple[str | None, str | None], set[str]] = {}
     for row in rows.select(["recording_id", "source", "clip_id"]).to_pylist():
         clips.setdefault((row["recording_id"], row["source"]), set()).add(row["clip_id"])
-    recordings = [
-        Node(
-            "recording",
-            recording_id or "unknown",
-            {"source": source, "clips": sorted(ids)} | ({} if recording_id in project.recordings else {"gone": True}),
-        )
-        for (recording_id, source), ids in clips.items()
-    ]
+    recordings = []
+    for (recording_id, source), ids in clips.items():
+        facts = {"source": source, "clips": sorted(ids)} | ({} if recording_id in project.recordings else {"gone": True})
+        recordings.append(Node("recording", recording_id or "unknown", facts))
     gone = sum("gone" in node.facts for node in recordings)
     if gone:
         project.gone.append(f"{gone} of {len(recordings)} recordings that trained {name} are no longer in data/corpus")
@@ -195,7 +186,7 @@ def _products(project: Project, weights: Weights) -> list[Node]:
     nodes = []
     for model in weights.registered:
         scores = {key: value for key, value in model.tags.items() if re.match(r"(fad|mmd|kl|label|forgotten)", key)}
-        nodes.append(Node("registered", f"{model.name} version {model.version}", {"aliases": list(model.aliases)} | scores))
+        nodes.append(Node("registered", str(model), {"aliases": list(model.aliases)} | scores))
     family = weights.directory.name
     if weights.directory.resolve() != (project.data / "models" / family).resolve():
         return nodes

@@ -24,22 +24,19 @@ class Group(typer.core.TyperGroup):
         except FileNotFoundError:
             terminal.say("this directory was deleted; cd into another one", error=True, color="red")
             raise SystemExit(1) from None
-        return super().main(*args, **more)
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         try:
-            check_urls(args, "arguments")
+            return super().main(*args, **more)
         except UserError as error:
             terminal.say(error, error=True, color="red")
-            raise typer.Exit(1) from None
+            raise SystemExit(1) from None
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        check_urls(args, "arguments")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            terminal.say(str(error), error=True, color="red")
-            raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except OSError as error:

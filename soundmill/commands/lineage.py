@@ -174,9 +174,8 @@ def forget(
 
                 for entry in forgetting.use_again(root, names):
                     terminal.say(f"no longer forgotten: {entry} ({entry.reason})")
-                terminal.say(
-                    "next: `dvc repro`; a workspace with its own entry needs `soundmill forget --undo … --project workspaces/NAME`"
-                )
+                there = "soundmill forget --undo … --project workspaces/NAME"
+                terminal.say(f"next: `dvc repro`; a workspace with its own entry needs `{there}`")
             elif update:
                 added = ledger.update(root)
                 for entry in added:
@@ -246,7 +245,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
         if names:
             terminal.say(f"{what} ({len(names)}): {first_of(names, FIRST)}")
     for model in outcome.marked:
-        terminal.say(f"tagged in MLflow: {model.name} version {model.version}")
+        terminal.say(f"tagged in MLflow: {model}")
     for note in dict.fromkeys(outcome.notes):
         terminal.say(f"note: {note}", error=True)
     if outcome.added:

@@ -9,20 +9,7 @@ from typing import Annotated
 import typer
 
 from soundmill import disk, terminal
-from soundmill.commands.project import (
-    Clips,
-    Project,
-    Root,
-    check_apart,
-    given,
-    progress_bar,
-    project_if_any,
-    project_root,
-    sample_rate_of,
-    say_paths,
-    tables,
-    writable_file,
-)
+from soundmill.commands import project as shared
 from soundmill.errors import UserError, first_of
 from soundmill.params import MAX_SEED, once_each, read_json
 
@@ -51,8 +38,8 @@ RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, s
 @app.command()
 def families(
     sizes: Annotated[bool, typer.Option("--sizes", help="Also count the parameters of each part at each scale.")] = False,
-    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write families and sizes to this file.")] = None,
-    root: Root = None,
+    json: Annotated[Path | None, typer.Option(callback=shared.writable_file, help="Write families and sizes to this file.")] = None,
+    root: shared.Root = None,
 ) -> None:
     """List the model families: title, paper, commands; with `--sizes`, the parameter count of each part at each scale.
 
@@ -91,7 +78,7 @@ def import_weights(
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
     revision: Annotated[str | None, typer.Option(help="Commit of a model on the hub: 40 hex digits.")] = None,
-    project: Project = None,
+    project: shared.Project = None,
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
 
@@ -99,7 +86,7 @@ def import_weights(
     """
     from soundmill.models import importing
 
-    parameters = importing.import_published(file, output, lambda: project_root(project) / "conf", revision)
+    parameters = importing.import_published(file, output, lambda: shared.project_root(project) / "conf", revision)
     terminal.say(f"{output}: {parameters:,} parameters")
 
 
@@ -115,7 +102,8 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            callback=writable_file, help="Output file (default: CHECKPOINT's name with .ts or .onnx); of adapters, a new directory."
+            callback=shared.writable_file,
+            help="Output file (default: CHECKPOINT's name with .ts or .onnx); of adapters, a new directory.",
         ),
     ] = None,
 ) -> None:
@@ -154,9 +142,8 @@ def export(
     facts = live.export_streaming(path, codec)
     latency, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
-    terminal.say(
-        f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
-    )
+    least = f"a block, a multiple of {block} ({block * ms:.1f} ms)"
+    terminal.say(f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus {least}")
     terminal.say(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
     terminal.say(path)
 
@@ -204,7 +191,7 @@ def generate(
             "--from", metavar="FILE.json", help="Make again a sound that `soundmill play` kept, from the request beside it."
         ),
     ] = None,
-    project: Project = None,
+    project: shared.Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms.
 
@@ -214,12 +201,12 @@ def generate(
     if asked:
         from soundmill.play import checkpoints, making
 
-        if others := given(context, ("asked", "checkpoint", "output", "project")):
+        if others := shared.given(context, ("asked", "checkpoint", "output", "project")):
             words = ", ".join(one.opts[-1] if one.param_type_name == "option" else "prompts" for one in others)
             raise UserError(f"--from {asked}: that request says what to make; leave out {words}")
         if not asked.is_file():
             raise UserError(f"--from {asked}: no such file; give the .json that was kept beside a sound")
-        root = project_root(project)
+        root = shared.project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
         terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
         return
@@ -261,7 +248,7 @@ def generate(
             example = [*prompts, "--label", *example]
         works = shlex.join(["soundmill", "generate", *example, *options])
         raise UserError(f"{error}\nthis works: {works}") from None
-    say_paths(paths)
+    shared.say_paths(paths)
 
 
 @app.command()
@@ -279,9 +266,11 @@ def prompts(
     seed: RandomSeed = 0,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
-    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
-    page: Annotated[Path | None, typer.Option(callback=writable_file, help="Write a page with a sound of each prompt.")] = None,
-    project: Project = None,
+    json: Annotated[Path | None, typer.Option(callback=shared.writable_file, help="Write the result to this file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(callback=shared.writable_file, help="Write a page with a sound of each prompt.")
+    ] = None,
+    project: shared.Project = None,
 ) -> None:
     """Test whether text steers a text-conditioned model, and how it takes paraphrases, negation, counts, order and more.
 
@@ -292,10 +281,10 @@ def prompts(
 
     chosen = following.load_sets(sets or following.NAMES)
     directory, home = checkpoint_of(checkpoint, family, project)
-    root = project_if_any(project)
-    clips = tables(root, "default") if root else None
+    root = shared.project_if_any(project)
+    clips = shared.tables(root, "default") if root else None
     real = clips if clips and clips.catalog.is_file() else None
-    found = following.follow(directory, chosen, number, seed, home, settings or [], real, progress_bar)
+    found = following.follow(directory, chosen, number, seed, home, settings or [], real, shared.progress_bar)
     if json:
         disk.write_json(json, found.document)
     following.show(found.document)
@@ -314,9 +303,9 @@ def licences(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Also write the table of recordings, as in ATTRIBUTION.csv.")
+        Path | None, typer.Option(callback=shared.writable_file, help="Also write the table of recordings, as in ATTRIBUTION.csv.")
     ] = None,
-    project: Project = None,
+    project: shared.Project = None,
 ) -> None:
     """Say what the terms of the training material mean for a model, and why: facts, not advice.
 
@@ -325,12 +314,12 @@ def licences(
     from soundmill import attribution
     from soundmill.publishing import model as publishing
 
-    root = project_if_any(project)
+    root = shared.project_if_any(project)
     checkpoint = publishing.find(model, root)
     if output and output.resolve().is_relative_to(checkpoint.resolve()):
         raise UserError(f"{output}: would change the checkpoint and its digest; choose a file elsewhere")
     if output and root:
-        check_apart(output, root)
+        shared.check_apart(output, root)
     found = attribution.credits_of(checkpoint, publishing.recordings_of(root))
     if output:
         attribution.write(found, output)
@@ -354,8 +343,8 @@ def publish(
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory.")],
-    variant: Clips = "default",
-    root: Root = None,
+    variant: shared.Clips = "default",
+    root: shared.Root = None,
 ) -> None:
     """Write a directory with all that goes with a model: checkpoint, attribution, card, sounds, and the digests of all files.
 
@@ -366,12 +355,12 @@ def publish(
     Nothing is published if any recording breaks corpus.terms, or its creator refuses generative AI; those of earlier trainings, of
     the codec and of the vocoder count too. Clips are also refused if a licence forbids sharing adaptations.
     """
-    check_apart(directory, root)
+    shared.check_apart(directory, root)
     if model == "data":
         from soundmill.publishing.directory import publish_clips, terms_of
 
-        with progress_bar(None, "publish", "clip") as tick:
-            where, rate = tables(root, variant), sample_rate_of(root, variant)
+        with shared.progress_bar(None, "publish", "clip") as tick:
+            where, rate = shared.tables(root, variant), shared.sample_rate_of(root, variant)
             recordings = root / "data" / "corpus" / "recordings.parquet"
             written = publish_clips(where, directory, rate, recordings, terms_of(root), tick)
     else:
@@ -396,7 +385,7 @@ def pull(
 
     data = published.is_data(directory)
     target = output or Path("datasets" if data else "models") / directory.resolve().name
-    say_paths(published.pull(directory, target))
+    shared.say_paths(published.pull(directory, target))
     checkpoint = target / published.CHECKPOINT
     quoted = shlex.quote(str(checkpoint))
     if data:
@@ -432,7 +421,7 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
     if family:
         registry.family(family)
     # Outside a checkout, paths of text encoders are relative to the checkpoint.
-    home = project_root(project) if checkpoint is None else project_if_any(project) or checkpoint
+    home = shared.project_root(project) if checkpoint is None else shared.project_if_any(project) or checkpoint
     directory = checkpoint
     if directory is None and family is None:
         trained = [path for path in (home / "data" / "models").glob("*") if (path / CONFIG).is_file()]

@@ -365,8 +365,7 @@ def words_of_file(path: Path, start: float = 0.0, end: float = math.inf) -> np.n
 
 def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[Entry, str]]:
     """(entry, clip id) of the clips below `clips` that have the fingerprint of an entry."""
-    paths = shards.shard_paths(clips)
-    jobs = [shards.Job(path.name, (path,), path.stat().st_size) for path in paths]
+    jobs = [shards.Job(path.name, (path,), path.stat().st_size) for path in shards.shard_paths(clips)]
     return _search(entries, jobs, duplicates.fingerprint_shard, progress)
 
 

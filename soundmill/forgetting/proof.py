@@ -36,9 +36,8 @@ def check(root: Path, things: Sequence[str] = (), cache: Path | None = None, pro
     """
     project, proof = Project(root), Proof()
     listed = in_force(root)
-    extra = [entry for thing in things for entry in _entries(project, listed, thing)]
     if things:
-        listed = Forgotten(tuple(extra))
+        listed = Forgotten(tuple(entry for thing in things for entry in _entries(project, listed, thing)))
     elif absent := ledger.missing(root):
         proof.found += [f"{ledger.FILE} does not list {entry['source']}; `soundmill forget --update` adds it" for entry in absent]
     traces = _holding(project, listed, proof, "", "", progress)
@@ -113,19 +112,17 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
         found.append(f"{where}: trained on {clips} clips of it" + (f", and on {mixes} mixes" if mixes else "") + erased)
     found += [f"{path}: a sound named after a clip of it{_remedy(path)}" for path in held.files]
     found += [f"{path}: names it{_remedy(path)}" for path in held.reports]
-    reported = {row["clip_id"] for rows in held.clips.values() for row in rows}
+    ids = {row["clip_id"] for rows in held.clips.values() for row in rows}
     for variant in project.clips:
         for entry, clip_id in listing.clips_like(project.data / "clips" / variant, listed.entries, progress):
-            if clip_id not in reported:
+            if clip_id not in ids:
                 found.append(f"data/clips/{variant}: clip {clip_id} sounds like {entry}, by fingerprint")
     reported = set(held.files)
     paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in reported]
     for entry, path in listing.files_like(project.root, paths, listed.entries, progress):
         found.append(f"{path}: sounds like {entry}, by fingerprint{_remedy(path)}")
     proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
-    traces = Traces.of(
-        listed.entries, traces.pieces, [*held.mixes, *(row["clip_id"] for rows in held.clips.values() for row in rows)]
-    )
+    traces = Traces.of(listed.entries, traces.pieces, [*held.mixes, *ids])
     if traces:
         for path, why in listing.kept(project.root, traces):
             proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")
@@ -183,7 +180,7 @@ class Erasure:
         """One for each thing that can be removed, except of the cache."""
         return [
             *(f"{shown(path, root)}: {why}" for path, why in self.paths.items()),
-            *(f"{model.name} version {model.version}: trained on it" for model in self.versions),
+            *(f"{model}: trained on it" for model in self.versions),
         ]
 
 
@@ -206,7 +203,7 @@ def find(root: Path, cache: Path | None = None, progress: Progress = lambda n: N
     found.versions = list({(model.name, model.version): model for weights, *_ in trained for model in weights.registered}.values())
     for model in found.versions:
         if model.directory is None:
-            found.left.append(f"{model.name} version {model.version}: its files are at {store.shown}; delete them there")
+            found.left.append(f"{model}: its files are at {store.shown}; delete them there")
     if store.artifacts is None:
         on_server, note = listing.on_server(root, store.shown, traces)
         found.left += [*on_server, note]

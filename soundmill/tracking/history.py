@@ -138,12 +138,10 @@ def open_client(home: Path) -> tuple[Any, Store]:
     """A client of the store; UserError if it does not exist or answer."""
     where = store(home)
     if not (where.database and where.database.is_file()) and (why := where.fault):  # a file may be there only to be read
-        raise UserError(f"{why}, or set MLFLOW_TRACKING_URI to use another store")
+        raise UserError(f"{why}, {mlflow_runs.ANOTHER_STORE}")
     if where.database and not where.database.exists():
-        raise UserError(
-            f"{where.shown}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
-            "or set MLFLOW_TRACKING_URI to use another store"
-        )
+        remedy = f"run `make demo` or `dvc repro`, {mlflow_runs.ANOTHER_STORE}"
+        raise UserError(f"{where.shown}: no runs are recorded here yet; {remedy}")
     try:
         client = mlflow_runs.open_client(where)
         mlflow_runs.find_experiment(client, experiment())
@@ -223,6 +221,9 @@ class RegisteredModel:
     pipeline: str  # the parent run; "" if none
     commit: str
 
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
 
 def registered_models(home: Path) -> list[RegisteredModel]:
     """All versions of the project's registered models, newest first; UserError if the store does not answer."""
@@ -258,14 +259,12 @@ def registered_models(home: Path) -> list[RegisteredModel]:
 def _directory(client: Any, version: Any) -> Path | None:
     from mlflow.exceptions import MlflowException
 
-    try:
+    with suppress(MlflowException):
         where = client.get_model_version_download_uri(version.name, version.version)
-    except MlflowException:
-        return None
-    if "://" in where.removeprefix("file://"):
-        return None
-    directory = mlflow_runs.local_path(where) / MODEL_FOLDER
-    return directory if directory.is_dir() else None
+        directory = mlflow_runs.local_path(where) / MODEL_FOLDER
+        if "://" not in where.removeprefix("file://") and directory.is_dir():
+            return directory
+    return None
 
 
 def delete_versions(home: Path, models: list[RegisteredModel]) -> None:

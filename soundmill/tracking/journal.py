@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,8 @@ class Writer:
 
     def send_file(self, path: Path, event: dict[str, Any], name: str) -> None:
         """Record a snapshot of a file or directory, linked or copied: the stage may move or rewrite it later."""
-
-        def copy(target: Path) -> None:
-            if path.is_dir():
-                shutil.copytree(path, target, copy_function=_link_or_copy)
-            else:
-                _link_or_copy(str(path), str(target))
-
-        self.send_written(copy, event, name, path)
+        copy = partial(shutil.copytree, copy_function=_link_or_copy) if path.is_dir() else _link_or_copy
+        self.send_written(lambda target: copy(path, target), event, name, path)
 
     def send_written(self, write: Callable[[Path], Any], event: dict[str, Any], name: str, what: str | Path) -> None:
         """Record the file that `write` makes; `what` is named if that fails."""
@@ -205,7 +200,7 @@ def _event(line: bytes) -> dict[str, Any]:
         return {"op": "unreadable"}
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
     """A snapshot; large files (checkpoints, which are never modified) are linked instead of copied."""
     with suppress(OSError):
         if os.path.getsize(source) > COPY_LIMIT:

@@ -29,6 +29,7 @@ PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the sc
 HIGHER = tuple("label_accuracy precision recall density coverage is_ clap_score content_ production_ mos_ preference_".split())
 LOGGED = "artifacts"  # where MLflow puts the files of a logged model, beside its own
 PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
+ANOTHER_STORE = "or set MLFLOW_TRACKING_URI to use another store"  # the last remedy
 LOCKED_SECONDS = 60.0  # to wait for another program
 VERSION = "soundmill.mlflow"  # tag of an experiment: the MLflow that last wrote to it
 # MLflow stores absolute places of files: of an experiment's runs, and of each of these.
@@ -54,7 +55,7 @@ def prepare_database(where: Store) -> None:
             raise UserError(f"{where.database}: {error}; wait for what uses it, or make it writable") from None
         except sqlite3.DatabaseError as error:
             fault = f"no database of MLflow ({error})"
-            raise UserError(f"{where.database}: {fault}; move it away, or set MLFLOW_TRACKING_URI to use another store") from None
+            raise UserError(f"{where.database}: {fault}; move it away, {ANOTHER_STORE}") from None
 
 
 def open_client(where: Store) -> Any:
@@ -92,10 +93,8 @@ def _check_version(where: Store, database: sqlite3.Connection, tables: set[str])
     migrations = [entry.name for entry in known.iterdir()]
     if migrations and not any(name.startswith(f"{schema}_") for name in migrations):
         version = max((row[0] for row in wrote), key=_numbers, default="a newer version")
-        raise UserError(
-            f"{where.database}: written by MLflow {version}, and {metadata.version('mlflow')} is installed; install the version "
-            "that wrote it, or set MLFLOW_TRACKING_URI to use another store"
-        )
+        why = f"written by MLflow {version}, and {metadata.version('mlflow')} is installed"
+        raise UserError(f"{where.database}: {why}; install the version that wrote it, {ANOTHER_STORE}")
 
 
 def _numbers(version: str) -> list[int]:
@@ -113,10 +112,8 @@ def _mend_places(where: Store, database: sqlite3.Connection) -> None:
         if was.is_dir() and not any((where.artifacts / run).is_dir() for (run,) in runs):
             continue  # the database alone was copied
         for table, column in PLACES:
-            database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                [where.artifacts.as_uri(), len(old) + 1, *below],
-            )
+            statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            database.execute(statement, [where.artifacts.as_uri(), len(old) + 1, *below])
 
 
 class Runs:
