@@ -252,7 +252,9 @@ document = params.compose(Path("conf"), {TINY!r})
 print(json.dumps([cost.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}, 3), "torch" in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", said], cwd=root, capture_output=True, text=True, check=True)
-    seconds, torch_loaded = json.loads(done.stdout)
+    told, printed = done.stdout.splitlines()
+    assert told == "timing      a few steps of ddpm_mel, threads=1 precision=bf16"
+    seconds, torch_loaded = json.loads(printed)
     assert not torch_loaded
     (file,) = kept.iterdir()
     timing = cost.Timing(**json.loads(file.read_text()))
