@@ -134,8 +134,9 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
     all_families = list(trials.files(home / "conf" / "model"))
     rows = rows_of(home, plan, families)
     if chosen := [override for override in extra if override.startswith(MODEL)]:
-        remedy = "choose families with --families A,B (make: FAMILIES=A,B)"
-        raise UserError(f"{chosen[0]}: a bake-off sets `model` for each family; {remedy}")
+        raise UserError(
+            f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
+        )
     # A family's defaults may name another corpus.
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
@@ -294,10 +295,11 @@ def _row(workspace: Path, home: Path, results: Path, model: Model, minutes: floa
         facts |= {"trainings": trainings, "peak_memory_bytes": max(one["peak_memory_bytes"] for one in measured.values())}
         said = ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings)
         tell(f"== {model}: {said}")
-        runs = {}
-        for seed in seeds:
-            place = results / "runs" / f"{model}-{seed}"
-            runs[seed] = _run(workspace, model, model.params(home, steps, seed), seed, list(steps), place)
+        places = {seed: results / "runs" / f"{model}-{seed}" for seed in seeds}
+        runs = {
+            seed: _run(workspace, model, model.params(home, steps, seed), seed, list(steps), place)
+            for seed, place in places.items()
+        }
     except UserError as error:
         return without_score(model.name, str(error), **facts)
     first = runs[seeds[0]]

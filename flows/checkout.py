@@ -42,8 +42,9 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
     if destination.exists() and any(destination.iterdir()):
         raise UserError(f"{destination} is not empty; remove it, or choose another directory with --into")
     if state.sha == "none":
-        kept = "only its params.yaml and dvc.lock are kept"
-        raise UserError(f"run {state.run_id} was recorded outside git: its code is unknown; {kept}")
+        raise UserError(
+            f"run {state.run_id} was recorded outside git: its code is unknown; only its params.yaml and dvc.lock are kept"
+        )
     _clone(home, destination, state.sha, state.run_id)
     try:
         missing = _apply(destination, state)
@@ -209,8 +210,9 @@ def place_of(home: Path, name: str) -> Path:
     if (project := tracking.project_of(home)) != home.resolve():  # `soundmill forget` searches the project's workspaces alone
         raise UserError(f"{home} is a workspace, which has no workspaces of its own; run this in {project}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        rule = "must be letters, digits, `.`, `_` and `-`, at most 100"
-        raise UserError(f"workspace name {name!r}: {rule}; choose another with --name")
+        raise UserError(
+            f"workspace name {name!r}: must be letters, digits, `.`, `_` and `-`, at most 100; choose another with --name"
+        )
     return home.resolve() / tracking.WORKSPACES / name
 
 

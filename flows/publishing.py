@@ -167,7 +167,8 @@ def _draw_panel(axes: Axes, rows: Sequence[results.Row], metric: str, names: boo
     _frame(axes, shown, f"{label}   {better}", UNRANKED_COLOR if unranked else TOTAL_COLOR)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     from_paper = [(index, row) for index, row in enumerate(rows) if kind in row.paper]
-    _draw_paper(axes, [(index, row.paper[kind]) for index, row in from_paper if _compares(row, metric)])
+    same = [(index, row.paper[kind]) for index, row in from_paper if _compares(row, metric)]
+    _draw_paper(axes, same)
     if other := [(index, row.paper[kind]) for index, row in from_paper if not _compares(row, metric)]:
         above = axes.twiny()
         _draw_paper(above, other)

@@ -260,8 +260,9 @@ def notes(rows: Sequence[results.Row], source: str | None) -> list[str]:
         if all(row.compares_with is not None for row in from_paper):
             remarks.append(f"Paper: {source}, measured by the same protocol on the same files.")
         else:
-            meaning = "another protocol or other files; compare the order of rows, not numbers"
-            remarks.append(f"Paper: {source}. “{results.OTHER_DATA}”: {meaning}.")
+            remarks.append(
+                f"Paper: {source}. “{results.OTHER_DATA}”: another protocol or other files; compare the order of rows, not numbers."
+            )
     return remarks
 
 
@@ -276,8 +277,9 @@ def knee(rows: Sequence[results.Row]) -> list[str]:
     lows = {row.name: row.scores[metric].total.low for row in scored}
     first = next(row for row in scored if row is best or (lows[row.name] is not None and lows[row.name] <= lowest))
     last = " It is also the most costly: more may be better still." if first is scored[-1] else ""
-    best_score = f"{lowest:.3g} of “{best.name}”"
-    return [f"Knee: “{first.name}” is the cheapest whose {metric} cannot be told from the best, {best_score}.{last}"]
+    return [
+        f"Knee: “{first.name}” is the cheapest whose {metric} cannot be told from the best, {lowest:.3g} of “{best.name}”.{last}"
+    ]
 
 
 def verdict(rows: Sequence[results.Row], differences: Sequence[results.Difference]) -> str:
@@ -304,8 +306,10 @@ def verdict(rows: Sequence[results.Row], differences: Sequence[results.Differenc
         if fastest is best:
             words.append("It is also the fastest.")
         else:
-            speed = f"{fastest.seconds_per_second:.2g} s per second of sound"
-            words.append(f"For speed choose {fastest.name}: {speed}, {title} {results.distance(fastest, metric):.3g}.")
+            words.append(
+                f"For speed choose {fastest.name}: {fastest.seconds_per_second:.2g} s per second of sound, "
+                f"{title} {results.distance(fastest, metric):.3g}."
+            )
     if trainings := results.falling(best):
         lower = in_words([f"{-one.slope.value:.0%} in {one.stage}" for one in trainings])
         words.append(f"More minutes would likely help {best.name}: twice as many should lower its held-out loss by {lower}.")

@@ -36,8 +36,9 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None, wait_minutes
 
 def main(argv: list[str] | None = None) -> int:
     show_what_the_terminal_can()
-    what = "Run all stages that are out of date, recorded in MLflow and shown in Prefect."
-    parser = argparse.ArgumentParser(prog="python -m flows.run", description=what)
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.run", description="Run all stages that are out of date, recorded in MLflow and shown in Prefect."
+    )
     parser.add_argument("stages", nargs="*", help="stages to run, with their dependencies (default: all)")
     parser.add_argument("--force", action="store_true", help="run stages even if nothing changed")
     args = parsed(parser, argv, wait_minutes=0)

@@ -111,7 +111,8 @@ def _families(root: Path) -> set[str]:
 
 def shown(path: Path, root: Path) -> Path:
     """The path relative to the project, also if `root` is one of its workspaces."""
-    return path.relative_to(root.parents[1] if root.parent.name == tracking.WORKSPACES else root)
+    home = root.parents[1] if root.parent.name == tracking.WORKSPACES else root
+    return path.relative_to(home)
 
 
 # In MLflow
@@ -160,7 +161,8 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
             values = {key: value for key, value in values_with_intervals(scores[name]).items() if key not in unranked}
-            run.log_model_scores(hashing.model_digest(root / MODELS / name), name, values)
+            digest = hashing.model_digest(root / MODELS / name)
+            run.log_model_scores(digest, name, values)
         if (table := root / ATTRIBUTION / name / manifest.ATTRIBUTION).is_file():
             run.log_file(table, "attribution", f"{name}.csv")
         for path in sorted((root / REPORT / name).glob("*")):

@@ -134,8 +134,10 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success and process.poll() is None:
                 return
         time.sleep(0.1)
-    how = "no answer" if process.poll() is None else f"exit status {process.poll()}"
-    raise UserError(f"Prefect's server did not start ({how}); start one with `make server`, and set PREFECT_API_URL")
+    raise UserError(
+        f"Prefect's server did not start ({'no answer' if process.poll() is None else f'exit status {process.poll()}'}); "
+        "start one with `make server`, and set PREFECT_API_URL"
+    )
 
 
 def _new_login(root: Path, origins: str) -> None:

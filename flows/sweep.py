@@ -162,8 +162,10 @@ class Points(trials.Trials):
         if failure:
             rows = [Outcome(run.name, run.seed, failure=failure)]
         else:
-            scores, families = read_scores(workspace), run.document["families"]
-            rows = [row for family in families for row in _rows_of(run, self.definition, family, scores.get(family))]
+            scores = read_scores(workspace)
+            rows = [
+                row for family in run.document["families"] for row in _rows_of(run, self.definition, family, scores.get(family))
+            ]
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows

@@ -125,8 +125,11 @@ def _weights(root: Path) -> Finding:
     if not missing:
         return Finding("weights", "ok", present)
     can_score = ", ".join(["tagger", "texture", *here])
-    remedy = f"`soundmill weights fetch` gets those in params.yaml, `soundmill weights fetch NAME` others ({', '.join(missing)})"
-    return Finding("weights", "optional", present, f"{remedy}; without them only {can_score} can score")
+    remedy = (
+        f"`soundmill weights fetch` gets those in params.yaml, `soundmill weights fetch NAME` others ({', '.join(missing)}); "
+        f"without them only {can_score} can score"
+    )
+    return Finding("weights", "optional", present, remedy)
 
 
 def _tracking(root: Path) -> Finding | list[Finding]:
@@ -196,8 +199,10 @@ def _prefect(root: Path) -> Finding | list[Finding]:
         server.check(url)
     except UserError as error:
         return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts its own server")
-    login, version = server.login(url).partition(":")[::2], f"{url.rstrip('/')}/admin/version"
-    return [Finding("Prefect", "ok", f"{url} answers"), *_compared("Prefect", version, login, "PREFECT_API_AUTH_STRING")]
+    return [
+        Finding("Prefect", "ok", f"{url} answers"),
+        *_compared("Prefect", f"{url.rstrip('/')}/admin/version", server.login(url).partition(":")[::2], "PREFECT_API_AUTH_STRING"),
+    ]
 
 
 def _dvc_lock(root: Path) -> Finding:

@@ -75,9 +75,12 @@ def listen(
     for fault in written.faults:
         terminal.say(fault, error=True, color="yellow")
     if written.left_out:
-        number = f"{len(written.left_out)} of {len(material.requests)} requests"
-        remedy = "the page names them; raise --megabytes to include them"
-        terminal.say(f"{number} did not fit in {megabytes:g} MB: {remedy}", error=True, color="yellow")
+        terminal.say(
+            f"{len(written.left_out)} of {len(material.requests)} requests did not fit in {megabytes:g} MB: the page names them; "
+            "raise --megabytes to include them",
+            error=True,
+            color="yellow",
+        )
     terminal.say(output)
 
 
@@ -196,8 +199,10 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
             _named(text, "a model") if "=" in text and not Path(text).is_dir() else (Path(text).resolve().name, Path(text))
         )
         if not directory.is_dir():
-            why = f"neither a folder nor a family with sounds here (there are: {', '.join(families) or 'none'})"
-            raise UserError(f"{text}: {why}; give NAME=DIR, or make sounds with `dvc repro`")
+            raise UserError(
+                f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(families) or 'none'}); "
+                "give NAME=DIR, or make sounds with `dvc repro`"
+            )
         folder = material.open_folder(directory)
         opened.append(material.read_folder(name, folder, reports.pop(name, None)))
         requests = {**material.folder_requests(folder, captions), **requests}

@@ -142,8 +142,9 @@ def export(
     facts = live.export_streaming(path, codec)
     latency, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
-    least = f"a block, a multiple of {block} ({block * ms:.1f} ms)"
-    terminal.say(f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus {least}")
+    terminal.say(
+        f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
+    )
     terminal.say(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
     terminal.say(path)
 

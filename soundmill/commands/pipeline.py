@@ -99,8 +99,9 @@ def run(
     settled = {"model", "experiment", "scale", "vocoder", *document["families"]}
     chooses = bool(folder) and settled.isdisjoint(change.partition("=")[0].lstrip("+~") for change in chosen)
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
-        command = f"soundmill run DIR {' '.join(chosen)}"
-        raise UserError(f"give the folder of recordings (corpus={document['corpus']['format']}): {command}")
+        raise UserError(
+            f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
+        )
     _check(root, document)  # a folder may take minutes to read
     protocols.check_weights(document["evaluate"]["protocols"])
     contents = _contents(folder, document) if folder else None
@@ -303,8 +304,9 @@ def _chosen(choice: Choice, family: str, contents: Survey) -> list[str]:
 def _family_for(document: dict[str, Any], contents: Survey | None, changes: list[str]) -> str:
     """The one family that `--minutes` is for; UserError if there are more, or something else sets its steps."""
     if len(document["families"]) > 1:
-        several = ", ".join(document["families"])
-        raise UserError(f"--minutes is for one family, not {several}; compare several by `soundmill bakeoff`")
+        raise UserError(
+            f"--minutes is for one family, not {', '.join(document['families'])}; compare several by `soundmill bakeoff`"
+        )
     if contents is None:
         raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
     (family,) = document["families"]
@@ -313,9 +315,10 @@ def _family_for(document: dict[str, Any], contents: Survey | None, changes: list
     parts = {f"{family}.autoencoder.weights": document[family].get("autoencoder"), "vocoder.weights": document["vocoder"]}
     for name, part in parts.items():
         if ((part or {}).get("weights", {}).get("steps") or 0) > 1:
-            why = f"--minutes counts the steps of {family}.train alone, but {name} has {part['weights']['steps']:,} of its own"
-            remedy = f"set {family}.train.steps, or let `soundmill bakeoff --families {family}` divide the minutes"
-            raise UserError(f"{why}; {remedy}")
+            raise UserError(
+                f"--minutes counts the steps of {family}.train alone, but {name} has {part['weights']['steps']:,} of its own; set "
+                f"{family}.train.steps, or let `soundmill bakeoff --families {family}` divide the minutes"
+            )
     return family
 
 
@@ -352,8 +355,10 @@ def _sounds_and_steps_in(
         if least <= left / 2:
             break
     if steps < cost.FEWEST_STEPS:
-        why = f"everything but training takes about {(others + least) / 60:.1f} minutes on this machine"
-        raise UserError(f"--minutes {minutes:g}: {why}; give at least {math.ceil((others + least) / 30)}")
+        raise UserError(
+            f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} minutes on this machine; give "
+            f"at least {math.ceil((others + least) / 30)}"
+        )
     fewer = [] if count == given else [f"{key}={count}"]
     if fewer:
         terminal.say(f"sounds      {count} instead of {given}, to leave more time for training; {key}=N changes it")

@@ -25,8 +25,9 @@ def project_root(project: Path | None) -> Path:
     candidates = [project.resolve()] if project else [here, *here.parents]
     root = next((path for path in candidates if (path / "dvc.yaml").is_file() and (path / "params.yaml").is_file()), None)
     if root is None:
-        why = "not inside a Soundmill checkout (no dvc.yaml and params.yaml)"
-        raise UserError(f"{project or here}: {why}; cd into one or give --project DIR")
+        raise UserError(
+            f"{project or here}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); cd into one or give --project DIR"
+        )
     return root
 
 

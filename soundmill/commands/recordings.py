@@ -256,8 +256,10 @@ def vocode(
     made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
     paths, timing = transforming.write_sounds(vocoder, log_mels_read, output, made_by)
     say_paths(paths)
-    took, factor = f"{timing.sound:.1f} s of sound in {timing.work:.1f} s", timing.real_time_factor
-    terminal.say(f"real-time factor {factor:.3g}: {took}, {1 / factor:.3g} times real time")
+    terminal.say(
+        f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
+        f"{1 / timing.real_time_factor:.3g} times real time"
+    )
 
 
 def parse_spans(text: str) -> Spans:
@@ -267,8 +269,10 @@ def parse_spans(text: str) -> Spans:
         try:
             lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError, ValueError) as error:
-            why = f"nor a readable text file ({getattr(error, 'strerror', None) or type(error).__name__})"
-            raise UserError(f"--keep {text[:100]}: neither spans of seconds, as 0:1.2,2:end, {why}") from None
+            raise UserError(
+                f"--keep {text[:100]}: neither spans of seconds, as 0:1.2,2:end, nor a readable text file "
+                f"({getattr(error, 'strerror', None) or type(error).__name__})"
+            ) from None
         # Audacity's labels have tabs, and a second line, of frequencies, after a backslash; there a comma is a decimal point.
         decimal = re.compile(r"\d+(,\d+)?\t\d+(,\d+)?(\t|$)")
         lines = [line.replace(",", "." if decimal.match(line) else " ") for line in lines if not line.startswith("\\")]
