@@ -174,8 +174,9 @@ def forget(
 
                 for entry in forgetting.use_again(root, names):
                     terminal.say(f"no longer forgotten: {entry} ({entry.reason})")
-                there = "soundmill forget --undo … --project workspaces/NAME"
-                terminal.say(f"next: `dvc repro`; a workspace with its own entry needs `{there}`")
+                terminal.say(
+                    "next: `dvc repro`; a workspace with its own entry needs `soundmill forget --undo … --project workspaces/NAME`"
+                )
             elif update:
                 added = ledger.update(root)
                 for entry in added:

@@ -42,7 +42,8 @@ _SPLITS = re.compile(
     r"(?:\w*_)?(?:(?:data|sub)?(?:set|split)|fold|partition)s?(?:_\w+)?|usage|phase|type|train_?(?:val(?:id)?_?)?test"
 )
 _FOLDS = re.compile(r"(?:\w+_)?fold(?:_?(?:number|no|id|idx|index))?")
-_NOT_LABELS = re.compile(r"submission|invalid")  # in names of tables: labels to fill in, recordings found wrong
+# In names of tables: labels to fill in, recordings found wrong, FSD50K's labels before they were checked.
+_NOT_LABELS = re.compile(r"submission|invalid|^collection_(?:dev|eval)\.")
 _CREDITS = re.compile(r"(?:\w+_)?(?:licen[cs]e|author|creator|credits?|url|link|uploader)")  # beside which a description is theirs
 _STARTS, _ENDS = (re.compile(rf"(?:{words})(?:_\w+)?") for words in ("start|onset|begin", "end|offset"))  # of a part
 _YAML = re.compile(rb"\.ya?ml$", re.IGNORECASE)
