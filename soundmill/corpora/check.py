@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LISTED = 10  # entries of each kind in the printed report; the JSON has all
+UNDESCRIBED = "none; to ask for sounds by name, give each class a folder of its own, or write captions (docs/corpora.md)"
 KEPT = "corpus.terms keeps every recording, whatever its terms (allow is null, unknown and ai_refused are keep)"
 AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
@@ -288,7 +289,7 @@ def show(report: Report, console: Console) -> None:
         about = f"({source}: {registry.LAYOUTS[tables.format]})"
     _say(console, f"corpus    {escape_path(bytes(report.path))}")
     _say(console, f"format    {tables.format} {about}")
-    covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
+    covered = UNDESCRIBED if report.coverage is None else f"{100 * report.coverage:.1f} %"
     of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     if report.inside:

@@ -19,7 +19,7 @@ import numpy as np
 from soundmill import hashing
 from soundmill.corpora import inventory, registry, splits
 from soundmill.corpora.buckets import Bucket
-from soundmill.corpora.check import Report, directory_of, probe, report_of
+from soundmill.corpora.check import UNDESCRIBED, Report, directory_of, probe, report_of
 from soundmill.corpora.registry import UnionPart
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
@@ -75,7 +75,7 @@ class Survey:
             f"corpus      {directory}",
             f"format      {tables.format}",
             f"recordings  {len(self.rows):,} ({_size(size)}, about {_duration(self.seconds)}); {ignored:,} other files",
-            f"captions    {f'{captions:,}' if captions else 'none; made from the labels' if labels else 'none'}",
+            f"captions    {f'{captions:,}' if captions else 'none; made from the labels' if labels else UNDESCRIBED}",
             f"labels      {f'{len(labels)}: {first_of(labels, 12)}' if labels else 'none'}",
             f"splits      {self.report.splits}",
         ]

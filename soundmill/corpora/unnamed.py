@@ -25,6 +25,7 @@ _ID = re.compile(r"(?=\w*\d)(?:\w+(?:-\w+)+|\w*[^\W\d_]\w*)")  # LibriSpeech's `
 _FILE = rf"\S*\.\w+|.*(?:{'|'.join(map(re.escape, sorted(MEDIA)))})"
 _NAME = re.compile(rf"#.*|{_FILE}|{_ID.pattern}", re.IGNORECASE)  # a comment, and what looks like a file or an id
 _FURTHER = r"[\t|]|\.(?:wav|flac|mp3|ogg)\b|[\s,;]\d*\.\d+$"  # another cell, the name of a file, a score or a time
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{2}")  # Thai, Chinese, Japanese …
 _SAMPLED = 400  # lines
 _LONGEST_LABEL = 3  # words
 
@@ -66,13 +67,9 @@ def detect(inventory: Inventory, name: bytes, index: Callable[[], FileIndex], of
     if len(head) >= HEAD_BYTES:
         lines.pop()  # may be cut
     lines = [line for line in lines if line.strip()][:_SAMPLED]
-    for separator in ("\t", "|", ";", ",", " ", ""):
+    for separator in ("\t", "|", ";", ",", ":", " ", ""):
         first, text = _cells(lines[0], separator) if lines else ("", "")
-        if (
-            not (_is_name(first) or (of_split and not separator and are_files([first])))
-            or bool(text) != bool(separator)
-            or (separator == " " and not _ID.fullmatch(first))
-        ):
+        if not (_is_name(first) or (of_split and not separator and are_files([first]))) or bool(text) != bool(separator):
             continue
         names, told = zip(*(_cells(line, separator) for line in lines), strict=True)
         if are_files(names):
@@ -139,7 +136,11 @@ def _column(told: Sequence[str]) -> str:
     """What texts are: splits; labels, if they are short and mostly repeated; captions, if most are sentences; empty: unclear."""
     if told and all(text.lower() in SPLIT_NAMES for text in told):
         return "split"
-    words = [len(text.split()) for text in told if re.match(OPENING, text)]  # not numbers, nor JSON
-    if 2 * len(words) > len(told) and max(words) <= _LONGEST_LABEL and 2 * len(set(told)) <= len(told):
+    texts = [text for text in told if re.match(OPENING, text)]  # not numbers, nor JSON
+    if (
+        2 * len(texts) > len(told)
+        and max(len(text.split()) for text in texts) <= _LONGEST_LABEL
+        and 2 * len(set(told)) <= len(told)
+    ):
         return "labels"
-    return "caption" if 2 * sum(count > 1 for count in words) > len(told) else ""
+    return "caption" if 2 * sum(" " in text or bool(_UNSPACED.search(text)) for text in texts) > len(told) else ""

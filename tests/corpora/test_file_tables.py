@@ -123,6 +123,7 @@ def test_columns_of_classes_and_what_looks_like_them(text, labels, tmp_path):
         ("x.csv", '1-1.wav,"A dog, and rain"\n2-2.wav,"It rains"\n'),
         ("x.csv", "1-1.wav,A dog, and rain\n2-2.wav,It rains\n"),
         ("x.txt", "1-1.wav|A dog, and rain\n2-2.wav|It rains\n3.wav|Not here"),
+        *(("x.txt", "1-1.wav: A dog, and rain\n2-2.wav: It rains\n"), ("x.txt", "1-1.wav A dog, and rain\n2-2.wav It rains\n")),
         *(("1-2.trans.txt", "1-1 A dog, and rain\n2-2 It rains\n"), ("data/train/text", "1-1 A dog, and rain\n2-2 It rains\n")),
     ],
 )
@@ -131,6 +132,14 @@ def test_captions_without_a_header(name, text, tmp_path):
     write(tmp_path, name, text)
     found = captions(scan(tmp_path))
     assert [found[file] for file in ("a/1-1.wav", "a/2-2.wav")] == [["A dog, and rain"], ["It rains"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["1.wav|狗在叫\n2.wav|下雨了\n", "1.wav:狗在叫\n2.wav:下雨了\n", '{"1.wav": "狗在叫", "2.wav": "下雨了"}']
+)
+def test_captions_without_spaces_between_words(text, tmp_path):
+    write(put(tmp_path, "1.wav", "2.wav"), "x.json" if text[0] == "{" else "x.txt", text)
+    assert captions(scan(tmp_path)) == {"1.wav": ["狗在叫"], "2.wav": ["下雨了"]}
 
 
 def test_a_part_of_urbansound8k(tmp_path):
