@@ -256,14 +256,15 @@ class Contest(trials.Trials):
         """Compare all rows, and write the table, the figure and the page; also returns the rows without a score."""
         directory, start = self.directory, time.monotonic()
         variants = {model.name: model.variant for model in self.rows}
-        variant, rows = _same_variant([self.came[index] for index, _ in enumerate(self.rows)], variants)
+        embedder, rows = _same_embedder([self.came[index] for index, _ in enumerate(self.rows)], directory / "runs", self.seeds)
+        variant, rows = _same_variant(rows, variants)
         scored = [row.name for row in rows if not row.why_not]
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
         comparable = [name for name in scored if variants[name] == variant]
         data = (self.places[comparable[0]] if comparable else workspaces[0]) / "data"
         tables = clips.Tables.of(data, variant)
         sounds = {name: directory / "runs" / f"{name}-{self.seeds[0]}" for name in scored}
-        comparison = _compare(data, tables, {name: sounds[name] for name in comparable}, self.seeds[0], self.extra)
+        comparison = _compare(data, tables, {name: sounds[name] for name in comparable}, embedder, self.seeds[0], self.extra)
         seconds, training = total_seconds(directory, rows, self.seeds)
         total = seconds + time.monotonic() - start
         together = " (the sum over families, which ran at the same time)" if len(workspaces) > 1 else ""
@@ -303,7 +304,7 @@ def _row(workspace: Path, home: Path, results: Path, model: Model, minutes: floa
     except UserError as error:
         return without_score(model.name, str(error), **facts)
     first = runs[seeds[0]]
-    scores = scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()})
+    scores = scores_under(chosen_embedder(list(runs.values())), {seed: run["scores"] for seed, run in runs.items()})
     facts["trainings"] = [replace(one, slope=slope(first["held_out"][one.stage])) for one in trainings]
     size = sum(first["parameters"].values())
     return Row(model.name, scores, **facts, parameters=size, seconds_per_second=first["seconds_per_second"])
@@ -428,6 +429,14 @@ class Comparison:
     fault: str = ""  # why nothing could be compared
 
 
+def _same_embedder(rows: Sequence[Row], runs: Path, seeds: Sequence[int]) -> tuple[str, list[Row]]:
+    """The embedder that rows are compared by, and the rows with its scores; one may lack those of another, for want of weights."""
+    found = {row.name: {seed: read_json(runs / f"{row.name}-{seed}" / "run.json") for seed in seeds} for row in rows if row.scores}
+    embedder = chosen_embedder([run for of_row in found.values() for run in of_row.values()])
+    scores = {name: scores_under(embedder, {seed: run["scores"] for seed, run in own.items()}) for name, own in found.items()}
+    return embedder, [replace(row, scores=scores.get(row.name, row.scores)) for row in rows]
+
+
 def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str, list[Row]]:
     """The clip variant that rows are compared on, and the rows; those of other variants are not ranked."""
     of_scored = [variants[row.name] for row in rows if not row.why_not]
@@ -440,7 +449,9 @@ def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str
     return variant, list(map(compared, rows))
 
 
-def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: int, extra: dict[str, Path]) -> Comparison:
+def _compare(
+    data: Path, tables: clips.Tables, runs: Mapping[str, Path], embedder: str, seed: int, extra: dict[str, Path]
+) -> Comparison:
     """Compare the sounds of one seed of these rows, with the reference clips that their scores have."""
     from soundmill.evaluation import pairwise
 
@@ -448,7 +459,6 @@ def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: i
     if not runs:
         return Comparison(without_scores)
     first = json.loads((next(iter(runs.values())) / "run.json").read_text(encoding="utf-8"))
-    embedder = chosen_embedder(first)
     try:
         sounds, cache = {name: run / "generated" for name, run in runs.items()}, data / ".work" / "bakeoff-embeddings"
         found = pairwise.compare(sounds, extra, tables.clips, tables.catalog, first["scores"], embedder, data / "tagger", cache)

@@ -125,11 +125,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def chosen_embedder(run: Mapping[str, Any]) -> str:
-    """The first of `evaluate.embedders` that was used, is not trained on this corpus, and has distances, as ratings do not."""
+def chosen_embedder(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The first of `evaluate.embedders` that all runs used, not trained on this corpus, with distances, which ratings have not."""
     from soundmill.evaluation import embedders
 
-    used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
+    asked = runs[0]["embedders"] if runs else []
+    used = [name for name in asked if all(isinstance(run["scores"]["embedders"].get(name), dict) for run in runs)]
     usable = [name for name in used if not embedders.find(name).ratings]
     return next((name for name in usable if name != "tagger"), "tagger")
 

@@ -296,6 +296,8 @@ def verdict(rows: Sequence[results.Row], differences: Sequence[results.Differenc
     unsure = [name for name in others if name not in better_than]
     if not others:
         evidence = "the only one with a ranked score"
+    elif not differences:
+        evidence = f"not tested against {in_words(others)}"
     elif not unsure:
         evidence = "significantly better than all others"
     else:

@@ -88,10 +88,15 @@ def refuse_varied(points: Mapping[str, Sequence[str]], families: Sequence[str], 
 
 
 def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[str]) -> Trial:
-    """A row with these overrides. Paths relative to the project (`./` or `../`) become absolute, because it runs in a workspace."""
+    """A row with these overrides. Paths relative to the project (`./` or `../`) become absolute, because it runs in a workspace.
+
+    UserError if the pipeline would refuse its parameters, perhaps after hours of other rows.
+    """
     overrides = of_families(overrides, families)
     document = registry.compose(home / "conf", overrides)
     dvc.check_sections(home, document)
+    if (home / "conf/model").is_dir():  # a graph of other stages has other sections
+        registry.check(document, home)
     paths = []
     for key, value in tracking.flatten(document).items():
         if isinstance(value, str) and (absolute := checkout.with_absolute_paths(value, home)) != value:

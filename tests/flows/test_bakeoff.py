@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
@@ -14,9 +15,9 @@ import soundfile
 
 from flows import bakeoff, locks, scores, trials
 from flows.bakeoff import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
-from flows.results import Estimate, MetricResult, Row, Training, chosen_embedder
+from flows.results import Estimate, MetricResult, Row, Training, chosen_embedder, without_score
 from flows.terminal import LOG
-from soundmill import ledger, params, tracking
+from soundmill import disk, ledger, params, tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.family import commands_of
@@ -88,6 +89,12 @@ def test_who_takes_part_and_what_is_for_whom():
         bakeoff.choose_models(ROOT, plan, [], ["upsampler"])
     with pytest.raises(UserError, match=r"rave: evaluate\.protocols: audioldm_eval-16k needs vggish"):
         bakeoff.choose_models(ROOT, plan, ["evaluate.protocols=[project,audioldm_eval-16k]"], ["rave"])
+
+
+def test_a_family_that_a_stage_would_refuse_is_left_out_before_the_first_training():
+    models, (tango,) = bakeoff.choose_models(ROOT, the_plan(), ["tango.train.network.text_width=65"], ["tango", "rave"])
+    assert ([model.name for model in models], tango.name) == (["rave"], "tango")
+    assert "tango.train.network.text_width: is 65, but" in tango.why_not
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone():
@@ -259,12 +266,32 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds_and_scores_are_by_all
 def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained():
     def chosen(*asked: str, without: str = "") -> str:
         facts = {name: "its file is missing" if name == without else {"weights": "none"} for name in sorted(asked)}
-        return chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
+        return chosen_embedder([{"embedders": list(asked), "scores": {"embedders": facts}}])
 
     assert chosen("tagger", "yamnet", "texture") == "yamnet"
     assert chosen("tagger", "yamnet", "texture", without="yamnet") == "texture"
     assert chosen("audiobox", "tagger", "yamnet") == "yamnet"
     assert chosen("tagger") == "tagger"
+
+
+def test_rows_of_which_one_was_scored_without_weights_are_compared_by_an_embedder_that_all_have(tmp_path):
+    def scored(name: str, missing: Sequence[str], **fad: float) -> Row:
+        facts = {embedder: {} for embedder in fad} | dict.fromkeys(missing, "its file is missing")
+        metrics = {"embedders": facts, **{f"fad_{embedder}": value for embedder, value in fad.items()}}
+        run = {"embedders": ["tagger", "yamnet", "texture"], "scores": metrics}
+        disk.write_text(tmp_path / f"{name}-0" / "run.json", json.dumps(run))
+        return Row(name, {"fad": MetricResult(Estimate(fad[chosen_embedder([run])]))})
+
+    rows = [
+        scored("rave", [], yamnet=1.0, texture=20.0),
+        scored("tango", ["yamnet"], texture=10.0),
+        without_score("ddpm_mel", "full disk"),
+    ]
+    embedder, (rave, tango, failed) = bakeoff._same_embedder(rows, tmp_path, [0])
+    assert (embedder, rave.scores["fad"].total.value, tango.scores["fad"].total.value) == ("texture", 20.0, 10.0)
+    assert failed.why_not == "full disk"
+    assert bakeoff._same_embedder(rows[:1], tmp_path, [0])[0] == "yamnet"
+    assert bakeoff._same_embedder(rows[2:], tmp_path, [0]) == ("tagger", rows[2:])
 
 
 def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path):

@@ -70,7 +70,7 @@ def test_a_score_that_is_not_ranked_is_marked_and_wins_nothing():
     own = replace(row("own loss", 1.0, 0.01), scores=scores_under("tagger", {0: metrics}))
     other = not_ranked(row("other clips", 2.0, 0.02), "measured against clips of `one_bar`, the others of `default`")
     rows = [own, other, *ROWS]
-    said = "For quality choose slow: FAD 10, not significantly better than quick and poor. For speed choose quick"
+    said = "For quality choose slow: FAD 10, not tested against quick and poor. For speed choose quick"
     assert verdict(rows, []).startswith(said)
     assert [one.name for one in front(rows)] == ["quick", "slow"]
     assert list(table(rows)["family"]) == ["slow", "quick", "poor", "own loss", "other clips"]
@@ -118,7 +118,7 @@ def test_nothing_beats_the_front_in_both():
 def test_few_clips_are_ranked_by_the_kernel_distance() -> None:
     """A FAD of fewer than 50 real clips is none."""
     few = [replace(one, scores={"mmd": MetricResult(Estimate(one.scores["fad"].total.value / 100))}) for one in ROWS]
-    assert verdict(few, []).startswith("For quality choose slow: MMD 0.1, not significantly better than quick and poor.")
+    assert verdict(few, []).startswith("For quality choose slow: MMD 0.1, not tested against quick and poor.")
     assert list(table(few)["MMD"]) == ["0.1", "0.14", "0.2"]
     assert draw("Few", few).axes[0].get_xlabel().startswith("Kernel distance (MMD)")
 
