@@ -343,7 +343,8 @@ def check_gone(root: Path, gone: Collection[Path]) -> None:
     listed = _listed(cache)
     for place in gone:
         if place not in listed or _is_checkout(place):
-            raise UserError(f"--gone {place}: no deleted checkout of {cache / USERS}, which lists {', '.join(map(str, listed))}")
+            listing = ", ".join(map(str, listed)) or "none"
+            raise UserError(f"--gone {place}: no deleted checkout of {cache / USERS}, which lists {listing}; leave it out")
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:

@@ -260,7 +260,8 @@ def _of_file(path: Path, read: Callable[[], T], *others: type[Exception]) -> T:
         mark = getattr(error, "problem_mark", None)
         said = f"line {mark.line + 1}: {error.problem}" if mark else str(error)
         where = mark.name if mark and mark.name.endswith(".yaml") else path
-        raise UserError(f"{where}: not readable as YAML: {credentials.hide(said)}") from None
+        remedy = "; `soundmill params` makes it again" if Path(where).name == "params.yaml" else ""
+        raise UserError(f"{where}: not readable as YAML: {credentials.hide(said)}{remedy}") from None
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:

@@ -186,6 +186,10 @@ def test_a_codec_or_vocoder_is_published_with_its_own_attribution(built_graph, t
 def test_what_is_neither_a_model_nor_a_part_of_one_is_not_published(built_graph, tmp_path):
     said = refused("publish", "data/tagger", str(tmp_path / "it"), cwd=built_graph)
     assert "neither a family's checkpoint nor a codec or vocoder" in said
+    assert "trained here; did you mean 'tango'?" in refused("licences", "tngo", cwd=built_graph)
+    assert "--clips: only for `data`" in refused("publish", "tango", str(tmp_path / "it"), "--clips", "default", cwd=built_graph)
+    (tmp_path / "file").touch()
+    assert "file is a file; name a new" in refused("publish", "tango", str(tmp_path / "file"), cwd=built_graph)
     damaged = shutil.copytree(built_graph / "data/tango/vocoder", tmp_path / "damaged")
     (damaged / "model.safetensors").unlink()
     assert "model.safetensors" in refused("publish", str(damaged), str(tmp_path / "it"), cwd=built_graph)

@@ -135,6 +135,8 @@ def list_clips(
     from soundmill import clips
 
     rows = clips.find(project.tables(root, variant), split=split, label=label, text=text)
+    if not rows:
+        raise UserError("no clip matches; `soundmill clips list --limit 0` shows all clips")
     shown = rows[:limit] if limit else rows
     width = max((len(row["clip_id"]) for row in shown), default=0)
     for row in shown:

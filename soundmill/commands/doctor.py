@@ -138,7 +138,8 @@ def _tracking(root: Path) -> Finding | list[Finding]:
     works, where = tracking.status(root)
     count, why = tracking.waiting(root)
     if not works:
-        return Finding("tracking", "optional", where, "until then runs are kept on disk; `soundmill sync` uploads them")
+        kept = "no run is recorded" if tracking.is_off() else "runs are kept on disk; `soundmill sync` uploads them"
+        return Finding("tracking", "optional", where, f"until then {kept}")
     if why:
         found = Finding("tracking", "optional", f"{where}; {count} runs not uploaded yet ({why})", "`soundmill sync` uploads them")
     else:
@@ -267,12 +268,14 @@ def verify_weights(
 ) -> None:
     """Check the digests of the files that are here; a wrong one is an error."""
     wrong = []
-    for weights in _published(names):
-        if names or not pretrained.unavailable(weights):
-            try:
-                terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
-            except UserError as error:
-                wrong.append(str(error))
+    chosen = [weights for weights in _published(names) if names or not pretrained.unavailable(weights)]
+    for weights in chosen:
+        try:
+            terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
+        except UserError as error:
+            wrong.append(str(error))
+    if not chosen:
+        terminal.say(f"none in {pretrained.directory()}; `soundmill weights fetch` downloads them", error=True)
     if wrong:
         raise UserError("\n".join(wrong))
 

@@ -206,6 +206,8 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         folder = material.open_folder(directory)
         opened.append(material.read_folder(name, folder, reports.pop(name, None)))
         requests = {**material.folder_requests(folder, captions), **requests}
+    if captions and all(model.family for model in opened):
+        raise UserError("--captions: only for folders of sounds, and every model here is a family; leave it out")
     if reports:
         raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use NAME of NAME=DIR, or a DIR's last part")
     if reference:

@@ -205,8 +205,8 @@ def generate(
         if others := shared.given(context, ("asked", "checkpoint", "output", "project")):
             words = ", ".join(one.opts[-1] if one.param_type_name == "option" else "prompts" for one in others)
             raise UserError(f"--from {asked}: that request says what to make; leave out {words}")
-        if not asked.is_file():
-            raise UserError(f"--from {asked}: no such file; give the .json that was kept beside a sound")
+        if asked.suffix != ".json" or not asked.is_file():
+            raise UserError(f"--from {asked}: no such .json file; give the one that was kept beside a sound")
         root = shared.project_root(project)
         directory = checkpoint or root / making.read(asked).checkpoint
         terminal.say(making.repeat(asked, checkpoints.Found(directory.resolve(), root), output))
@@ -336,6 +336,7 @@ def licences(
 
 @app.command()
 def publish(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -367,6 +368,8 @@ def publish(
     else:
         from soundmill.publishing import model as publishing
 
+        if shared.given(context, ("model", "directory", "root")):
+            raise UserError("--clips: only for `data`; leave it out")
         written = publishing.publish(model, directory, root)
     for path in written:
         terminal.say(f"{path}  {path.stat().st_size:,} bytes")

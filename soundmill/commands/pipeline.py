@@ -393,6 +393,7 @@ def params(
 
         with locks.only_one(root, LOCK_SECONDS, terminal.say):  # DVC would record a running stage with the new parameters
             parameters.write_yaml(document, root / "params.yaml")
+        terminal.say(f"{root / 'params.yaml'}: `dvc repro` runs it")
 
 
 @app.command()

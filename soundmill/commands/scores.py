@@ -96,6 +96,8 @@ def evaluate(
 
     if paired and unpaired:
         raise UserError("--paired and --unpaired exclude each other; give one")
+    if candidates and not card:
+        raise UserError("--candidates: only for --card; leave it out")
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
     metrics = [] if ladder == ["none"] else ladder
     for name in metrics:

@@ -148,7 +148,7 @@ def load(name: str) -> Protocol:
     path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
     if not os.path.isfile(path):  # too long a name either
         raise UserError(
-            f"unknown protocol {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
+            f"no protocol or file {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
         )
     protocol = params.parse(Protocol, params.read_yaml(path), f"{path}: protocol")
     if protocol.name != path.stem:

@@ -306,7 +306,8 @@ def _locked(directory: Path) -> Iterator[tuple[Path, Path, int]]:
         inside = final.exists()
         partial = final / PARTIAL if inside else final.with_name(f"{PARTIAL}-{final.name}")
         if inside and (not final.is_dir() or _content(final)):
-            raise UserError(f"{directory} is not empty; name a new directory, or remove it")
+            fault = "is not empty" if final.is_dir() else "is a file"
+            raise UserError(f"{directory} {fault}; name a new directory, or remove it")
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except UnicodeEncodeError:

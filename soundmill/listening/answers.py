@@ -184,7 +184,10 @@ def read_all(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 def read(path: Path, key: Key) -> Answers:
     """One rater's file of answers, as the page saved it; UserError names the file and the place of the first mistake."""
-    document = params.parse(_Document, _json(path), str(path))
+    values = _json(path)
+    if not isinstance(values, dict) or "answers" not in values:  # such as the key beside the page
+        raise UserError(f"{path}: not a file of answers; use the file as the page saved it")
+    document = params.parse(_Document, values, str(path))
     if document.test != key.test:
         raise UserError(f"{path}.test: {document.test!r:.60}: answers to another test; the key is for {key.test}")
     order, answers = key.order_of(document.rater), []

@@ -144,7 +144,7 @@ def inpaint(
             for start, stop in keep:
                 if not 0 <= start < (sound.seconds if stop is None else stop) <= sound.seconds:
                     span = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
-                    inside = f"is not within the sound's {sound.seconds:g} s; choose a span inside it"
+                    inside = f"is not within the sound's {sound.seconds:g} s; choose a span inside it that ends after its start"
                     raise UserError(f"{name}: the span {span} {inside}")
 
     about = {**prompting.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}

@@ -89,7 +89,8 @@ def load_sets(names: Sequence[str]) -> dict[str, PromptSet]:
         path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
         if not os.path.isfile(path):  # too long a name either
             raise UserError(
-                f"no prompt set {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
+                f"no prompt set or file {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, "
+                "or give a .yaml file"
             )
         if path.stem in sets:
             raise UserError(f"{name}: two prompt sets are called {path.stem!r}; rename a file")

@@ -38,7 +38,11 @@ def find(model: str, root: Path | None) -> Path:
     path = Path(model)
     candidates = [path / CHECKPOINT, path, *([root / "data" / "models" / model] if root else [])]
     if (found := next((place for place in candidates if (place / "config.json").is_file()), None)) is None:
-        raise UserError(f"{model}: neither a directory with a checkpoint nor a family trained here; train it with `dvc repro`")
+        trained = [place.parent.name for place in (root / "data" / "models").glob("*/config.json")] if root else []
+        raise UserError(
+            f"{model}: neither a directory with a checkpoint nor a family trained here{params.did_you_mean(model, trained)} "
+            f"(there are: {', '.join(sorted(trained)) or 'none'}); `dvc repro` trains those in params.yaml"
+        )
     return found
 
 

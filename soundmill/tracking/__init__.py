@@ -33,6 +33,7 @@ from soundmill.tracking.stores import (
     WORKSPACES,
     browser_command,
     flatten,
+    is_off,
     project_of,
     store,
     unreachable,

@@ -157,7 +157,7 @@ def status(home: Path) -> tuple[bool, str]:
     """Whether runs can be recorded and read, and a description of the store; without importing MLflow for a file or a server."""
     where = store(home)
     if is_off():
-        return False, f"off ({SWITCH}={os.environ[SWITCH]})"
+        return False, f"off ({SWITCH}={os.environ[SWITCH]}); unset it to record runs"
     if why := where.fault:
         return False, why
     try:

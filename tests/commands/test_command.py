@@ -52,6 +52,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path
             assert said in " ".join(done.output.replace("│", " ").split())
 
 
+def test_candidates_without_a_card_are_refused():
+    assert "--candidates: only for --card" in refused("evaluate", "a", "b", "--candidates", "3", cwd=ROOT)
+
+
 def test_a_device_that_is_full_is_named():
     assert refused("families", "--json", "/dev/full", cwd=ROOT) == "no space left for /dev/full; free some and run again\n"
 
@@ -66,6 +70,20 @@ def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     (tmp_path / "yamnet.tflite").write_bytes(b"half")
     assert "!!  yamnet" in CliRunner().invoke(commands.app, ["weights", "list"]).output
+
+
+def test_verifying_no_weights_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    done = CliRunner().invoke(commands.app, ["weights", "verify"])
+    assert (done.exit_code, done.output) == (0, f"none in {tmp_path}; `soundmill weights fetch` downloads them\n")
+
+
+def test_a_switched_off_store_is_not_said_to_keep_runs(root, monkeypatch):
+    from soundmill.commands.doctor import _tracking
+
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    assert _tracking(root).remedy == "until then no run is recorded"
+    assert "unset it to record runs" in refused("sync", cwd=root)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ def test_list_filters_and_says_how_many(project):
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["rain_0", "rain_5"]
     assert done.stderr == "2 of 2 clips\n"
     assert soundmill("clips", "list", "--text", "SIREN", "--split", "valid", cwd=root).stdout.startswith("siren_0")
+    for command in ("list", "export"):
+        assert "no clip matches" in refused("clips", command, "--text", "no such words", cwd=root)
     assert "did you mean 'rain'" in refused("clips", "list", "--label", "rian", cwd=root)
 
 

@@ -92,6 +92,7 @@ def test_listen_to_folders_without_a_checkout(folders, tmp_path):
         (["a=../sounds/soft", "a=../sounds/wide"], "several models are called a"),
         (["a=../sounds/soft", "--reference", "nowhere"], "nowhere: no such folder"),
         (["a=../sounds/soft", "--captions", "nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["tiny", "--captions", "nowhere.csv"], "--captions: only for folders of sounds"),
     ],
 )
 def test_mistakes_are_named(project, folders, arguments, message):

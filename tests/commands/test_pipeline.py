@@ -21,7 +21,10 @@ def test_params_writes_or_prints_a_composition_that_stages_accept(root, tmp_path
     (tmp_path / "conf").symlink_to(root / "conf")
     (tmp_path / "dvc.yaml").symlink_to(root / "dvc.yaml")
     (tmp_path / "params.yaml").touch()
-    assert works("params", "clips.default.clip_seconds=2.5", cwd=tmp_path).stdout == ""
+    assert (
+        works("params", "clips.default.clip_seconds=2.5", cwd=tmp_path).stdout
+        == f"{tmp_path / 'params.yaml'}: `dvc repro` runs it\n"
+    )
     assert (tmp_path / "params.yaml").read_text() == done.stdout
     twice = refused("params", "--print", "scale=laptop", "scale=gpu", cwd=root)
     assert twice == "scale is given twice; leave one of them out\n"

@@ -142,8 +142,8 @@ def test_a_recording_is_never_overwritten(home):
 
 def test_a_file_in_place_of_a_directory_and_none_at_all_are_named(home, root):
     assert "long.wav: no checkpoint here" in refused("reconstruct", "long.wav", "--checkpoint", "long.wav", cwd=home)
-    for path in (".", "none.json"):
-        assert f"--from {path}: no such file" in refused("generate", "--from", path, "--project", str(root), cwd=home)
+    for path in (".", "none.json", "long.wav"):
+        assert f"--from {path}: no such .json file" in refused("generate", "--from", path, "--project", str(root), cwd=home)
 
 
 def test_recordings_are_decoded_anew_each_time_they_are_read(home):

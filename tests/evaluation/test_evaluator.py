@@ -409,9 +409,9 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path, changes, named):
 def test_an_own_file_is_a_protocol_too_and_what_is_none_is_named(tmp_path):
     result = protocols.load(changed(tmp_path, seed=7))
     assert (result.name, result.seed) == ("mine", 7)
-    with pytest.raises(UserError, match="unknown protocol 'fadtk-vgish'; did you mean 'fadtk-vggish'"):
+    with pytest.raises(UserError, match="no protocol or file 'fadtk-vgish'; did you mean 'fadtk-vggish'"):
         protocols.load("fadtk-vgish")
-    with pytest.raises(UserError, match=r"unknown protocol '.*absent\.yaml'; there are"):
+    with pytest.raises(UserError, match=r"no protocol or file '.*absent\.yaml'; there are"):
         protocols.load(str(tmp_path / "absent.yaml"))
 
 

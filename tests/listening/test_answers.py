@@ -110,6 +110,7 @@ def test_whole_answers(tmp_path):
         (lambda d: d["answers"].insert(0, FIRST), ".answers.1.sounds: "),
         (lambda d: d["answers"].pop(), ".answers: 14 of 15 trials; rater 2 must finish the test"),
         (b"", "not a file of answers"),
+        (b'{"format": 1, "orders": []}', "not a file of answers; use the file as the page saved it"),
         (b"\xff\xfe\x00", "not a file of answers"),
         (b"[" * 100_000, "too deep"),
         (b"[1]", "a.json: "),

@@ -226,7 +226,7 @@ def test_mistakes_are_named(tmp_path, text, message):
 
 
 def test_an_unknown_set_is_named_with_those_that_exist(tmp_path):
-    with pytest.raises(UserError, match=r"no prompt set 'plane'; did you mean 'plain'\?; there are plain, paraphrases"):
+    with pytest.raises(UserError, match=r"no prompt set or file 'plane'; did you mean 'plain'\?; there are plain, paraphrases"):
         following.load_sets(["plane"])
     with pytest.raises(UserError, match="two prompt sets are called 'plain'"):
         (tmp_path / "plain.yaml").write_text("about: x\nprompts: [{text: a}]\n")
