@@ -19,9 +19,11 @@ from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 _MISSING = frozenset(r"nan none null nil na n/a n.a NaT \n #n/a #name #value! #ref! #div/0! #num! #null!".split())
-_NO_CAPTION = frozenset((*NOTHING, "undefined", "missing", "not available", "no description"))
-_AROUND = "\"'()[]<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
+_NO_CAPTION = frozenset((*NOTHING, "unk", "undefined", "missing", "not available", "no description"))
+_AROUND = "\"'()[]{}<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
 OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
+_SPACES = "Cc Cf Mn Zl Zp Zs"  # categories of characters
+_SIGNS = f"{_SPACES} Pc Pd Pe Pf Pi Po Ps Sc Sk Sm"  # not those of music
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 BY_MODELS = re.compile(
     r"(?:^|[\W_])(?:scores?|confidence|relevance|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
@@ -112,9 +114,9 @@ class CorpusTables:
         """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted; label `3.0` as `3`."""
         kept = []
         for text in map(composed, texts):
-            if all(char in BLANK or unicodedata.category(char) in "Cc Cf Mn Zl Zp Zs" for char in text):
+            if _has_only(text, _SPACES):
                 continue
-            if is_missing(text) or (not labels and text.strip(_AROUND).lower() in _NO_CAPTION):
+            if is_missing(text) or (not labels and (text.strip(_AROUND).lower() in _NO_CAPTION or _has_only(text, _SIGNS))):
                 what = "labels" if labels else "captions"
                 self.counts[f"{what}_that_say_nothing"] += 1
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")
@@ -240,6 +242,11 @@ class CorpusTables:
 def _clean(text: str) -> str:
     """Composed text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
     return " ".join(composed(text).split()).encode("utf-8", "replace").decode()
+
+
+def _has_only(text: str, kinds: str) -> bool:
+    """Whether a text has only characters of these categories of Unicode, or of no width."""
+    return all(char in BLANK or unicodedata.category(char) in kinds for char in text)
 
 
 def is_missing(text: str) -> bool:
