@@ -22,8 +22,6 @@ _MISSING = frozenset(r"nan none null nil na n/a n.a NaT \n #n/a #name #value! #r
 _NO_CAPTION = frozenset((*NOTHING, "unk", "undefined", "missing", "not available", "no description"))
 _AROUND = "\"'()[]{}<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
 OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
-_SPACES = "Cc Cf Mn Zl Zp Zs"  # categories of characters
-_SIGNS = f"{_SPACES} Pc Pd Pe Pf Pi Po Ps Sc Sk Sm"  # not those of music
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 BY_MODELS = re.compile(
     r"(?:^|[\W_])(?:scores?|confidence|relevance|prob(?:ability|s)?|pred(?:iction|icted)?s?|results?|logits?|generated|asr)(?:$|[\W_])"
@@ -114,9 +112,10 @@ class CorpusTables:
         """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted; label `3.0` as `3`."""
         kept = []
         for text in map(composed, texts):
-            if _has_only(text, _SPACES):
+            if all(char in BLANK or unicodedata.category(char) in "Cc Cf Mn Zl Zp Zs" for char in text):
                 continue
-            if is_missing(text) or (not labels and (text.strip(_AROUND).lower() in _NO_CAPTION or _has_only(text, _SIGNS))):
+            has_words = any(char.isalnum() or unicodedata.category(char) == "So" for char in text)  # or a sign such as `♪`
+            if is_missing(text) or not (labels or (has_words and text.strip(_AROUND).lower() not in _NO_CAPTION)):
                 what = "labels" if labels else "captions"
                 self.counts[f"{what}_that_say_nothing"] += 1
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")
@@ -242,11 +241,6 @@ class CorpusTables:
 def _clean(text: str) -> str:
     """Composed text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
     return " ".join(composed(text).split()).encode("utf-8", "replace").decode()
-
-
-def _has_only(text: str, kinds: str) -> bool:
-    """Whether a text has only characters of these categories of Unicode, or of no width."""
-    return all(char in BLANK or unicodedata.category(char) in kinds for char in text)
 
 
 def is_missing(text: str) -> bool:
