@@ -350,7 +350,10 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
 
 
 def _times(codec: bytes, head: bytes) -> _Times | None:
-    """For a codec that libsndfile decodes as it should, and FLAC, whose length it does not know."""
+    """For a codec that libsndfile decodes as it should, with its channels in the usual order, and FLAC, whose length it does not
+    know."""
+    if codec in (b"OpusHead", b"\x01vorbis") and head[_HEADS[codec].start] > 2:
+        return None
     if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
         return _Times(opus_samples, exact=True)
     if codec == b"\x01vorbis" and len(head) > 28:
@@ -374,6 +377,7 @@ class _Times:
 
     def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
         at = 0
+        self.agree &= not (self._exact and flags & 1)  # libsndfile fails at Opus packets that continue on another page
         for length in lengths:
             self._begun += content[at : at + 2 - len(self._begun)]
             at += length
