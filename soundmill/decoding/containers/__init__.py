@@ -209,6 +209,7 @@ def _vint(data: bytes) -> tuple[int, int] | None:
     return (-1 if value == (1 << 7 * length) - 1 else value), length
 
 
+_JOINED = b"\x1aE\xdf\xa3.{1,60}(webm|matroska)"
 _SEGMENT, _TIMESTAMP_SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"\x44\x89"
 
 
@@ -235,6 +236,8 @@ def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         head = read(file, position, 16)
         id_length = 9 - head[0].bit_length() if head[0] else 0
         parsed = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        if position:
+            layout.refuse_header(file, position, position + 1 if parsed and parsed[0] >= 0 else size, _JOINED)
         if head.startswith(_SEGMENT):
             seconds = _matroska_seconds(read(file, position, 4096))
         if parsed is None or parsed[0] < 0:  # not an element; or streamed: the end is not declared
