@@ -355,7 +355,7 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
 def _times(codec: bytes, head: bytes) -> _Times | None:
     """For a codec that libsndfile decodes as it should, with its channels in the usual order, and FLAC, whose length it does not
     know."""
-    if codec in (b"OpusHead", b"\x01vorbis") and head[_HEADS[codec].start] > 2:
+    if codec in (b"OpusHead", b"\x01vorbis") and head[_HEADS[codec]][:1] > b"\2":
         return None
     if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
         return _Times(opus_samples, exact=True)
