@@ -167,6 +167,11 @@ def test_sound_after_its_declared_end_is_not_lost_silently(source, tmp_path, for
     for after in more:
         (tmp_path / "x").write_bytes(headers(form, 2 * COUNT, data, after))
         assert reason_of(tmp_path / "x") == "corrupt"
+    if form in ("RIFF", "AIFF"):  # an odd chunk without padding before it
+        whole_file = headers(form, 2 * COUNT, data)
+        (tmp_path / "x").write_bytes(whole_file[:12] + chunk(b"NAME", ">I" if form == "AIFF" else "<I", b"odd") + whole_file[12:])
+        with pytest.raises(DecodeError, match="padding"):
+            whole(tmp_path / "x")
 
 
 def test_float_in_wave64_is_no_integer(source, tmp_path):

@@ -61,6 +61,10 @@ def chunks(
         if declared < 0:
             return
         position += header.size + declared + (-declared) % align
+        if align == 2 and declared % 2 and read(file, position - 1, 4) in (b"fmt ", b"data", b"COMM", b"SSND"):
+            raise DecodeError(
+                "corrupt", f"the chunk before byte {position - 1} lacks its byte of padding, and decoders what follows"
+            )
     raise too_many_parts()
 
 
