@@ -55,7 +55,8 @@ class _Record:
 
 def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> Iterator[_Record]:
     """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab of the header, else `|`, or that of Excel's
-    line `sep=;` before it. Comments before the header are left out. A quote within quotes may be written `\\"` before text.
+    line `sep=;` before it. Comments before the header are left out. A quote within quotes may be written `\\"` before text, or `"`
+    if the row then has all cells; spaces may stand before quotes.
 
     A quote that is not closed, or not where a cell ends, is text up to the end of its line, and so is one that is closed only after
     rows of files. csv.Error if a cell is too long.
@@ -68,6 +69,8 @@ def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> 
     lines = list(io.StringIO(text, newline=""))
     if '\\"' in text:  # not in the path of a folder, which ends with a backslash
         lines = [re.sub(r'(?<!\\)\\"', '""', line) if escaped.search(line) else line for line in lines]
+    if f'{delimiter} "' in text:
+        lines = [re.sub(rf'(?<=[{delimiter}]) +("(?:[^"]|"")*") *(?=[{delimiter}\r\n]|$)', r"\1", line) for line in lines]
     at, num_columns = len(re.findall(r"\r\n?|\n", before[0])), 0
     while at < len(lines):
         reader, start = csv.reader(map(lines.__getitem__, range(at, len(lines))), delimiter=delimiter, strict=True), at
@@ -88,7 +91,15 @@ def _records(text: str, is_file: Callable[[str], bool] = lambda cell: False) -> 
                 cells = next(csv.reader([lines[at]], delimiter=delimiter))
             except csv.Error as error:
                 raise csv.Error(f"{at + 1}: not readable as csv: {error}") from None
-            plain = [cell.strip('"\r\n') for cell in lines[at].split(delimiter)]
+            pieces = lines[at].strip("\r\n").split(delimiter)
+            more = len(pieces) - num_columns  # of one text with quotes and delimiters inside
+            starts = [start for start in range(num_columns) if 0 <= more and pieces[start][:1] == pieces[start + more][-1:] == '"']
+            if starts and (more == 0 or len(starts) == 1):
+                end = starts[0] + more + 1
+                whole = [*pieces[: starts[0]], delimiter.join(pieces[starts[0] : end]), *pieces[end:]]
+                if all(cell.startswith('"') == cell.endswith('"') for cell in whole):
+                    cells = [cell[1:-1].replace('""', '"') if cell.startswith('"') else cell for cell in whole]
+            plain = [cell.strip('"') for cell in pieces]
             num_columns = num_columns or len(plain)
             # Without a comma in its text, the quote has no meaning.
             yield _Record(at + 1, at + 1, plain if over and len(plain) == num_columns else cells, unclosed=over)

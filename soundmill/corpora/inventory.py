@@ -26,7 +26,8 @@ MEDIA, METADATA = map(frozenset, read_yaml(Path(__file__).with_name("extensions.
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
-_NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, space, joiner, byte order mark
+# Soft hyphen, space, marks of direction, joiner, byte order mark.
+_NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"))
 LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
 _TABLE = re.compile(
     rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|lab|lrc|srt|parquet|arrow|ya?ml|xlsx?|ods|scp|data)$|(^|/)text$", re.IGNORECASE

@@ -34,6 +34,8 @@ MAX_TEXT_BYTES = 1 << 20  # of a caption file or a JSON line
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
 BROKEN = "texts with a line break and without quotes, whose pieces are left out"
 NOT_UTF_8 = "lines that are not UTF-8, read as Windows-1252"
+# Bytes of words in codes of other alphabets. Windows-1252 has no four different letters beyond ASCII in a row; other signs may be.
+_LETTERS = re.compile(rb"[^\0-\x7f\x84\x85\x91-\x97\xa0\xab\xbb]{4,}")
 LINE_END = re.compile(r"\r\n|\r|\n")
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
@@ -54,7 +56,8 @@ def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
 def _decoded(raw: bytes, whole: bool = True) -> tuple[str, list[int]]:
     """Text in UTF-8, UTF-16 or UTF-32, and the numbers of its lines that are in none of them and were read as Windows-1252.
 
-    ValueError if it has zeros, as what is no text. `whole`: false if the end is cut off, perhaps within a character.
+    ValueError if it has zeros, as what is no text, or words that are not Latin in another code. `whole`: false if the end is cut
+    off, perhaps within a character.
     """
     if encoding := _wide_encoding(raw):
         text = codecs.getincrementaldecoder(encoding)("replace").decode(raw, final=whole)
@@ -68,14 +71,17 @@ def _decoded(raw: bytes, whole: bool = True) -> tuple[str, list[int]]:
         return codecs.getincrementaldecoder("utf-8-sig")().decode(raw, final=whole), []
     except UnicodeDecodeError:
         pass
-    lines, others = [], []
+    lines, others, foreign = [], [], 0
     for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         try:
             lines.append(line.decode("utf-8"))
         except UnicodeDecodeError:
             others.append(number)
+            foreign += any(len(set(letters)) > 2 for letters in _LETTERS.findall(line))
             # Five bytes are undefined in Windows-1252.
             lines.append(line.decode("cp1252", "surrogateescape").encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    if 2 * foreign > len(others):
+        raise ValueError("neither UTF-8 nor Windows-1252 text")
     return "\n".join(lines), others
 
 

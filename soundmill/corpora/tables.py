@@ -19,8 +19,8 @@ from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 _MISSING = frozenset(r"nan none null nil na n/a n.a NaT \n #n/a #name #value! #ref! #div/0! #num! #null!".split())
-_NO_CAPTION = frozenset((*NOTHING, "undefined", "missing", "not available", "no description"))
-_AROUND = "\"'()[]<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
+_NO_CAPTION = frozenset((*NOTHING, "unk", "undefined", "missing", "not available", "no description"))
+_AROUND = "\"'()[]{}<>?.…,;:_*-–—― \t\r\n"  # around such a word, or alone
 OPENING = r"[\"'“‘¿¡(]*[^\W\d_]"  # of a text in words
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters of Hangul and a pattern of Braille that show nothing
 BY_MODELS = re.compile(
@@ -114,7 +114,8 @@ class CorpusTables:
         for text in map(composed, texts):
             if all(char in BLANK or unicodedata.category(char) in "Cc Cf Mn Zl Zp Zs" for char in text):
                 continue
-            if is_missing(text) or (not labels and text.strip(_AROUND).lower() in _NO_CAPTION):
+            has_words = any(char.isalnum() or unicodedata.category(char) == "So" for char in text)  # or a sign such as `♪`
+            if is_missing(text) or not (labels or (has_words and text.strip(_AROUND).lower() not in _NO_CAPTION)):
                 what = "labels" if labels else "captions"
                 self.counts[f"{what}_that_say_nothing"] += 1
                 self._nothing.setdefault(what, f"{origin}: {text.strip()}")

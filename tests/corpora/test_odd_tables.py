@@ -62,6 +62,8 @@ def test_fsd50k_is_read_with_its_labels_and_splits(shared):
         ('a.wav,"a dog\nb.wav, then a cat"\n', {"a.wav": ["a dog b.wav, then a cat"]}, ""),
         ('a.wav,"a\ndog, barking"\nb.wav,wind\n', {"a.wav": ["a dog, barking"], "b.wav": ["wind"]}, ""),
         ('a.wav,"hi" she said\nb.wav,wind\n', {"a.wav": ["hi she said"], "b.wav": ["wind"]}, ""),
+        ('a.wav,"say "hi" 5"" up"\nb.wav,"a "5" drum", loud"\n', {"a.wav": ['say "hi" 5" up'], "b.wav": ['a "5" drum", loud']}, ""),
+        ('a.wav, "a dog, barking"\nb.wav,  "the ""wind""" \n', {"a.wav": ["a dog, barking"], "b.wav": ['the "wind"']}, ""),
         ("a.wav,a dog\nbarks loud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
         ("a.wav,a dog\nbarks\nloud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
         ("b.wav,wind\na.wav,a dog\nbarks\n", {"b.wav": ["wind"]}, "lines 3 and 4"),
@@ -75,6 +77,7 @@ def test_fsd50k_is_read_with_its_labels_and_splits(shared):
         ("a.wav,unknown\nb.wav,#DIV/0!\n", {}, "2 captions are words for a missing value"),
         ('a.wav,Not available.\nb.wav,"""None"""\n', {}, "2 captions are words for a missing value"),
         ("a.wav,\\N\nb.wav,…\n", {}, "2 captions are words for a missing value"),
+        ("a.wav,<unk>\nb.wav,。！「+」\n", {}, "2 captions are words for a missing value"),
         ("a.wav,nan gwaan\nb.wav,none of it\n", {"a.wav": ["nan gwaan"], "b.wav": ["none of it"]}, ""),
         ("\n\na.wav,a dog\n", {"a.wav": ["a dog"]}, ""),
     ],
@@ -189,6 +192,18 @@ def test_texts_in_every_encoding(tmp_path, name, text, encoding):
     assert ("Windows-1252" in remarks) == (encoding == "cp1252")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("cp1251", "лает собака"), ("gb18030", "一只狗在叫"), ("shift_jis", "犬が吠えている")]
+)
+def test_texts_in_codes_of_other_alphabets_are_no_captions(tmp_path, encoding, text):
+    put(tmp_path, "a.wav")
+    write(tmp_path, "a.txt", text.encode(encoding))
+    assert [row["reason"] for row in scan(tmp_path).rejected] == ["unreadable caption"]
+    write(tmp_path, "metadata.csv", f"file_name,text\na.wav,{text}\n".encode(encoding))
+    with pytest.raises(UserError, match=r"metadata\.csv: neither UTF-8 nor Windows-1252"):
+        scan(tmp_path)
+
+
 @pytest.mark.parametrize(("of_sound", "of_text"), [(NFC, NFD), (NFD, NFC)])
 @pytest.mark.parametrize(
     ("name", "text"),
@@ -224,7 +239,7 @@ def test_names_are_utf_8_in_every_locale(tmp_path, monkeypatch):
         ("metadata.jsonl", f'{{"file_name": "a.wav", "labels": ["{NFC}", "{NFD}"]}}\n{{"file_name": "b.wav", "label": "{NFD}"}}'),
         ("esc50.csv", f"filename,fold,target,category\na.wav,1,0,{NFC.lower()}\nb.wav,1,0,{NFD.lower()}\n"),
         ("list.csv", f"FileName,Class\na.wav,{NFC}\nb.wav,{NFD}\n"),
-        ("list.csv", f"FileName,Class\na.wav,{NFC}\nb.wav,\ufeff{NFC}\u200b\n"),
+        ("list.csv", f"FileName,Class\na.wav,{NFC}\nb.wav,\ufeff\u202a{NFC}\u202c\u200b\n"),
         ("list.csv", "FileName,Class\na.wav,3\nb.wav,3.0\n"),
         ("metadata.parquet", {"label": pa.array(["3", "3.0"]).cast(pa.string_view())}),
         ("metadata.parquet", {"label": pa.array([Decimal("3.00"), Decimal(3)])}),
@@ -254,7 +269,7 @@ def test_labels_of_a_table_that_are_written_in_two_ways_are_one(tmp_path, name, 
         ("[3.0, NaN, 3]", ["3"]),
         ('["N/A", "NaT", "n.a.", "(null)", "\\\\N", "—"]', []),
         ('["nat", "missing", "undefined", "name", "c++", "n"]', ["nat", "missing", "undefined", "name", "c++", "n"]),
-        ('["<NA>", "dog"]', ["dog"]),
+        ('["<NA>", "{}", "dog"]', ["dog"]),
         *((f'"{of_two}"', ["dog", "it's"]) for of_two in (r"['dog'\n \"it's\"]", r"{'dog', \"it's\"}", r"('dog', \"it's\",)")),
         ("\"('dog') barks\"", ["('dog') barks"]),
         ('"unknown"', ["unknown"]),

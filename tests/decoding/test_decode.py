@@ -60,9 +60,13 @@ def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(media, tmp_pat
     assert reason_of(tmp_path / "x.flac") == "corrupt"
 
 
-@pytest.mark.parametrize("ending", ["flac", "tta", "wav", "rf64", "w64", "aiff", "au", "caf", "m4a", "mov", "3gp", "wma", "voc"])
+STREAMED = ["streamed.wav", "streamed.w64", "streamed.aiff", "streamed.au", "streamed.caf", "streamed.mka"]
+
+
+@pytest.mark.parametrize("ending", "flac tta wav rf64 w64 aiff au caf m4a mov 3gp wma voc mka".split() + STREAMED)
 def test_joined_files_whose_first_header_counts_one_are_corrupt(tmp_path, ending):
     form = {"rf64": ["-rf64", "always", "-f", "wav"], "3gp": ["-ar", "8000", "-ac", "1"]}.get(ending, [])
+    form += ["-seekable", "0"] if ending in STREAMED else []
     ffmpeg("-f", "lavfi", "-i", "sine=440:d=1", *form, tmp_path / f"x.{ending}")
     data = (tmp_path / f"x.{ending}").read_bytes()
     assert len(whole(tmp_path / f"x.{ending}")[1]) > 7000

@@ -140,12 +140,15 @@ def chunk(name: bytes, order: str, content: bytes) -> bytes:
 def test_what_follows_the_data_is_not_sound(source, tmp_path, form, after):
     for size in (2 * COUNT, 2**32 - 1) if form == "RIFF" else (2 * COUNT,):
         assert count(tmp_path / "x", headers(form, size, source.read_bytes()[44:], after)) == COUNT
+    if form == "AIFF":  # with padding inside
+        assert count(tmp_path / "x", headers(form, 2 * COUNT + 40, source.read_bytes()[44:] + NOISE[:40])) == COUNT
 
 
-@pytest.mark.parametrize("form", ["RIFF", "RIFX", "RF64"])
+@pytest.mark.parametrize("form", ["RIFF", "RIFX", "RF64", "AIFF", "CAF"])
 @pytest.mark.parametrize("names", [(b"LIST",), (b"iXML", b"LGWV"), (b"bext", b"id3 "), ()])
 def test_what_follows_data_of_unknown_size_is_not_sound(source, tmp_path, form, names):
-    order, data = ">I" if form == "RIFX" else "<I", 4 * source.read_bytes()[44:]  # more than is read at once
+    order = {"RIFX": ">I", "AIFF": ">I", "CAF": ">q"}.get(form, "<I")
+    data = 4 * source.read_bytes()[44:]  # more than is read at once
     after = b"".join(chunk(name, order, b"ID3\3\0\0\0\0\0\x0a" + bytes(10)) for name in names) or b"TAG".ljust(128)
     (tmp_path / "x").write_bytes(headers(form, 2**32 - 1, data, after))
     np.testing.assert_array_equal(whole(tmp_path / "x")[1], np.tile(whole(source)[1], 4))
@@ -164,6 +167,11 @@ def test_sound_after_its_declared_end_is_not_lost_silently(source, tmp_path, for
     for after in more:
         (tmp_path / "x").write_bytes(headers(form, 2 * COUNT, data, after))
         assert reason_of(tmp_path / "x") == "corrupt"
+    if form in ("RIFF", "AIFF"):  # an odd chunk without padding before it
+        whole_file = headers(form, 2 * COUNT, data)
+        (tmp_path / "x").write_bytes(whole_file[:12] + chunk(b"NAME", ">I" if form == "AIFF" else "<I", b"odd") + whole_file[12:])
+        with pytest.raises(DecodeError, match="padding"):
+            whole(tmp_path / "x")
 
 
 def test_float_in_wave64_is_no_integer(source, tmp_path):
@@ -321,6 +329,17 @@ def test_opus_has_48_khz_whatever_its_input_had(source, tmp_path, rate):
     parts[0][at : at + 4] = struct.pack("<I", rate)
     assert count(tmp_path / "x.opus", sealed(parts)) == 3 * COUNT
     assert whole(tmp_path / "x.opus")[0] == 48_000
+
+
+def test_packets_of_opus_may_continue_on_another_page(source, tmp_path):
+    ffmpeg("-i", source, "-ar", "48000", "-ac", "2", "-b:a", "510k", "-vbr", "off", tmp_path / "x.opus")
+    assert count(tmp_path / "x.opus") == 3 * COUNT
+
+
+@pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
+def test_the_channels_of_ogg_are_in_the_order_of_all_others(source, tmp_path, codec):
+    ffmpeg("-i", source, "-ar", "48000", "-af", "pan=5.1|FC=c0", "-c:a", codec, tmp_path / "x.ogg")
+    assert np.argmax(np.abs(decode.read_channels(tmp_path / "x.ogg", MAX_SECONDS)[0]).max(axis=1)) == 2
 
 
 @pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])

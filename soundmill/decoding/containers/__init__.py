@@ -209,6 +209,7 @@ def _vint(data: bytes) -> tuple[int, int] | None:
     return (-1 if value == (1 << 7 * length) - 1 else value), length
 
 
+_JOINED = b"\x1aE\xdf\xa3.{1,60}(webm|matroska)"
 _SEGMENT, _TIMESTAMP_SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"\x44\x89"
 
 
@@ -235,6 +236,8 @@ def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         head = read(file, position, 16)
         id_length = 9 - head[0].bit_length() if head[0] else 0
         parsed = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        if position:
+            layout.refuse_header(file, position, position + 1 if parsed and parsed[0] >= 0 else size, _JOINED)
         if head.startswith(_SEGMENT):
             seconds = _matroska_seconds(read(file, position, 4096))
         if parsed is None or parsed[0] < 0:  # not an element; or streamed: the end is not declared
@@ -350,7 +353,10 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
 
 
 def _times(codec: bytes, head: bytes) -> _Times | None:
-    """For a codec that libsndfile decodes as it should, and FLAC, whose length it does not know."""
+    """For a codec that libsndfile decodes as it should, with its channels in the usual order, and FLAC, whose length it does not
+    know."""
+    if codec in (b"OpusHead", b"\x01vorbis") and head[_HEADS[codec]][:1] > b"\2":
+        return None
     if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
         return _Times(opus_samples, exact=True)
     if codec == b"\x01vorbis" and len(head) > 28:
@@ -374,6 +380,7 @@ class _Times:
 
     def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
         at = 0
+        self.agree &= not (self._exact and flags & 1)  # libsndfile fails at Opus packets that continue on another page
         for length in lengths:
             self._begun += content[at : at + 2 - len(self._begun)]
             at += length

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its 
 BIT_CODECS = (0x10, 0x14, 0x17, 0x20, 0x38, 0x40, 0x45, 0x64, 0x200, 0x5346)
 # PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, NMS ADPCM, G.721, extensible; the length of MP3 would be an estimate.
 SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40, 0xFFFE)
+PLAIN_AIFF_CODECS = b"NONE twos sowt in24 in32 42ni 23ni fl32 FL32 fl64 FL64".split()
 # Chunks that follow the sound, of WAV, Wave64, AIFF and CAF, in lower case.
 FOLLOWING = frozenset(
     f"{name:4}".encode()
@@ -59,6 +61,10 @@ def chunks(
         if declared < 0:
             return
         position += header.size + declared + (-declared) % align
+        if align == 2 and declared % 2 and read(file, position - 1, 4) in (b"fmt ", b"data", b"COMM", b"SSND"):
+            raise DecodeError(
+                "corrupt", f"the chunk before byte {position - 1} lacks its byte of padding, and decoders what follows"
+            )
     raise too_many_parts()
 
 
@@ -68,10 +74,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     wave64, long = form == b"riff", form in (b"RF64", b"BW64")
     header = struct.Struct("<16sQ" if wave64 else ">4sI" if form == b"RIFX" else "<4sI")
     fmt, long_size, samples = None, 0, 0
-
-    def parts(start: int) -> Iterator[Chunk]:
-        return chunks(file, start, size, header, 8 if wave64 else 2, 24 if wave64 else 0)
-
+    parts = partial(chunks, file, size=size, header=header, align=8 if wave64 else 2, counts_itself=24 if wave64 else 0)
     for name, at, declared in parts(40 if wave64 else 12):
         name = name[:4]
         if name == b"data":
@@ -100,6 +103,8 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if fmt and fmt.codec in PLAIN_WAV_CODECS and frames < layout.UNKNOWN_FRAMES:
         layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
     another = rb"riff.{20}wave" if wave64 else re.escape(form) + b".{4}WAVE"
+    if streamed:
+        layout.refuse_header(file, at, at + sound, another)
     _refuse_rest(file, at + sound, size, another, parts)
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
@@ -202,21 +207,40 @@ def _refuse_rest(file: BinaryIO, end: int, size: int, another: bytes, parts: Par
         raise DecodeError("corrupt", f"{rest} bytes follow the sound that the header declares, and are neither a chunk nor a tag")
 
 
+def _to_the_end(file: BinaryIO, at: int, size: int, another: bytes, parts: Parts, form: str) -> Layout:
+    """Sound of unknown size at `at`, to the chunks at the end of the file; `form`: of its size."""
+    layout.refuse_header(file, at, size, another)
+    end, width = _chunks_at_end(file, at, size, parts), struct.calcsize(form)
+    patches = ((at - width, struct.pack(form, min(end - at, 2 ** (8 * width) - 1))),)
+    return Layout(sndfile=True, streamed=True, patches=patches, pieces=((0, end),) if end < size else ())
+
+
 def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    header = struct.Struct(">4sI")
-    seen = set()
-    for name, at, declared in chunks(file, 12, size, header, align=2):
-        seen.add(name)
+    header, another = struct.Struct(">4sI"), rb"FORM.{4}AIF[FC]"
+    parts = partial(chunks, file, size=size, header=header, align=2)
+    found: dict[bytes, tuple[int, int]] = {}
+    for name, at, declared in parts(12):
+        found.setdefault(name, (at, declared))
         if name == b"SSND" and _is_unknown(file, at, declared, size, header, head=8):
-            return Layout(sndfile=True, streamed=True, patches=((at - 4, struct.pack(">I", min(size - at, 0xFFFFFFFF))),))
+            return _to_the_end(file, at, size, another, parts, ">I")
         if at + declared > size:
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
-        if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
-            _refuse_rest(file, at + declared, size, rb"FORM.{4}AIF[FC]", lambda at: chunks(file, at, size, header, 2))
-            return Layout(sndfile=True)
-    if b"COMM" in seen:  # allowed if there are no samples
+        if {b"COMM", b"SSND"} <= found.keys():  # what follows is not needed
+            _refuse_rest(file, at + declared, size, another, parts)
+            return Layout(sndfile=True, frames=_aiff_frames(file, found[b"COMM"][0], *found[b"SSND"]))
+    if b"COMM" in found:  # allowed if there are no samples
         raise DecodeError("too short", "no samples")
     raise DecodeError("truncated", "the file ends before its sound data")
+
+
+def _aiff_frames(file: BinaryIO, comm: int, at: int, declared: int) -> int:
+    """Samples per channel by `COMM`, if they end before `SSND` does, whose padding libsndfile would read."""
+    channels, frames, bits, codec = struct.unpack(">HIH10x4s", read(file, comm, 22).ljust(22, b"\0"))
+    end = at + 8 + int.from_bytes(read(file, at, 4), "big") + frames * channels * ((bits + 7) // 8)
+    if frames == 0 or end >= at + declared or (read(file, 8, 4) == b"AIFC" and codec not in PLAIN_AIFF_CODECS):
+        return layout.UNKNOWN_FRAMES
+    _refuse_rest(file, end, at + declared, b"FORM")
+    return frames
 
 
 def walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -226,18 +250,20 @@ def walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     fields = struct.Struct(">II" if head[:4] == b".snd" else "<II")
     start, declared = fields.unpack(head[4:12])
     if _is_unknown(file, start, declared, size, None):
+        layout.refuse_header(file, start, size, re.escape(head[:4]) + b".{8}" + re.escape(head[12:16]))
         return Layout(sndfile=True, streamed=True, patches=((4, fields.pack(start, min(size - start, 0xFFFFFFFF))),))
     _refuse_rest(file, start + declared, size, re.escape(head[:4]))
     return Layout(sndfile=True)
 
 
 def walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    header = struct.Struct(">4sq")
-    for name, at, declared in chunks(file, 8, size, header, align=1):
+    header, another = struct.Struct(">4sq"), re.escape(b"caff\0\1\0\0")
+    parts = partial(chunks, file, size=size, header=header, align=1)
+    for name, at, declared in parts(8):
         if name == b"data" and _is_unknown(file, at, declared, size, header, head=4):
-            return Layout(sndfile=True, streamed=True, patches=((at - 8, struct.pack(">q", size - at)),))
+            return _to_the_end(file, at, size, another, parts, ">q")
         if name == b"data":
-            _refuse_rest(file, at + declared, size, re.escape(b"caff\0\1\0\0"), lambda at: chunks(file, at, size, header, 1))
+            _refuse_rest(file, at + declared, size, another, parts)
         if at + declared > size and name in (b"pakt", b"desc", b"kuki"):
             raise truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
     return Layout(sndfile=True)

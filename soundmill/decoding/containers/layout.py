@@ -117,8 +117,15 @@ def refuse_zeros(file: BinaryIO, start: int, size: int) -> None:
 def refuse_joined(file: BinaryIO, end: int, size: int, start: bytes) -> None:
     """DecodeError if what starts a file, a pattern, or too many zeros follow the sound's `end`, where a decoder would stop."""
     refuse_zeros(file, end, size)
-    if found := re.compile(start, re.DOTALL).search(read(file, end, MAX_PADDING) if end < size else b""):
-        raise DecodeError("corrupt", f"another file starts at byte {end + found.start()}, after the sound; files joined?")
+    refuse_header(file, end, min(size, end + 1), start)
+
+
+def refuse_header(file: BinaryIO, position: int, size: int, start: bytes) -> None:
+    """DecodeError if what starts a file, a pattern, is in sound of unknown size."""
+    while position < size:
+        if found := re.compile(start, re.DOTALL).search(read(file, position, MAX_PADDING)):
+            raise DecodeError("corrupt", f"another file starts at byte {position + found.start()}, after the sound; files joined?")
+        position += MAX_PADDING - 64  # a start may be divided
 
 
 def padding_start(file: BinaryIO, start: int, end: int) -> int:
