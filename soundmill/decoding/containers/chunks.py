@@ -62,9 +62,7 @@ def chunks(
             return
         position += header.size + declared + (-declared) % align
         if align == 2 and declared % 2 and read(file, position - 1, 4) in (b"fmt ", b"data", b"COMM", b"SSND"):
-            raise DecodeError(
-                "corrupt", f"the chunk before byte {position - 1} lacks its byte of padding, and decoders what follows"
-            )
+            raise DecodeError("corrupt", f"no byte of padding at {position - 1}, so decoders would miss the chunk after it")
     raise too_many_parts()
 
 
