@@ -20,7 +20,7 @@ from soundmill.models import generation, registry, sounds
 from soundmill.models.components import vocoding
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.mel_autoencoder.autoencoder import MelCodec, padded_log_mel
-from soundmill.models.family import Request, Run, can, commands_of
+from soundmill.models.family import Request, Run, commands_of
 from soundmill.models.projected_gan.model import LoopPicture
 from soundmill.training.seeds import seed_of
 from tests.imports import ROOT
@@ -58,8 +58,6 @@ def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):
 
 
 def test_what_a_model_can_and_cannot():
-    assert can(Model(), "reconstruct")
-    assert not can(Model(), "generate")
     sampling = SimpleNamespace(annotation=SimpleNamespace(model_fields={"amount": None}))
     assert commands_of(Model, SimpleNamespace(model_fields={"sampling": sampling})) == ["reconstruct"]
 
