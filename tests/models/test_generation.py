@@ -102,8 +102,6 @@ def test_a_model_of_captions_and_labels_takes_both_and_any_other_takes_labels_as
     (told,) = sounds.of_prompts(both, ["a bell"], 1, 0, ["dog"])
     assert told == Request(("dog bark",), "a bell", seed_of(0, "a bell", "dog bark", 0))
     assert sounds.of_prompts(both, [], 1, 0, ["rain"]) == [Request(("rain",), "", seed_of(0, "rain", 0))]
-    with pytest.raises(UserError, match="give a prompt"):
-        sounds.of_prompts(both, [], 1, 0)
     sounds.print_matched_labels(both, ["a bell"], ["dog"])
     assert capsys.readouterr().err == "'dog' matches the label 'dog bark'\n"
     by_text, by_label = Model(condition="caption"), Model(condition="labels", labels=["dog bark", "rain"])

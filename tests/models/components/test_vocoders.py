@@ -44,7 +44,6 @@ def test_discriminators_have_the_published_sizes(root):
 
 
 def test_every_discriminator_judges_every_wave():
-    torch.manual_seed(0)
     judgements = Discriminators(4)(torch.randn(3, 1000))
     assert [len(features) for _, features in judgements] == [6] * 5 + [8] * 3
     assert all(scores.shape[0] == 3 and scores.ndim == 2 for scores, _ in judgements)
@@ -57,7 +56,6 @@ def test_every_discriminator_judges_every_wave():
 
 @pytest.mark.parametrize("period", [2, 7])
 def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
-    torch.manual_seed(0)
     discriminator, wave = vocoder_trainer.PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
     changed = wave.clone()
     changed[..., 1::period] += 1
@@ -80,7 +78,6 @@ def test_log_mels_with_a_gradient_are_those_without(power):
 
 
 def test_norms_change_how_a_net_is_trained_and_not_what_it_says():
-    torch.manual_seed(0)
     model = HifiGan(VOICE, SPEC, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
     plain = set(model.net.state_dict())
     with_norms(model.net)
