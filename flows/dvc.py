@@ -81,7 +81,6 @@ def with_variables(variables: dict[str, str]) -> Iterator[None]:
 
 
 def check_here(root: Path) -> None:
-    """UserError unless this is the root of a checkout."""
     if not (root / "dvc.yaml").exists():
         raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
 

@@ -77,7 +77,6 @@ class ResultsTable:
         return "\n\n".join([*filter(None, parts), "\n".join(f"- {note}" for note in self.notes)]) + "\n"
 
     def files(self) -> dict[str, str]:
-        """Contents by file name."""
         document = {
             "title": self.title,
             **self.document,
@@ -90,7 +89,6 @@ class ResultsTable:
 
 
 def table(rows: Sequence[results.Row], columns: Columns) -> pd.DataFrame:
-    """Cells of text, a line per row."""
     import pandas as pd
 
     cells = {heading: [cell(row) for row in rows] for heading, cell in columns.items()}
@@ -213,7 +211,6 @@ def latex(rows: Sequence[results.Row], columns: Columns) -> str:
 
 
 def csv_of_rows(rows: Sequence[results.Row]) -> str:
-    """All numbers, a line per row."""
     facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
     ends = [
         f"{metric}{end}"

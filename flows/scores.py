@@ -136,7 +136,6 @@ def summary(root: Path, scores: dict[str, dict[str, Any]]) -> str:
 
 
 def _with_intervals(metrics: dict[str, Any]) -> str:
-    """A family's scores with 95 % intervals and baselines."""
     (_, *head), *scored = rows({"": metrics})
     table = [[*head[:2], "95 % interval", *head[2:]]]
     for _, key, _, *baselines in scored:

@@ -42,7 +42,6 @@ class Row:
             self._log.flush()
 
     def ended(self, how: str) -> None:
-        """Complete the stage's line."""
         self.close()
         self._write(f"    {how}")
         tell(how if self._open else f"{self._head}  {how}")

@@ -63,7 +63,6 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout under test."""
     return ROOT
 
 
@@ -119,8 +118,6 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figure can be saved."""
-
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("no picture")
 

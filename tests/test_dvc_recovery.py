@@ -148,9 +148,6 @@ def test_files_that_were_changed_since_are_compared_not_overwritten(killed: Path
     found = dvc_recovery.leftovers(killed)[0]
     assert not found.changes_missing
     assert (killed / "first.py").read_text() == "# changed since\n"
-    said: list[str] = []
-    dvc.check_changes(killed, said.append)
-    assert "git diff 'stash@{0}' -- first.py" in said[0]
 
 
 def test_a_run_names_a_leftover_once(killed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,15 +20,6 @@ from stages import mixup
 from tests.lost_bits import lose_a_bit
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    files = {"a.txt": "hello", "sub/b.txt": "x", "sub-x/c.txt": "y", ".gitignore": "*\n"}
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    return tmp_path
-
-
 def test_digests_of_values_and_order_by_hash():
     assert hashing.digest("a", 1, 0.5, [1, "ä"], {"b": None, "a": True}, b"raw") == "9f329147047d1a5870f564fb6b3b208e"
     assert hashing.digest({"a": True, "b": None}) == hashing.digest({"b": None, "a": True})
@@ -45,7 +36,11 @@ def test_digests_of_values_and_order_by_hash():
     assert [name for name in order if name != "7"] == hashing.hash_order([name for name in ids if name != "7"], "halves", 3)
 
 
-def test_digests_of_files_and_directories_and_of_nothing_that_is_missing(tree, tmp_path_factory):
+def test_digests_of_files_and_directories_and_of_nothing_that_is_missing(tmp_path):
+    tree = tmp_path / "tree"
+    for name, content in {"a.txt": "hello", "sub/b.txt": "x", "sub-x/c.txt": "y", ".gitignore": "*\n"}.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(content)
     sha256 = hashlib.sha256(b"hello").hexdigest()
     digests = {hashing.file_digest(tree / "a.txt"), hashing.tree_digest(tree / "a.txt"), hashing.bytes_digest(b"hello")}
     assert digests == {sha256[:32]}
@@ -53,7 +48,7 @@ def test_digests_of_files_and_directories_and_of_nothing_that_is_missing(tree, t
     file.seek(4)
     assert hashing.opened_digest(file) == sha256[:32]
     assert hashing.tree_digest(tree) == "18ead9e98236e86351dad3ee70ab0271"
-    assert hashing.tree_digest(tree, tmp_path_factory.mktemp("cache") / "digests.sqlite", 2) == hashing.tree_digest(tree)
+    assert hashing.tree_digest(tree, tmp_path / "digests.sqlite", 2) == hashing.tree_digest(tree)
     assert hashing.tree_digest(tree / "sub") == "f7d6a0af0d884bc4a0ac0551cd95da1c"
     assert hub.digest(tree, ["*.txt", "sub/*"]) == "e7c814fc4815d85da1028f6be8bc894c"
     assert hashing.model_digest(tree) == "931a50fc473782514c3f928bdd0afb941f8cf2de18bab208070acd94a816eda9"

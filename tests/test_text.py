@@ -15,13 +15,6 @@ MINILM = "models/all-MiniLM-L6-v2"
 SIZES = {"width": 16, "layers": 1, "heads": 2}
 
 
-@pytest.fixture(scope="module")
-def minilm(shared) -> text.TextEncoder:
-    if not (shared / MINILM).is_dir():
-        pytest.skip(f"needs {MINILM} in ../shared")
-    return text.TextEncoder(shared / MINILM, 128)
-
-
 def test_bytes_and_an_end_are_the_tokens_of_the_scratch_encoder(scratch):
     encoder = text.load(scratch, 32)
     assert encoder("a dog").values.shape == (6, 16)
@@ -61,7 +54,10 @@ def test_of_a_model_with_a_decoder_the_encoder_speaks(tmp_path):
     np.testing.assert_allclose(said("a dog barks").values, expected.numpy(), atol=2e-3)
 
 
-def test_minilm_knows_what_words_mean_and_is_asked_for_no_more_tokens_than_it_reads(minilm, shared):
+def test_minilm_knows_what_words_mean_and_is_asked_for_no_more_tokens_than_it_reads(shared):
+    if not (shared / MINILM).is_dir():
+        pytest.skip(f"needs {MINILM} in ../shared")
+    minilm = text.TextEncoder(shared / MINILM, 128)
     captions = ["a dog barks", "a puppy is barking", "heavy rain falls on a roof"]
     means = [minilm(caption).values.astype(np.float32).mean(0) for caption in captions]
     dog, puppy, rain = (mean / np.linalg.norm(mean) for mean in means)

@@ -89,7 +89,9 @@ def run(
     if folder and (path := next((change for change in changes if change.lstrip("+").startswith("corpus.path=")), None)):
         raise UserError(f"{path}: the folder is already given, as {folder}; leave one of them out")
     if isinstance(folder, Path):
-        _check_not_own(folder.resolve(), root)
+        place, home = folder.resolve(), root.resolve()
+        if home.is_relative_to(place) or place == home / "data" or place.is_relative_to(home / "workspaces"):
+            raise UserError(f"{place}: holds sounds that this project made; give a folder of recordings outside of it")
     if name:
         checkout.place_of(root, name)
     _check_minutes(minutes)
@@ -244,13 +246,6 @@ def _check_minutes(minutes: float | None) -> None:
         raise UserError(f"--minutes {minutes:g}: give a number above 0 and below a million")
 
 
-def _check_not_own(folder: Path, root: Path) -> None:
-    """UserError if a folder holds what the project made."""
-    root = root.resolve()
-    if root.is_relative_to(folder) or folder == root / "data" or folder.is_relative_to(root / "workspaces"):
-        raise UserError(f"{folder}: holds sounds that this project made; give a folder of recordings outside of it")
-
-
 def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> dict[str, Any]:
     from soundmill.models import registry
 
@@ -261,7 +256,6 @@ def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> di
 
 
 def _check(root: Path, document: dict[str, Any]) -> None:
-    """UserError if a stage would refuse these parameters."""
     from flows import dvc
     from soundmill.models import registry
 

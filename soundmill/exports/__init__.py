@@ -50,12 +50,10 @@ def _fold(clip: ExportClip, count: int) -> int:
 
 
 def _name(clip: ExportClip) -> str:
-    """Its label without spaces."""
     return clip.labels[0].replace(" ", "_")
 
 
 def _numbers(placed: Placed) -> dict[str, int]:
-    """Number of each name, in alphabetical order."""
     return {name: number for number, name in enumerate(sorted({_name(clip) for clip, _ in placed}))}
 
 

@@ -197,7 +197,6 @@ def _uniform(waves: Mapping[Stimulus, Wave], loops: int) -> dict[Stimulus, bytes
 
 
 def _sound(one: Stimulus, flac: bytes, chosen: Sequence[str], material: Material, plan: Plan) -> dict[str, str]:
-    """A sound in the content of the page."""
     sound = {"flac": base64.b64encode(flac).decode()}
     if plan.shows("text"):
         sound["text"] = material.requests[chosen[one.request]].text

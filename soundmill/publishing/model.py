@@ -153,7 +153,6 @@ def _listening(root: Path, checkpoint: Path) -> dict[str, float] | None:
 
 
 def _is_of(made: Path, source: dict[str, str]) -> bool:
-    """Whether the sounds in a directory of the graph are of this checkpoint."""
     about = made / manifest.ABOUT_SOUNDS
     return about.is_file() and params.read_json(about, "`dvc repro`").get("checkpoint") == source["checkpoint"]
 

@@ -180,7 +180,6 @@ class Runs:
         return found[0].info.end_time or 0 if found else 0
 
     def note_incomplete(self, run_id: str, what: str) -> None:
-        """Add `what` to the tag `incomplete` of a run."""
         named = self.client.get_run(run_id).data.tags.get(INCOMPLETE, "")
         if what not in (names := list(filter(None, named.split(", ")))):
             self.client.set_tag(run_id, INCOMPLETE, ", ".join([*names, what])[:MAX_TAG])

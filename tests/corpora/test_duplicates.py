@@ -178,17 +178,15 @@ def test_more_clips_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
 # ---- a folder ----
 
 
-@pytest.fixture(scope="module")
-def planted(shared, tmp_path_factory) -> Path:
+def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(shared, tmp_path):
     """A fifth of ESC-10 and, of each, one copy at 64 kbit/s, 6 dB softer and 0.3 s later."""
-    folder = tmp_path_factory.mktemp("planted")
     for number, source in enumerate(sorted((shared / "data" / "esc10").glob("*/*.ogg"))[::5]):
         wave, rate = soundfile.read(source, dtype="float32")
-        shutil.copy(source, folder / f"{number:03d}.ogg")
+        shutil.copy(source, tmp_path / f"{number:03d}.ogg")
         copy = np.concatenate([np.zeros(round(0.3 * rate), dtype=np.float32), wave]) / 2
-        soundfile.write(folder / f"{number:03d}-copy.wav", copy, rate, subtype="PCM_16")
+        soundfile.write(tmp_path / f"{number:03d}-copy.wav", copy, rate, subtype="PCM_16")
     # One ffmpeg for all of them: starting it costs more than its work.
-    copies = sorted(folder.glob("*-copy.wav"))
+    copies = sorted(tmp_path.glob("*-copy.wav"))
     inputs = [part for copy in copies for part in ("-i", copy)]
     outputs = [
         part
@@ -198,11 +196,7 @@ def planted(shared, tmp_path_factory) -> Path:
     ffmpeg(*inputs, *outputs)
     for copy in copies:
         copy.unlink()
-    return folder
-
-
-def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(planted):
-    result, unreadable = duplicates.find_in_folder(planted, workers=2)
+    result, unreadable = duplicates.find_in_folder(tmp_path, workers=2)
     assert not unreadable
     assert result.names.num_rows == 96
     pairs = {(pair["a"], pair["b"]) for pair in result.pairs}
@@ -212,27 +206,21 @@ def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(plante
     assert all(0.4 <= pair["score"] <= 1 for pair in result.pairs)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    root = tmp_path / "folder"
-    (root / "sub").mkdir(parents=True)
+def test_the_command_lists_pairs_and_says_what_it_could_not_read(tmp_path):
+    folder, out = tmp_path / "folder", tmp_path / "pairs.json"
+    (folder / "sub").mkdir(parents=True)
     for number in range(3):
-        soundfile.write(root / f"{number}.wav", noise(number), RATE)
-    soundfile.write(root / "sub" / "rén 1.flac", resample.resample(noise(1) / 2, RATE, 44_100), 44_100)
-    (root / "sub" / "same\nbytes\\.wav").write_bytes((root / "2.wav").read_bytes())
+        soundfile.write(folder / f"{number}.wav", noise(number), RATE)
+    soundfile.write(folder / "sub" / "rén 1.flac", resample.resample(noise(1) / 2, RATE, 44_100), 44_100)
+    (folder / "sub" / "same\nbytes\\.wav").write_bytes((folder / "2.wav").read_bytes())
     for name in ("silence.wav", "more silence.wav"):
-        soundfile.write(root / name, np.zeros(RATE), RATE)
-    soundfile.write(root / "click.wav", noise(9, 0.03), RATE)
-    (root / "sub" / "click again.wav").write_bytes((root / "click.wav").read_bytes())
-    (root / "broken.wav").write_bytes((root / "0.wav").read_bytes()[:500])
-    (root / "empty.wav").touch()
-    (root / "playlist.mp3").write_text("#EXTM3U\nfile:///etc/passwd\n")
-    (root / "notes.txt").write_text("no sound")
-    return root
-
-
-def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_path):
-    out = tmp_path / "pairs.json"
+        soundfile.write(folder / name, np.zeros(RATE), RATE)
+    soundfile.write(folder / "click.wav", noise(9, 0.03), RATE)
+    (folder / "sub" / "click again.wav").write_bytes((folder / "click.wav").read_bytes())
+    (folder / "broken.wav").write_bytes((folder / "0.wav").read_bytes()[:500])
+    (folder / "empty.wav").touch()
+    (folder / "playlist.mp3").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    (folder / "notes.txt").write_text("no sound")
     done = CliRunner().invoke(app, ["corpus", "duplicates", str(folder), "--json", str(out), "--workers", "1"])
     assert done.exit_code == 0, done.output
     pairs = json.loads(out.read_text(encoding="utf-8"))

@@ -135,8 +135,7 @@ def of_wav(wav, **values):
     return {"wav": wav, "seg_label": "", **values}
 
 
-@pytest.fixture
-def audioldm(tmp_path):
+def test_splits_are_where_the_root_lists_them(tmp_path):
     part = "dataset/audioset/zip_audios/unbalanced_train_segments/unbalanced_train_segments_part36"
     put(tmp_path, f"{part}/Yr1nicOVtvkQ.wav", "dataset/audioset/wav/40020.wav", "dataset/audioset/wav/40021.wav")
     metadata = "dataset/metadata/audiocaps"
@@ -156,11 +155,7 @@ def audioldm(tmp_path):
     write(tmp_path, f"{metadata}/testset/val.json", json.dumps({"data": valid}))
     classes = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/02jz0l,"Water, tap"\n'
     write(tmp_path, f"{metadata}/class_labels_indices.csv", classes)
-    return tmp_path
-
-
-def test_splits_are_where_the_root_lists_them(audioldm):
-    tables = scan(audioldm)
+    tables = scan(tmp_path)
     by_name = {path.rpartition("/")[2]: values for path, values in recordings(tables, "split", "labels", "group").items()}
     assert by_name == {
         "Yr1nicOVtvkQ.wav": ("train", ["Water, tap", "Speech"], "r1nicOVtvkQ"),

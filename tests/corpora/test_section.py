@@ -14,9 +14,8 @@ def part(root, name: str, weight: float = 1.0, format: str = "auto") -> UnionPar
     return UnionPart(name, weight, result, registry.read(format, result, 8))
 
 
-@pytest.fixture
-def parts(tmp_path):
-    """ESC's folds, AudioCaps' csv files and a plain folder; the last two have a video in common."""
+def test_every_part_keeps_what_it_knows_in_any_order(tmp_path):
+    """A video in two parts is one group under two ids, and captions describe recordings of their own part alone."""
     put(tmp_path / "esc", "001 - Dog bark/1-100-A.wav", "001 - Dog bark/2-200-A.wav", "002 - Rain/3-300-A.wav")
     put(tmp_path / "caps", "audio/r1nicOVtvkQ_30.wav", "audio/aBcDeFgHiJk_0.wav")
     write(tmp_path, "caps/train.csv", HEADER + "1,r1nicOVtvkQ,30,A woman talks\n2,zZcDeFgHiJk,0,Lost\n")
@@ -24,11 +23,7 @@ def parts(tmp_path):
     put(tmp_path / "mine", "a/r1nicOVtvkQ_30.wav", "a/r1nicOVtvkQ_90.wav", "b/zZcDeFgHiJk_0.wav")
     write(tmp_path, "mine/b/notes.pdf", b"%PDF")
     (tmp_path / "mine" / "b" / "empty.wav").touch()
-    return [part(tmp_path / "esc", "esc", 2.0), part(tmp_path / "caps", "caps", 0.5), part(tmp_path / "mine", "mine")]
-
-
-def test_every_part_keeps_what_it_knows_in_any_order(parts):
-    """A video in two parts is one group under two ids, and captions describe recordings of their own part alone."""
+    parts = [part(tmp_path / "esc", "esc", 2.0), part(tmp_path / "caps", "caps", 0.5), part(tmp_path / "mine", "mine")]
     result, tables = unite(parts)
     assert unite(reversed(parts))[1] == tables
     assert recordings(tables, "split", "fold", "weight", "corpus") == {

@@ -281,12 +281,6 @@ def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
     assert all(isinstance(metrics[key], float) for key in unfit)
 
 
-def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
-    alone = evaluator.Setup(protocols.load("project"), setup.cache, 1)
-    with pytest.raises(UserError, match="tagger: no data/tagger here"):
-        evaluator.evaluate(alone, put(tmp_path / "made", ["a.wav", "b.wav"]), put(tmp_path / "real", ["c.wav", "d.wav"], 5))
-
-
 @pytest.mark.slow
 def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this_process):
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")

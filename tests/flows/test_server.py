@@ -138,7 +138,6 @@ def answer(asked: urllib.request.Request) -> tuple[int, Any]:
 
 @pytest.fixture(scope="module")
 def target(prefect_server: str) -> dict[str, Any]:
-    """A flow with a deployment."""
     flow = ask(prefect_server, "flows/", name="target")["id"]
     return ask(prefect_server, "deployments/", name="target", flow_id=flow)
 

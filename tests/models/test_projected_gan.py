@@ -47,7 +47,6 @@ def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanM
 
 @pytest.mark.parametrize("looped", [True, False])
 def test_a_looped_picture_that_begins_later_is_the_same_picture(looped):
-    torch.manual_seed(0)
     net = Generator(TRAIN.generator, looped=looped)
     for _, weight in filter(lambda named: named[0].endswith("noise"), net.named_parameters()):
         nn.init.constant_(weight, 0.5)
@@ -70,7 +69,6 @@ def test_labels_add_a_vector_each_and_change_the_style():
 
 @pytest.mark.parametrize("up", [False, True])
 def test_demodulated_weights_have_unit_norm_and_are_what_is_convolved(up):
-    torch.manual_seed(0)
     conv = ModulatedConv(6, 5, 3, 8, up=up)
     x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 8)
     style = conv.modulation(w)
@@ -123,7 +121,6 @@ def test_vggish_and_the_tagger_have_maps_of_four_halved_sizes():
 
 def test_the_short_chunk_cnn_has_the_published_blocks_and_takes_their_weights(tmp_path):
     """pjloop-gan cuts its classifier after the fourth of its residual blocks, each of three 3 × 3 convolutions with norms."""
-    torch.manual_seed(0)
     net = networks.ShortChunk().eval()
     assert sum(weight.numel() for weight in net.parameters()) == 889_346
     shown = [tuple(one.shape[1:]) for one in net.stack()(torch.zeros(1, 1, 96, 64))]
@@ -250,7 +247,6 @@ def test_two_seconds_are_200_frames_and_pictures_come_back(fit):
 
 
 def test_without_a_label_one_is_drawn_by_the_seed():
-    torch.manual_seed(0)
     picture = LoopPicture(TANGO, 32_000, 192, "resize")
     model = ProjectedGan(TRAIN, Generator(TRAIN.generator, 2).eval(), TANGO, picture, ["none"], [], labels=["bell", "rain"])
     drawn = set()

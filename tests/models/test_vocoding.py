@@ -135,7 +135,6 @@ def test_a_sound_in_pieces_is_that_in_one(kind, frames, monkeypatch):
 
 
 def test_windows_of_the_diffusion_vocoder_fade_into_one_another(monkeypatch):
-    torch.manual_seed(0)
     vocoder = DiffusionVocoder(LEVELS, DiffusionSampling(num_steps=2, seed=0), SPEC, VocoderNet(LEVELS, SPEC).eval())
     hop, log_mels = SPEC.hop_length, torch.randn(2, SPEC.n_mels, 50)
     monkeypatch.setattr(unet1d, "WINDOW_SECONDS", 20 * hop / SPEC.sample_rate)

@@ -84,8 +84,6 @@ def served(trainings: Any, root: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 class Person:
-    """Someone at the page."""
-
     def __init__(self, chrome: webdriver.Chrome, url: str) -> None:
         self.chrome = chrome
         chrome.set_window_size(1280, 1400)
@@ -126,7 +124,6 @@ class Person:
 
     @property
     def faults(self) -> list[str]:
-        """What is said at fields."""
         return [one.text for one in self.all(".validation-error") if one.text]
 
     def make(self, button: str = "#make") -> str:

@@ -111,7 +111,6 @@ def make_texts(family: str, home: Path, document: dict, states: str = "inputs/te
 
 
 def write_tagger(directory: Path) -> None:
-    """A tagger with random weights."""
     document = params.compose(ROOT / "conf", [])
     spec = spec_of(document, "tagger")
     settings = params.parse(taggers.TaggerParams, {**document["tagger"], "width": 4, "embedding_size": 8}, "tagger")

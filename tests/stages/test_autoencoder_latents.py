@@ -65,7 +65,6 @@ def save_autoencoder(directory: Path, seed: int = 0) -> str:
 
 
 def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> dict:
-    """Run the stage in this process; returns its metrics."""
     codecs = {"tango": {"codec": "mel_autoencoder"}}
     document = {"execution": execution(), "latent_families": codecs, "tango": {"latents": LATENTS | changes}}
     write_yaml(document, project / "params.yaml")

@@ -43,7 +43,6 @@ def arguments(project: Path, workers: int = 1, **changes) -> list[str]:
 
 
 def make(project: Path, **changes) -> dict:
-    """Run the stage in this process; returns its metrics."""
     stage.main(encode_text.run, "text", arguments(project, **changes))
     return json.loads((project / "data/text.json").read_text())
 

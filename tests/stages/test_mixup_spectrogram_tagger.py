@@ -75,7 +75,6 @@ def arguments(project: Path, name: str) -> list[str]:
 
 
 def make(project: Path, name: str) -> dict:
-    """Run a stage in this process; returns its metrics."""
     stage.main({"mixup": mixup, "spectrogram": spectrogram, "tagger": tagger}[name].run, name, arguments(project, name))
     return json.loads((project / "data" / f"{name}.json").read_text())
 

@@ -50,7 +50,6 @@ def settle(project: Path, corpus: Path, report: dict = REPORT, **rules) -> None:
 
 
 def call(module) -> dict:
-    """Run a stage in the working directory; returns its metrics."""
     return handling.call(module, "--name", module.__name__.rpartition(".")[2], *PORTS, *OUTPUTS[module])
 
 

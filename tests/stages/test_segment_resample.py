@@ -33,7 +33,6 @@ SHARDS = 10
 
 
 def run(project: Path, stage: str) -> None:
-    """Run a stage in this process."""
     module, ports = STAGES[stage]
     with contextlib.chdir(project):
         handling.call(module, *ports, section="clips")

@@ -274,15 +274,6 @@ def test_a_judge_is_marked_however_long_ago_it_was_a_projector(tmp_path, trainin
     assert json.loads((tmp_path / "generated/about.json").read_text())["trained_against"] == ["tagger"]
 
 
-def test_weights_that_are_not_there_are_told(tmp_path, data, monkeypatch, capsys):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    train(tmp_path, data, ROW.composed(f"{PROJECTORS}=[vggish]", ".steps=1"))
-    said = capsys.readouterr().out
-    assert "projector 'vggish': vggish-10086976.pth is not in the directory" in said
-    assert "Using random weights; an untrained projector reduces quality" in said
-    assert config_of(tmp_path / "model")["projectors"] == ["random"]
-
-
 def test_one_loop_is_enough_to_train_on(tmp_path, data, capsys):
     rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
     shards.write_rows([{**row, "split": "train"} for row in rows[:1]], tmp_path / "catalog.parquet", manifest.CATALOG)

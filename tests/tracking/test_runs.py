@@ -262,9 +262,12 @@ def run(params: Params, ctx: stage.Context, weights: stage.Output) -> dict[str, 
     return {}
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML of a machine with one GPU that does not tell its load, as a part of a GPU does not."""
+def test_the_names_and_units_are_those_of_mlflows_own_monitors(tmp_path: Path, monkeypatch) -> None:
+    """On a machine with one GPU that does not tell its load, as a part of a GPU does not."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
     def unsupported(gpu: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -280,14 +283,6 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, call in calls.items():
         monkeypatch.setattr(pynvml, name, call)
-
-
-def test_the_names_and_units_are_those_of_mlflows_own_monitors(one_gpu: None, tmp_path: Path, monkeypatch) -> None:
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-
     disk, memory = psutil.disk_usage(str(tmp_path)), psutil.virtual_memory()  # that of `/` may be another disk
     monkeypatch.setattr(psutil, "disk_usage", lambda place: disk)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

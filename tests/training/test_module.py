@@ -84,7 +84,6 @@ TINY_AUDIO = EmaPytorchParams(
 
 @pytest.mark.parametrize("batches", [1, 3, 32])
 def test_counting_batches_is_an_update_on_each_before_the_step(batches):
-    torch.manual_seed(0)
     net = torch.nn.Linear(4, 3, bias=False).double()
     literal, ours = EveryBatch(net.weight), Ema(net, TINY_AUDIO)
     for _ in range(400 // batches + 2):
@@ -232,7 +231,6 @@ def test_both_step_once_on_every_batch_and_the_steps_are_the_nets(tmp_path):
 
 
 def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
-    torch.manual_seed(0)
     before = [weight.clone() for weight in layers(2).parameters()]
 
     def only_the_discriminator(self, step, batch, nets):

@@ -319,7 +319,6 @@ def test_the_rate_of_the_discriminators_begins_with_phase_2():
 
 
 def test_discriminators_see_all_of_a_wave():
-    torch.manual_seed(0)
     discriminators = Discriminators(chosen(".weights.discriminators.channels=4").weights.discriminators)
     given = waves(1, 2048).requires_grad_()
     outputs = discriminators(given)
@@ -331,7 +330,6 @@ def test_discriminators_see_all_of_a_wave():
 
 def test_feature_maps_are_what_convolutions_say():
     """Before the activation, and the scores are one of them; only the last convolution, which makes them, has no norm."""
-    torch.manual_seed(0)
     sizes = [f".weights.discriminators.{size}" for size in ("channels=2", "layers=2", "scales=1", "periods=[]")]
     (discriminator,) = Discriminators(chosen(*sizes).weights.discriminators).scales
     given = waves(1, 256)
