@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=0.15, help="share of the memory that is left free")
     args = parser.parse_intermixed_args()
     overrides = [one for one in args.family if "=" in one]
-    families = [one for one in args.family if "=" not in one] or sorted(registry.FAMILIES)
+    families = [one for one in args.family if "=" not in one] or registry.FAMILIES
     costs = {}
     for family in families:
         chosen = [f"model={family}", f"scale={args.scale}", *overrides]

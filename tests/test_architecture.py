@@ -40,9 +40,9 @@ def may_import(name: str, target: str) -> bool:
         return False
     if not any(inside(target, prefix) for prefix in (home, *ALLOWED.get(home, ()))):
         return False
-    if home == "stages":  # no family by name, no other stage
-        return not inside(target, "stages") and not any(inside(target, package) for package in registry.FAMILIES.values())
     families = [f"soundmill.models.{family}" for family in registry.FAMILIES]
+    if home == "stages":  # no family by name, no other stage
+        return not any(inside(target, other) for other in ("stages", *families))
     return home != "soundmill.models" or all(inside(name, family) for family in families if inside(target, family))
 
 

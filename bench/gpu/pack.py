@@ -55,7 +55,7 @@ def main() -> None:
         project = args.work or Path(place) / "project"
         make_features(project, [*TRAININGS, f"corpus.path={args.recordings.resolve()}", *args.overrides])
         pack_features(project, args.pack)
-    presets = {scale: {family: composed(family, scale) for family in sorted(registry.FAMILIES)} for scale in SCALES}
+    presets = {scale: {family: composed(family, scale) for family in registry.FAMILIES} for scale in SCALES}
     (args.pack / "presets.json").write_text(json.dumps(presets))
     download_wheels(args.pack / "wheels", args.python)
     size = sum(path.stat().st_size for path in args.pack.rglob("*") if path.is_file())

@@ -10,8 +10,6 @@ Memory is bounded: keys and probes are partitioned on disk by key, hits by pair.
 RECORDS records.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

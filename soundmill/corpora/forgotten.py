@@ -4,8 +4,6 @@
 stretch. Recordings are identified by id or by the digest of their file, so renamed copies are left out, too.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections import Counter
@@ -13,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -61,7 +59,7 @@ class Entry(StageParams):
         return text
 
     @model_validator(mode="after")
-    def _is_a_stretch(self) -> Entry:
+    def _is_a_stretch(self) -> Self:
         if (self.start is None) != (self.end is None) or (self.end is not None and self.end <= self.start):
             raise ValueError("start and end must be seconds with start < end, or both null")
         return self

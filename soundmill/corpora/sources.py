@@ -5,8 +5,6 @@ in a table it is the table's path, a zero byte (which no path contains) and the 
 In a union, both start with the part's name and a slash.
 """
 
-from __future__ import annotations
-
 import bisect
 import io
 import itertools
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -96,7 +94,7 @@ class Sources:
     roots: dict[bytes, bytes]
 
     @classmethod
-    def of(cls, corpus: Path, root: Path, home: Path) -> Sources:
+    def of(cls, corpus: Path, root: Path, home: Path) -> Self:
         """The directories of the recordings in `corpus/recordings.parquet`: `corpus/audio` if it exists, else `corpus.path` or
         the paths of `corpus.parts`, read here so that a corpus that has moved reruns nothing. `root` has params.yaml; relative
         paths start at `home` (both are in stage.Context).

@@ -1,7 +1,5 @@
 """What a folder of recordings holds, and the estimated cost of the pipeline on it: what a person reads before a run."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -4,8 +4,6 @@ libsndfile decodes the formats that it supports, its lengths and checksums verif
 (ffmpeg.py). containers/ checks files before decoding.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal, Self
 
 import numpy as np
 import soundfile
@@ -52,7 +50,7 @@ class Recording:
     blocks: Iterator[np.ndarray] = field(compare=False)
     remarks: list[str] = field(default_factory=list, compare=False)  # doubts about a usable file, complete after its last block
 
-    def probe(self) -> Recording:
+    def probe(self) -> Self:
         """It with `num_frames`; decodes only if the header is unreliable."""
         num_frames = sum(map(len, self.blocks)) if self.num_frames is None else self.num_frames
         if num_frames < MIN_SAMPLES:

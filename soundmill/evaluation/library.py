@@ -1,13 +1,12 @@
 """All sounds of one evaluation with their embeddings: the given ones, silence and noise of the baselines, degraded ones."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Self
 
 from soundmill import disk, hashing, shards
 from soundmill.evaluation import features, folders, protocols
@@ -73,11 +72,11 @@ class Members:
     ids: Mapping[str, str]
 
     @classmethod
-    def of(cls, role: str, ids: Iterable[str]) -> Members:
+    def of(cls, role: str, ids: Iterable[str]) -> Self:
         return cls(role, {clip_id: clip_id for clip_id in ids})
 
-    def only(self, ids: Iterable[str]) -> Members:
-        return Members(self.role, {clip_id: self.ids[clip_id] for clip_id in ids})
+    def only(self, ids: Iterable[str]) -> Self:
+        return replace(self, ids={clip_id: self.ids[clip_id] for clip_id in ids})
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,6 +4,7 @@ A package is imported only when it is used; it defines a `FAMILY`.
 """
 
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,18 +30,7 @@ from soundmill.training.params import LoraParams
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")  # null, unless an override sets a key
-FAMILIES = {
-    "audio_dit": "soundmill.models.audio_dit",
-    "ddpm_mel": "soundmill.models.ddpm_mel",
-    "diffusion_ae": "soundmill.models.diffusion_ae",
-    "diffusion_vocoder": "soundmill.models.diffusion_vocoder",
-    "diffwave": "soundmill.models.diffwave",
-    "projected_gan": "soundmill.models.projected_gan",
-    "rave": "soundmill.models.rave",
-    "tango": "soundmill.models.tango",
-    "upsampler": "soundmill.models.upsampler",
-    "waveform_unet": "soundmill.models.waveform_unet",
-}
+FAMILIES = sorted(one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)]) if one.ispkg and one.name != "components")
 
 
 class FamilyComponents(StageParams):
@@ -70,7 +60,7 @@ def family(name: str) -> Family:
 
 def code_by_name(family: str, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
     """Modules that stages find by the name of a family: its package, and those that load its vocoder and codec in params.yaml."""
-    return [FAMILIES[family], *components.code(parameters["families"][family]["components"])]
+    return [f"soundmill.models.{family}", *components.code(parameters["families"][family]["components"])]
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -255,7 +245,7 @@ def _check_adapters(name: str, lora: LoraParams, document: dict[str, Any]) -> No
     """UserError if adapters cannot be trained in this family, or do not fit its net."""
     kind = family(name)
     if not kind.adapted:
-        able = ", ".join(sorted(other for other in FAMILIES if family(other).adapted))
+        able = ", ".join(other for other in FAMILIES if family(other).adapted)
         raise UserError(f"lora: adapters cannot be trained in this family, only in {able}; set it to null")
     import torch
 
@@ -293,7 +283,7 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
     """
     scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml")) if sizes else []
     described = {}
-    for name in sorted(FAMILIES):
+    for name in FAMILIES:
         counts = {scale: parameter_counts(name, params.compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales}
         kind = family(name)
         described[name] = {"what": kind.title, "source": kind.paper, "commands": kind.commands, **counts}

@@ -1,7 +1,5 @@
 """Walks over containers that declare the size of their sound: WAV, Wave64, AIFF, CAF, AVI (chunks as in IFF), AU, VOC, SPHERE."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -128,7 +126,7 @@ class _Format:
     extension: tuple[int, bytes]  # position of the codec, and the codec that an extensible format gives
 
     @staticmethod
-    def read(file: BinaryIO, at: int, order: str) -> _Format | None:
+    def read(file: BinaryIO, at: int, order: str) -> "_Format | None":
         fields = read(file, at, 20)
         if len(fields) < 20:
             return None

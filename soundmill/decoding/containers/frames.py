@@ -1,7 +1,5 @@
 """Walks over raw streams, frame by frame (MPEG audio, AAC in ADTS, WavPack, AMR, MLP), TTA's seek table, and FLAC's own header."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable

@@ -1,10 +1,9 @@
 """OpenL3 (Cramer et al. 2019, trained on AudioSet's environmental or music videos), with torchopenl3's weights."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -89,7 +88,7 @@ class OpenL3(nn.Module):
             setattr(self, f"batch_normalization_{number + 1}", nn.BatchNorm2d(wider, eps=0.001))
         self.audio_embedding_layer = nn.Conv2d(WIDTHS[-1], DIMENSIONS, 3, padding=1)
 
-    def fused(self) -> OpenL3:
+    def fused(self) -> Self:
         """The same network with every BatchNorm but the first fused into the convolution before it."""
         for number in range(1, len(WIDTHS)):
             convolution, norm = f"conv2d_{number}", f"batch_normalization_{number + 1}"

@@ -1,12 +1,10 @@
 """Networks of PANNs (Kong et al. 2020, arXiv:1912.10211), pretrained on AudioSet (527 classes): Cnn14 for 16 and 32 kHz,
 Wavegram-Logmel-Cnn14."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -82,7 +80,7 @@ class Cnn14(nn.Module):
         self.fc1 = nn.Linear(WIDTHS[-1], DIMENSIONS)
         self.fc_audioset = nn.Linear(DIMENSIONS, CLASSES)
 
-    def fused(self) -> Cnn14:
+    def fused(self) -> Self:
         """The same network with every BatchNorm fused into the convolution before it."""
         for block in self.children():
             if isinstance(block, Block):
@@ -128,7 +126,7 @@ class WavegramLogmelCnn14(Cnn14):
         self.pre_block4 = Block(128 // WAVEGRAM_BANDS, 64)
         self.conv_block2 = Block(64 + 64, 128)
 
-    def fused(self) -> WavegramLogmelCnn14:
+    def fused(self) -> Self:
         self.pre_conv0, self.pre_bn0 = fuse_conv_bn_eval(self.pre_conv0, self.pre_bn0), nn.Identity()
         return super().fused()
 
