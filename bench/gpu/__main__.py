@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--sound", type=int, default=10, help="seconds of the sounds of the part `speed`")
     parser.add_argument("--matrix", type=int, default=8192, help="side of the product that is the roof")
     parser.add_argument(
-        "--families", nargs="*", default=registry.FAMILIES, help="of the parts `presets` and `training` (default: all)"
+        "--families", nargs="*", default=[*registry.FAMILIES], help="of the parts `presets` and `training` (default: all)"
     )
     parser.add_argument("--cases", nargs="*", default=CASES, help="of the part `presets`, in this order (default: %(default)s)")
     args = parser.parse_args()

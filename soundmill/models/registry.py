@@ -30,7 +30,8 @@ from soundmill.training.params import LoraParams
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")  # null, unless an override sets a key
-FAMILIES = sorted(one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)]) if one.ispkg and one.name != "components")
+_NAMES = (one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)]) if one.ispkg and one.name != "components")
+FAMILIES = {name: f"soundmill.models.{name}" for name in _NAMES}
 
 
 class FamilyComponents(StageParams):
@@ -60,7 +61,7 @@ def family(name: str) -> Family:
 
 def code_by_name(family: str, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
     """Modules that stages find by the name of a family: its package, and those that load its vocoder and codec in params.yaml."""
-    return [f"soundmill.models.{family}", *components.code(parameters["families"][family]["components"])]
+    return [FAMILIES[family], *components.code(parameters["families"][family]["components"])]
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
