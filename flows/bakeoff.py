@@ -458,7 +458,7 @@ def _compare(
     without_scores = [without_score(name, "nothing to compare it with", kind="a folder") for name in extra]
     if not runs:
         return Comparison(without_scores)
-    first = json.loads((next(iter(runs.values())) / "run.json").read_text(encoding="utf-8"))
+    first = read_json(next(iter(runs.values())) / "run.json")
     try:
         sounds, cache = {name: run / "generated" for name, run in runs.items()}, data / ".work" / "bakeoff-embeddings"
         found = pairwise.compare(sounds, extra, tables.clips, tables.catalog, first["scores"], embedder, data / "tagger", cache)
